@@ -1,0 +1,41 @@
+# Every target does its own set-up first (scripts/setup): the virtual environment in .venv with
+# the `daiko` command in it, and the Debian packages that the target needs.
+SHELL := /bin/bash
+PYTEST := .venv/bin/python -m pytest
+REPORT ?=
+SECONDS_OF_SOAK ?= 1800
+COUNT ?= 1000000
+
+.PHONY: setup demo test check format bench fuzz docs clean
+
+setup:                ## the virtual environment and the Debian packages
+	@scripts/setup
+
+demo: setup           ## the main job end to end on loopback; REPORT=file.json writes the figures
+	@.venv/bin/python scripts/demo.py $(if $(REPORT),--report $(REPORT))
+
+test: setup           ## all tests
+	@$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+
+check: setup          ## what developers run: format, lint, types, import contracts, tests
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
+
+format: setup
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+bench: setup          ## the benchmarks; results in bench/results/latest.json
+	@.venv/bin/python bench/run.py $(ARGS)
+
+fuzz: setup           ## random bytes at every parser, COUNT each
+	@.venv/bin/python fuzz/run.py --count $(COUNT) $(ARGS)
+
+docs: setup           ## regenerate the documents that come from tables
+	@.venv/bin/python scripts/generate_docs.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache bench/results

@@ -1,0 +1,1 @@
+"""Daiko: a storage-virtualization controller for iSCSI networks."""

@@ -1,0 +1,5 @@
+"""`python -m daiko` is the `daiko` command."""
+
+from daiko.main import main
+
+main()

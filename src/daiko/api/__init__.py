@@ -1,0 +1,1 @@
+"""REST over control: routes, schemas, problems."""

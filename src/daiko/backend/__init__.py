@@ -1,0 +1,1 @@
+"""Leaf devices: files, memory, LUs of second controllers; and the probe that measures them."""

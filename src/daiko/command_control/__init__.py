@@ -1,0 +1,1 @@
+"""Analysis, decision and generation of commands (the source's command control). Pure."""

@@ -1,0 +1,1 @@
+"""Copies as durable jobs: planned, delegated or pumped here, confirmed, resumed."""

@@ -1,0 +1,106 @@
+"""The one interface to stored blocks.
+
+A file, an LU of a second controller, a virtual LU and every layer that wraps one of these is a
+`BlockDevice`. A request comes with a completion callback, which the device calls exactly once:
+inline, before the method returns, when it can (a page-cache hit), or later from the event loop.
+No task, future or exception is made on the way of a READ or a WRITE; `device/awaitable.py` gives
+the same operations as coroutines to everything that is not the data path.
+
+Rules for both sides:
+
+- All methods are called, and all callbacks run, on the event loop's thread.
+- The caller has checked that the range lies inside the device and that the data's length is a
+  multiple of the block size; a device checks again only where it costs nothing, and reports
+  `OutOfRange`.
+- `blocks` may be 0: the device completes at once without error.
+- Data given to `write` may be used by the device only until it calls `done`; the caller keeps it
+  unchanged until then. Data given to a `ReadDone` belongs to the receiver, who must not change it.
+- Order: requests in flight together have no order among them. A caller that needs one waits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from daiko.device.error import DeviceError, Unsupported
+
+Buffer = bytes | bytearray | memoryview
+"""Bytes-like data, C-contiguous, of format 'B'."""
+
+Done = Callable[[DeviceError | None], None]
+"""Completion of a request without data: the error, or None when it is done."""
+
+ReadDone = Callable[[DeviceError | None, Buffer], None]
+"""Completion of a read: the error and b'', or None and exactly the data asked for."""
+
+
+class Level(IntEnum):
+    """How far a device offers an optional operation."""
+
+    NONE = 0
+    EMULATED = 1
+    """Correct, but done with simpler operations (`device/emulate.py`)."""
+    NATIVE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a device offers beyond read, write and flush; asked for once, when it is opened."""
+
+    unmap: Level
+    write_same: Level
+    compare_and_write: Level
+    fua: Level
+    """EMULATED: the write is followed by a flush before it completes."""
+    rotational: bool = False
+    read_only: bool = False
+    optimal_blocks: int = 0
+    """Granularity (blocks) at which requests are best aligned; 0 = not known."""
+    maximum_blocks: int = 0
+    """Largest request (blocks) the device takes at once; 0 = no limit. A caller splits."""
+    unmap_granularity: int = 1
+    """Blocks."""
+    unmapped_reads_zero: bool = False
+
+
+class BlockDevice(ABC):
+    """An array of `blocks` blocks of `block_size` bytes."""
+
+    block_size: int
+    """Bytes a block: 512 or 4096."""
+    blocks: int
+    """Capacity in blocks."""
+    capabilities: Capabilities
+
+    @abstractmethod
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        """Read `blocks` blocks from `lba`."""
+
+    @abstractmethod
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        """Write `data` from `lba` on. Done means: a later read, and a reader by any other path,
+        sees it. With `fua` it is on stable storage before `done`."""
+
+    @abstractmethod
+    def flush(self, done: Done) -> None:
+        """Bring all completed writes to stable storage."""
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        """Give up the contents of the range; what a read returns next is zeros where
+        `capabilities.unmapped_reads_zero`, else zeros or the old data."""
+        done(Unsupported("this device cannot unmap"))
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        """Write `pattern` (one block) to each block of the range."""
+        done(Unsupported("this device has no WRITE SAME"))
+
+    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        """Write `data` if the range holds `compare`, atomically against every other write
+        through this device; else `Miscompare`."""
+        done(Unsupported("this device has no COMPARE AND WRITE"))
+
+    def close(self) -> None:
+        """Let go of what the device holds. Requests in flight complete with `Aborted`."""

@@ -1,0 +1,1 @@
+"""The initiator port: sessions, discovery, several portals of one device."""

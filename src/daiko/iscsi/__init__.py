@@ -1,0 +1,1 @@
+"""RFC 7143, both roles: PDUs, framing, negotiation, numbering, data transfer. Pure."""

@@ -1,0 +1,1 @@
+"""Extents of virtual LUs: the mapping table, range sets, allocation, bitmaps. Pure."""

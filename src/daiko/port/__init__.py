@@ -1,0 +1,1 @@
+"""One connection structure for both kinds of port: bytes between a transport and iscsi/."""

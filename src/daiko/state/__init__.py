@@ -1,0 +1,1 @@
+"""The one store of configuration and state, its records and migrations."""

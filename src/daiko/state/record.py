@@ -1,0 +1,266 @@
+"""The records of the store: all configuration and all state that outlives the process.
+
+Each class is one kind of record, found by its `key`. They are values: to change one, `put` a
+changed copy (`record.model_copy(update=…)`). The REST schemas are built on these classes, so a
+fact stands in one place. Sizes are in blocks unless a name says bytes; times are seconds since
+the epoch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from daiko.command_control.function_table import FunctionCell, Known, ReachCell
+from daiko.command_control.plan import Function, Mode
+
+Name = Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")
+"""Names that an administrator gives: lower case, digits, `.`, `_`, `-`."""
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        """Unique within the kind."""
+        raise TypeError(f"{type(self).__name__} gives no key")
+
+
+class SystemRecord(Record):
+    """This controller itself; exactly one."""
+
+    kind: ClassVar[str] = "system"
+    iqn: str
+    """iSCSI name of the target, and base of the initiator's name."""
+    initiator_iqn: str
+    """iSCSI name under which this controller logs in to second controllers."""
+    portals: tuple[str, ...]
+    """HOST:PORT, where hosts reach the target; IPv6 in brackets."""
+    mode: Mode = Mode.DELEGATE
+    company_id: int = 0x02DA10
+    """IEEE company id (24 bits) of the NAA designators that this controller gives."""
+
+    @property
+    def key(self) -> str:
+        return "system"
+
+
+class BackendKind(StrEnum):
+    ISCSI = "iscsi"
+    """A second controller."""
+    INTERNAL = "internal"
+    """A file or block device of this controller (port INTERNAL)."""
+
+
+class DeviceFacts(Record):
+    """What a real LU said of itself when it was last probed. Part of a BackendRecord."""
+
+    kind: ClassVar[str] = "device"
+    lun: int
+    block_size: int
+    blocks: int
+    peripheral_device_type: int = 0
+    vendor: str = ""
+    product: str = ""
+    revision: str = ""
+    serial: str = ""
+    designators: tuple[str, ...] = ()
+    """Page 83h designators of the LU (association 0), each the hex of its 4-byte header and the
+    designator, best first (NAA 6, other NAA, EUI-64, T10 vendor id, others)."""
+    third_party_copy: bool = False
+    """The 3PC bit of standard INQUIRY."""
+
+
+class BackendRecord(Record):
+    """A second controller as attached, or an INTERNAL device."""
+
+    kind: ClassVar[str] = "backend"
+    name: str = Name
+    type: BackendKind
+    iqn: str = ""
+    """iSCSI name of its target (ISCSI)."""
+    portals: tuple[str, ...] = ()
+    """HOST:PORT, tried in this order (ISCSI)."""
+    path: str = ""
+    """The file or block device (INTERNAL)."""
+    block_size: int = 512
+    """Of an INTERNAL device."""
+    devices: tuple[DeviceFacts, ...] = ()
+    probed_at: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class FunctionRecord(Record):
+    """A cell of the function table. What was set by hand and what was found are kept apart, so
+    that taking back the one shows the other again."""
+
+    kind: ClassVar[str] = "function"
+    backend: str
+    function: Function
+    cell: FunctionCell
+
+    @property
+    def key(self) -> str:
+        return f"{self.backend}:{self.function}:{_origin(self.cell.known)}"
+
+
+class ReachRecord(Record):
+    """A cell of the reachability column."""
+
+    kind: ClassVar[str] = "reach"
+    backend: str
+    device: str
+    """BACKEND/LUN; or BACKEND alone for all of its LUs."""
+    cell: ReachCell
+
+    @property
+    def key(self) -> str:
+        return f"{self.backend}:{self.device}:{_origin(self.cell.known)}"
+
+
+def _origin(known: Known) -> str:
+    return "hand" if known is Known.DECLARED else "found"
+
+
+class ExtentRecord(BaseModel):
+    """An extent of a volume. `lba` follows from the extents before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    device: str
+    """BACKEND/LUN."""
+    lba: int
+    """First block in the device."""
+    blocks: int
+
+
+class VolumeRecord(Record):
+    """A volume: a virtual LU over extents, or a real LU when it is one whole INTERNAL device."""
+
+    kind: ClassVar[str] = "volume"
+    name: str = Name
+    block_size: int
+    extents: tuple[ExtentRecord, ...]
+    naa: str
+    """16 bytes in hex (NAA 6); given once, kept for ever."""
+    image: bool = False
+    """An existing LU taken in as it is."""
+    mode: Mode | None = None
+    """Overrides the system's."""
+    created: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+    @property
+    def blocks(self) -> int:
+        return sum(extent.blocks for extent in self.extents)
+
+
+class HostRecord(Record):
+    """A host, and the LUNs it sees."""
+
+    kind: ClassVar[str] = "host"
+    name: str = Name
+    initiators: tuple[str, ...]
+    """iSCSI names; `*` stands for any initiator that no other host names."""
+    luns: dict[int, str] = {}
+    """LUN -> volume."""
+    remote_copy: tuple[str, ...] = ()
+    """Portals (HOST:PORT, or `*`) of other machines whose LUs this host may name in a copy by
+    alias or address; empty = none."""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Asked for by a host whose command did not outlive this controller's process."""
+
+
+TERMINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.INTERRUPTED})
+
+
+class StepRecord(BaseModel):
+    """A step of a job's plan, and what became of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str
+    """BACKEND/LUN."""
+    source_lba: int
+    destination: str
+    destination_lba: int
+    blocks: int
+    """Source blocks."""
+    block_size: int
+    executor: str
+    """`second controller NAME` or `this controller`."""
+    delegated: bool
+    reason: str
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(executor, reason) of each that was not chosen."""
+    confirmed: tuple[tuple[int, int], ...] = ()
+    """Ranges (first block, blocks), counted from the step's start, known to be done."""
+    bytes_through_first_controller: int = 0
+    """Payload that this controller itself read or wrote for the step."""
+    bytes_moved: int = 0
+    """By the executor."""
+    seconds: float = 0.0
+    error: str = ""
+    """Why the executor dropped the rest, where it did."""
+
+    @property
+    def confirmed_blocks(self) -> int:
+        return sum(blocks for _, blocks in self.confirmed)
+
+
+class JobRecord(Record):
+    """A copy of whatever kind, durable from its request to its report."""
+
+    kind: ClassVar[str] = "job"
+    id: int
+    type: str
+    """backup, restore, copy."""
+    asked_by: str
+    """`administrator`, or `host NAME (IQN)`."""
+    source: str
+    """Volume name, or BACKEND/LUN."""
+    destination: str
+    request: dict[str, Any]
+    """What is needed to plan again: ranges, mode, pace."""
+    state: JobState = JobState.QUEUED
+    steps: tuple[StepRecord, ...] = ()
+    blocks: int = 0
+    block_size: int = 512
+    changed_blocks: int = 0
+    """Source blocks that hosts wrote while the job ran."""
+    one_instant: bool = True
+    """False once a host wrote to the source while the job ran (or may have, unseen)."""
+    error: str = ""
+    created: float = 0.0
+    started: float = 0.0
+    finished: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return f"{self.id:012d}"
+
+    @property
+    def confirmed_blocks(self) -> int:
+        return sum(step.confirmed_blocks for step in self.steps)

@@ -1,0 +1,1 @@
+"""The target port: portals, access, logical units, and the commands they serve."""

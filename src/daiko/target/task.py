@@ -1,0 +1,71 @@
+"""What passes between the target port and a logical unit: one SCSI command.
+
+The port makes a `Task` when a SCSI Command PDU arrives (RFC 7143, 11.3) and submits it to the
+logical unit. The unit looks at the CDB first and asks for the data only when it wants it:
+`fetch` collects immediate, unsolicited and solicited (R2T) data, so a command that is refused
+never has its data transferred. It answers with `complete`, exactly once, now or later.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from daiko.device.block import Buffer
+
+if TYPE_CHECKING:
+    from daiko.target.nexus import Nexus
+
+
+class TaskAttribute(IntEnum):
+    """RFC 7143, 11.3.1 ATTR."""
+
+    UNTAGGED = 0
+    SIMPLE = 1
+    ORDERED = 2
+    HEAD_OF_QUEUE = 3
+    ACA = 4
+
+
+class Task(ABC):
+    """One SCSI command between its arrival and its status."""
+
+    __slots__ = (
+        "aborted",
+        "attribute",
+        "cdb",
+        "expected_in",
+        "expected_out",
+        "lun",
+        "nexus",
+        "tag",
+    )
+
+    nexus: Nexus
+    lun: int
+    """The 8-byte LUN field as an unsigned integer (SAM-5, 4.7)."""
+    tag: int
+    """Initiator task tag: unique in the session while the task lives."""
+    cdb: bytes
+    """16 bytes, or more where an additional header segment extends the CDB."""
+    attribute: TaskAttribute
+    expected_out: int
+    """Bytes that the initiator means to send (0 when the W bit is 0)."""
+    expected_in: int
+    """Bytes that the initiator has room for (0 when the R bit is 0)."""
+    aborted: bool
+    """Set by task management: the unit drops what it has not begun and need not complete."""
+
+    @abstractmethod
+    def fetch(self, length: int, then: Callable[[Buffer], None]) -> None:
+        """Collect the first `length` bytes of data-out and pass them to `then`, inline when they
+        are already here. `length` is at most `expected_out`. The data is the receiver's until the
+        task completes. `then` is not called when the task is aborted or the connection lost."""
+
+    @abstractmethod
+    def complete(self, status: int, data: Sequence[Buffer] = (), sense: bytes = b"") -> None:
+        """Answer: status (SAM-5, 5.3), data-in as a sequence of buffers sent one after the other
+        (cut to `expected_in`; the port computes residuals), sense data without length field.
+        A task that was aborted is dropped silently."""

@@ -1,0 +1,1 @@
+"""Virtual LUs: block devices over the mapping table."""
