@@ -1,0 +1,438 @@
+"""A real LU of this controller (port INTERNAL): a file, or a block device.
+
+**Reads** try `RWF_NOWAIT` first: what lies in the page cache is read inline, without a thread and
+without a task. Only when the kernel says that it would block does the read go to a thread.
+
+**Writes** go to the page cache. Few file systems take `RWF_NOWAIT` for buffered writes, and a hop
+to a thread and back costs ten times the write itself. So a write is done inline as long as that
+is quick, and `_Pace` watches: after one that took long (the kernel throttles the writer, or must
+read a page before it can fill part of it) writes go to threads for a while. The same holds for
+reads on a file system without `RWF_NOWAIT` (tmpfs).
+
+**Stable storage**: `flush` is fdatasync, in a thread. FUA is a write with `RWF_DSYNC`, in a thread.
+
+**Unmap** punches a hole in a sparse file and discards on a block device that can; on a
+preallocated file it zeroes the range and keeps the room (`FALLOC_FL_ZERO_RANGE`), so that a
+later write can never fail for want of space. **COMPARE AND WRITE** is a read, a comparison and a
+write while a `RangeLock` keeps other writes off the blocks.
+
+Errors: ENOSPC and EDQUOT -> SpaceExhausted, EROFS -> WriteProtected, all others -> MediumFailure.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from daiko.backend.worker import Workers
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.emulate import first_difference
+from daiko.device.error import (
+    Aborted,
+    DeviceError,
+    MediumFailure,
+    Miscompare,
+    OutOfRange,
+    SpaceExhausted,
+    WriteProtected,
+)
+from daiko.device.range_lock import RangeLock
+
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
+"""Modes of fallocate(2)."""
+
+_BLKGETSIZE64 = 0x80081272
+_BLKROGET = 0x125E
+
+_INLINE_BYTES = 1 << 20
+"""A longer request always goes to a thread, so that the loop does not stand still for its copy."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), which `os` has only without modes. Raises OSError."""
+    if _libc.fallocate(descriptor, mode, offset, length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _failure(error: OSError, path: str, lba: int, *, writing: bool) -> DeviceError:
+    words = f"{path}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SpaceExhausted(words)
+    if error.errno == errno.EROFS:
+        return WriteProtected(words)
+    return MediumFailure(words, writing=writing, lba=lba)
+
+
+class _Pace:
+    """Whether the next operation may be done inline: not for a second after a slow one."""
+
+    __slots__ = ("_blocked_until",)
+
+    SLOW = 0.002
+    """Seconds that an inline operation may take."""
+    PAUSE = 1.0
+    """Seconds during which threads are used after a slow one."""
+
+    def __init__(self) -> None:
+        self._blocked_until = 0.0
+
+    def allows(self, now: float) -> bool:
+        return now >= self._blocked_until
+
+    def took(self, begun: float, ended: float) -> None:
+        if ended - begun > self.SLOW:
+            self._blocked_until = ended + self.PAUSE
+
+
+class FileDevice(BlockDevice):
+    """The blocks of a file or a block device. Made by `FileDevice.open`."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        path: str,
+        blocks: int,
+        block_size: int,
+        capabilities: Capabilities,
+        unmap_mode: int,
+    ) -> None:
+        self.path = path
+        self.blocks = blocks
+        self.block_size = block_size
+        self.capabilities = capabilities
+        self._descriptor = descriptor
+        self._unmap_mode = unmap_mode
+        self._size = blocks * block_size
+        self._read_flags = os.RWF_NOWAIT
+        self._pace = _Pace()
+        self._lock = RangeLock()
+        self._workers = Workers(name=f"file-{Path(path).name}")
+        self._is_open = True
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        block_size: int = 512,
+        *,
+        create_bytes: int | None = None,
+        preallocate: bool = False,
+        read_only: bool = False,
+    ) -> FileDevice:
+        """Open a file or block device; bytes after the last whole block are left alone.
+
+        `create_bytes` makes the file, with that size, if there is none. `preallocate` takes the
+        room of a file now, and keeps it when blocks are unmapped. Raises OSError, and ValueError
+        for what cannot be a device (a directory, a size below one block, block sizes other than
+        512 and 4096).
+        """
+        path = os.fspath(path)
+        if block_size not in (512, 4096):
+            raise ValueError(f"{path}: blocks have 512 or 4096 bytes, not {block_size}")
+        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        if create_bytes is not None and not os.path.exists(path):
+            _create(path, create_bytes)
+        descriptor = os.open(path, flags)
+        try:
+            return cls._examine(descriptor, path, block_size, preallocate, read_only)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @classmethod
+    def _examine(
+        cls, descriptor: int, path: str, block_size: int, preallocate: bool, read_only: bool
+    ) -> FileDevice:
+        facts = os.fstat(descriptor)
+        rotational = False
+        if stat.S_ISBLK(facts.st_mode):
+            buffer = fcntl.ioctl(descriptor, _BLKGETSIZE64, bytes(8))
+            (size,) = struct.unpack("Q", buffer)
+            (is_protected,) = struct.unpack("i", fcntl.ioctl(descriptor, _BLKROGET, bytes(4)))
+            read_only = read_only or bool(is_protected)
+            rotational = _queue_fact(facts.st_rdev, "rotational") != 0
+            can_discard = _queue_fact(facts.st_rdev, "discard_max_bytes") > 0
+            unmap_mode = _PUNCH_HOLE | _KEEP_SIZE if can_discard and not read_only else 0
+        elif stat.S_ISREG(facts.st_mode):
+            size = facts.st_size
+            if preallocate and not read_only:
+                os.posix_fallocate(descriptor, 0, size)
+            unmap_mode = 0 if read_only else _unmap_mode(descriptor, size, preallocate)
+        else:
+            raise ValueError(f"{path}: neither a file nor a block device")
+        blocks = size // block_size
+        if blocks < 1:
+            raise ValueError(f"{path}: {size} bytes are not one block of {block_size}")
+        capabilities = Capabilities(
+            unmap=Level.NATIVE if unmap_mode else Level.NONE,
+            write_same=Level.NATIVE,
+            compare_and_write=Level.NATIVE,
+            fua=Level.NATIVE,
+            rotational=rotational,
+            read_only=read_only,
+            optimal_blocks=max(1, 4096 // block_size),
+            unmap_granularity=max(1, 4096 // block_size),
+            unmapped_reads_zero=bool(unmap_mode),
+        )
+        return cls(descriptor, path, blocks, block_size, capabilities, unmap_mode)
+
+    # Reading
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal, b"")
+            return
+        length = blocks * self.block_size
+        offset = lba * self.block_size
+        buffer = bytearray(length)
+        filled = 0
+        if length <= _INLINE_BYTES:
+            filled = self._read_inline(buffer, offset)
+            if filled == length:
+                done(None, buffer)
+                return
+
+        def work() -> Buffer | DeviceError:
+            position = filled
+            view = memoryview(buffer)
+            try:
+                while position < length:
+                    count = os.preadv(self._descriptor, [view[position:]], offset + position)
+                    if not count:
+                        return MediumFailure(f"{self.path} has shrunk", writing=False, lba=lba)
+                    position += count
+            except OSError as error:
+                return _failure(error, self.path, lba, writing=False)
+            return buffer
+
+        def finished(result: Buffer | DeviceError) -> None:
+            if isinstance(result, DeviceError):
+                done(result, b"")
+            elif not self._is_open:
+                done(Aborted(f"{self.path} is closed"), b"")
+            else:
+                done(None, result)
+
+        self._workers.run(work, finished)
+
+    def _read_inline(self, buffer: bytearray, offset: int) -> int:
+        """Bytes read without blocking; 0 as well for an error, which the thread will see again."""
+        if self._read_flags:
+            try:
+                return os.preadv(self._descriptor, (buffer,), offset, self._read_flags)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    return 0
+                self._read_flags = 0  # this file system does not know it
+        begun = time.monotonic()
+        if not self._pace.allows(begun):
+            return 0
+        try:
+            count = os.preadv(self._descriptor, (buffer,), offset)
+        except OSError:
+            return 0
+        self._pace.took(begun, time.monotonic())
+        return count
+
+    # Writing
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        length = len(data)
+        blocks = length // self.block_size
+        refusal = self._refusal(lba, blocks, changing=True)
+        if refusal is not None or not length:
+            done(refusal)
+            return
+        ticket = self._lock.try_shared(lba, blocks)
+        if ticket < 0:
+            self._lock.wait_shared(
+                lba, blocks, lambda ticket: self._write_locked(ticket, lba, data, done, fua)
+            )
+        else:
+            self._write_locked(ticket, lba, data, done, fua)
+
+    def _write_locked(self, ticket: int, lba: int, data: Buffer, done: Done, fua: bool) -> None:
+        offset = lba * self.block_size
+        if not fua and len(data) <= _INLINE_BYTES:
+            begun = time.monotonic()
+            if self._pace.allows(begun):
+                error: DeviceError | None = None
+                try:
+                    _pwrite(self._descriptor, data, offset, 0)
+                except OSError as failure:
+                    error = _failure(failure, self.path, lba, writing=True)
+                self._pace.took(begun, time.monotonic())
+                self._lock.leave(ticket)
+                done(error)
+                return
+        flags = os.RWF_DSYNC if fua else 0
+
+        def write() -> None:
+            _pwrite(self._descriptor, data, offset, flags)
+
+        self._change(ticket, lba, write, done)
+
+    def flush(self, done: Done) -> None:
+        if not self._is_open:
+            done(Aborted(f"{self.path} is closed"))
+        elif self.capabilities.read_only:
+            done(None)
+        else:
+
+            def sync() -> None:
+                os.fdatasync(self._descriptor)
+
+            self._change(None, 0, sync, done)
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        if not self._unmap_mode:
+            super().unmap(lba, blocks, done)
+            return
+        self._zero(lba, blocks, done)
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        if self._unmap_mode and not any(pattern):
+            self._zero(lba, blocks, done)
+            return
+        refusal = self._refusal(lba, blocks, changing=True)
+        if refusal is not None or not blocks:
+            done(refusal)
+            return
+        block_size = self.block_size
+
+        def work() -> None:
+            chunk = memoryview(bytes(pattern) * min(blocks, _INLINE_BYTES // block_size))
+            position, end = lba * block_size, (lba + blocks) * block_size
+            while position < end:
+                part = chunk[: end - position]
+                _pwrite(self._descriptor, part, position, 0)
+                position += len(part)
+
+        self._lock.wait_shared(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
+
+    def _zero(self, lba: int, blocks: int, done: Done) -> None:
+        refusal = self._refusal(lba, blocks, changing=True)
+        if refusal is not None or not blocks:
+            done(refusal)
+            return
+        offset, length = lba * self.block_size, blocks * self.block_size
+
+        def work() -> None:
+            _fallocate(self._descriptor, self._unmap_mode, offset, length)
+
+        self._lock.wait_shared(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
+
+    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        blocks = len(compare) // self.block_size
+        refusal = self._refusal(lba, blocks, changing=True)
+        if refusal is not None or not blocks:
+            done(refusal)
+            return
+
+        offset = lba * self.block_size
+
+        def work() -> DeviceError | None:
+            found = os.pread(self._descriptor, len(compare), offset)
+            if (difference := first_difference(found, compare)) >= 0:
+                return Miscompare(f"{self.path}: other data at {lba}", offset=difference)
+            _pwrite(self._descriptor, data, offset, 0)
+            return None
+
+        self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
+
+    # Common parts
+
+    def _refusal(self, lba: int, blocks: int, changing: bool = False) -> DeviceError | None:
+        if not self._is_open:
+            return Aborted(f"{self.path} is closed")
+        if lba < 0 or blocks < 0 or lba + blocks > self.blocks:
+            return OutOfRange(f"{self.path}: blocks {lba}..{lba + blocks - 1} of {self.blocks}")
+        if changing and self.capabilities.read_only:
+            return WriteProtected(f"{self.path} is read-only")
+        return None
+
+    def _change(
+        self, ticket: int | None, lba: int, change: Callable[[], DeviceError | None], done: Done
+    ) -> None:
+        """Do `change` in a thread, then give the ticket back and complete."""
+
+        def work() -> Buffer | DeviceError:
+            try:
+                return change() or b""
+            except OSError as error:
+                return _failure(error, self.path, lba, writing=True)
+
+        def finished(result: Buffer | DeviceError) -> None:
+            if ticket is not None:
+                self._lock.leave(ticket)
+            if isinstance(result, DeviceError):
+                done(result)
+            else:
+                done(None if self._is_open else Aborted(f"{self.path} is closed"))
+
+        self._workers.run(work, finished)
+
+    def close(self) -> None:
+        """Requests in threads complete with `Aborted` once their thread is done with the file."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        descriptor = self._descriptor
+        self._workers.stop(lambda: os.close(descriptor))
+
+
+def _pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:
+    """Write all of `data`. Raises OSError."""
+    written = os.pwritev(descriptor, (data,), offset, flags)
+    while written < len(data):
+        rest = memoryview(data)[written:]
+        written += os.pwritev(descriptor, (rest,), offset + written, flags)
+
+
+def _create(path: str, size: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.truncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def _unmap_mode(descriptor: int, size: int, preallocate: bool) -> int:
+    """The mode of fallocate that unmaps blocks of this file, or 0. Tried beyond the file's end,
+    where it changes nothing."""
+    mode = (_ZERO_RANGE if preallocate else _PUNCH_HOLE) | _KEEP_SIZE
+    end = (size + 4095) // 4096 * 4096
+    try:
+        _fallocate(descriptor, mode, end, 4096)
+        if preallocate:  # give back what the trial took behind the end
+            _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, end, 4096)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return 0
+        raise
+    return mode
+
+
+def _queue_fact(device: int, name: str) -> int:
+    """A number from the block device's queue in sysfs; a partition has that of its disk."""
+    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for path in (folder / "queue" / name, folder.resolve().parent / "queue" / name):
+        if path.exists():
+            return int(path.read_text())
+    return 0

@@ -1,0 +1,37 @@
+"""A device that passes every request to the one below: what all layers are built on."""
+
+from __future__ import annotations
+
+from daiko.device.block import BlockDevice, Buffer, Done, ReadDone
+
+
+class Layer(BlockDevice):
+    """Passes everything on. `close` closes the device below too, except where a layer that comes
+    and goes on a living device says otherwise."""
+
+    def __init__(self, below: BlockDevice) -> None:
+        self.below = below
+        self.block_size = below.block_size
+        self.blocks = below.blocks
+        self.capabilities = below.capabilities
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        self.below.read(lba, blocks, done)
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        self.below.write(lba, data, done, fua)
+
+    def flush(self, done: Done) -> None:
+        self.below.flush(done)
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        self.below.unmap(lba, blocks, done)
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        self.below.write_same(lba, blocks, pattern, done)
+
+    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        self.below.compare_and_write(lba, compare, data, done)
+
+    def close(self) -> None:
+        self.below.close()

@@ -1,0 +1,246 @@
+"""The behaviour that every `BlockDevice` shares: subclass `BlockDeviceSuite`, give it a `device`
+fixture that yields a device of at least 256 blocks whose contents may be overwritten, and all of
+this runs on it.
+
+    class TestMemoryDevice(BlockDeviceSuite):
+        @pytest.fixture
+        async def device(self):
+            yield MemoryDevice(1024)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from daiko.device import awaitable
+from daiko.device.block import BlockDevice, Buffer, Level
+from daiko.device.error import DeviceError, Miscompare, OutOfRange, Unsupported
+
+
+def pattern(blocks: int, block_size: int, seed: int) -> bytes:
+    """Bytes that differ from block to block and from seed to seed."""
+    return random.Random(seed).randbytes(blocks * block_size)
+
+
+class Outcomes(list[DeviceError | None]):
+    """Collects completions; `all_of` waits until there are that many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._grew = asyncio.Event()
+
+    def note(self, error: DeviceError | None) -> None:
+        self.append(error)
+        self._grew.set()
+
+    async def all_of(self, count: int) -> None:
+        async with asyncio.timeout(60):
+            while len(self) < count:
+                self._grew.clear()
+                await self._grew.wait()
+
+
+class BlockDeviceSuite:
+    """One test per behaviour."""
+
+    @pytest.fixture
+    def device(self) -> BlockDevice:
+        raise NotImplementedError("the subclass gives the device")
+
+    async def test_geometry_is_of_whole_blocks(self, device: BlockDevice) -> None:
+        assert device.block_size in (512, 4096)
+        assert device.blocks >= 256
+
+    async def test_read_after_write_returns_the_data(self, device: BlockDevice) -> None:
+        data = pattern(5, device.block_size, 1)
+        await awaitable.write(device, 3, data)
+        assert bytes(await awaitable.read(device, 3, 5)) == data
+
+    async def test_read_of_a_part_returns_that_part(self, device: BlockDevice) -> None:
+        size = device.block_size
+        data = pattern(8, size, 2)
+        await awaitable.write(device, 16, data)
+        assert bytes(await awaitable.read(device, 18, 3)) == data[2 * size : 5 * size]
+
+    async def test_write_leaves_its_neighbours_alone(self, device: BlockDevice) -> None:
+        size = device.block_size
+        before = pattern(9, size, 3)
+        await awaitable.write(device, 32, before)
+        await awaitable.write(device, 35, pattern(2, size, 4))
+        after = bytes(await awaitable.read(device, 32, 9))
+        assert after == before[: 3 * size] + pattern(2, size, 4) + before[5 * size :]
+
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+    async def test_write_takes_any_buffer(self, device: BlockDevice, kind: type) -> None:
+        data = pattern(2, device.block_size, 5)
+        await awaitable.write(device, 0, kind(data))
+        assert bytes(await awaitable.read(device, 0, 2)) == data
+
+    async def test_last_block_is_usable(self, device: BlockDevice) -> None:
+        data = pattern(1, device.block_size, 6)
+        await awaitable.write(device, device.blocks - 1, data)
+        assert bytes(await awaitable.read(device, device.blocks - 1, 1)) == data
+
+    async def test_nothing_to_do_completes_without_error(self, device: BlockDevice) -> None:
+        assert bytes(await awaitable.read(device, 7, 0)) == b""
+        await awaitable.write(device, 7, b"")
+
+    @pytest.mark.parametrize("blocks", [1, 2, 300])
+    async def test_read_beyond_the_end_is_out_of_range(
+        self, device: BlockDevice, blocks: int
+    ) -> None:
+        with pytest.raises(OutOfRange):
+            await awaitable.read(device, device.blocks - blocks + 1, blocks)
+
+    async def test_write_beyond_the_end_is_out_of_range(self, device: BlockDevice) -> None:
+        last = device.blocks - 1
+        before = bytes(await awaitable.read(device, last, 1))
+        with pytest.raises(OutOfRange):
+            await awaitable.write(device, last, pattern(2, device.block_size, 7))
+        assert bytes(await awaitable.read(device, last, 1)) == before
+
+    async def test_large_transfer_is_whole(self, device: BlockDevice) -> None:
+        blocks = min(device.blocks, (5 << 20) // device.block_size)
+        data = pattern(blocks, device.block_size, 8)
+        await awaitable.write(device, device.blocks - blocks, data)
+        assert bytes(await awaitable.read(device, device.blocks - blocks, blocks)) == data
+
+    async def test_many_in_flight_complete_each_once(self, device: BlockDevice) -> None:
+        size = device.block_size
+        outcomes = Outcomes()
+        for lba in range(128):
+            device.write(lba, pattern(1, size, lba), outcomes.note)
+        await outcomes.all_of(128)
+        found: dict[int, bytes] = {}
+
+        def keep(lba: int, error: DeviceError | None, data: Buffer) -> None:
+            outcomes.note(error)
+            found[lba] = bytes(data)
+
+        for lba in range(128):
+            device.read(lba, 1, lambda error, data, lba=lba: keep(lba, error, data))
+        await outcomes.all_of(256)
+        assert outcomes == [None] * 256
+        assert found == {lba: pattern(1, size, lba) for lba in range(128)}
+
+    async def test_data_read_stays_when_the_blocks_are_overwritten(
+        self, device: BlockDevice
+    ) -> None:
+        data = pattern(4, device.block_size, 9)
+        await awaitable.write(device, 8, data)
+        kept = await awaitable.read(device, 8, 4)
+        await awaitable.write(device, 8, pattern(4, device.block_size, 10))
+        assert bytes(kept) == data
+
+    async def test_random_operations_equal_a_plain_array(self, device: BlockDevice) -> None:
+        chance = random.Random(11)
+        size, blocks = device.block_size, min(device.blocks, 256)
+        await awaitable.write(device, 0, bytes(blocks * size))
+        model = bytearray(blocks * size)
+        for turn in range(60):
+            lba = chance.randrange(blocks)
+            count = chance.randint(1, blocks - lba)
+            if chance.random() < 0.5:
+                data = pattern(count, size, 1000 + turn)
+                model[lba * size : (lba + count) * size] = data
+                await awaitable.write(device, lba, data, fua=chance.random() < 0.1)
+            else:
+                found = bytes(await awaitable.read(device, lba, count))
+                assert found == model[lba * size : (lba + count) * size]
+        assert bytes(await awaitable.read(device, 0, blocks)) == model
+
+    async def test_flush_completes(self, device: BlockDevice) -> None:
+        await awaitable.write(device, 1, pattern(1, device.block_size, 12))
+        await awaitable.flush(device)
+        assert bytes(await awaitable.read(device, 1, 1)) == pattern(1, device.block_size, 12)
+
+    async def test_fua_write_is_read_back(self, device: BlockDevice) -> None:
+        data = pattern(2, device.block_size, 13)
+        await awaitable.write(device, 6, data, fua=True)
+        assert bytes(await awaitable.read(device, 6, 2)) == data
+
+    async def test_unmap_does_what_the_capabilities_say(self, device: BlockDevice) -> None:
+        step = device.capabilities.unmap_granularity or 1
+        size = device.block_size
+        data = pattern(4 * step, size, 14)
+        await awaitable.write(device, 0, data)
+        if device.capabilities.unmap is Level.NONE:
+            with pytest.raises(Unsupported):
+                await awaitable.unmap(device, step, step)
+            assert bytes(await awaitable.read(device, 0, 4 * step)) == data
+            return
+        await awaitable.unmap(device, step, step)
+        await awaitable.unmap(device, step, 0)
+        found = bytes(await awaitable.read(device, 0, 4 * step))
+        assert found[: step * size] == data[: step * size]
+        assert found[2 * step * size :] == data[2 * step * size :]
+        middle = found[step * size : 2 * step * size]
+        zeros = bytes(step * size)
+        if device.capabilities.unmapped_reads_zero:
+            assert middle == zeros
+        else:
+            assert middle in (zeros, data[step * size : 2 * step * size])
+
+    @pytest.mark.parametrize("seed", [0, 15], ids=["zeros", "pattern"])
+    async def test_write_same_repeats_the_pattern(self, device: BlockDevice, seed: int) -> None:
+        size = device.block_size
+        data = pattern(200, size, 16)
+        await awaitable.write(device, 0, data)
+        block = pattern(1, size, seed) if seed else bytes(size)
+        if device.capabilities.write_same is Level.NONE:
+            with pytest.raises(Unsupported):
+                await awaitable.write_same(device, 10, 150, block)
+            return
+        await awaitable.write_same(device, 10, 150, block)
+        await awaitable.write_same(device, 3, 0, block)
+        expected = data[: 10 * size] + block * 150 + data[160 * size :]
+        assert bytes(await awaitable.read(device, 0, 200)) == expected
+
+    async def test_compare_and_write_that_matches_writes(self, device: BlockDevice) -> None:
+        size = device.block_size
+        old, new = pattern(1, size, 17), pattern(1, size, 18)
+        await awaitable.write(device, 20, old)
+        if device.capabilities.compare_and_write is Level.NONE:
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 20, old, new)
+            return
+        await awaitable.compare_and_write(device, 20, old, new)
+        assert bytes(await awaitable.read(device, 20, 1)) == new
+
+    @pytest.mark.parametrize("offset", [0, 1, 255, 511])
+    async def test_compare_and_write_that_differs_writes_nothing(
+        self, device: BlockDevice, offset: int
+    ) -> None:
+        if device.capabilities.compare_and_write is Level.NONE:
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 20, bytes(512), bytes(512))
+            return
+        old = pattern(1, device.block_size, 19)
+        await awaitable.write(device, 20, old)
+        other = bytearray(old)
+        other[offset] ^= 0x80
+        with pytest.raises(Miscompare) as caught:
+            await awaitable.compare_and_write(device, 20, other, bytes(len(old)))
+        assert caught.value.offset == offset
+        assert bytes(await awaitable.read(device, 20, 1)) == old
+
+    async def test_compare_and_writes_in_flight_together_succeed_once(
+        self, device: BlockDevice
+    ) -> None:
+        if device.capabilities.compare_and_write is Level.NONE:
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 0, bytes(512), bytes(512))
+            return
+        size = device.block_size
+        await awaitable.write(device, 40, bytes(size))
+        outcomes = Outcomes()
+        for contender in range(16):
+            device.compare_and_write(
+                40, bytes(size), pattern(1, size, 20 + contender), outcomes.note
+            )
+        await outcomes.all_of(16)
+        assert outcomes.count(None) == 1
+        assert sum(isinstance(outcome, Miscompare) for outcome in outcomes) == 15
