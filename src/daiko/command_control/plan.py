@@ -2,7 +2,11 @@
 
 `decision.py` makes plans, `generation.py` turns delegated steps into second commands, the copy
 manager carries plans out, jobs store them, `daiko explain` prints them. All are in blocks; a step
-never crosses the edge of an extent on either side.
+is one run of blocks of one device on either side, so whoever carries it out needs no mapping table.
+
+Steps stand in the order of the request. Those that touch different blocks may run side by side;
+`Step.must_follow` says of two which may not, since EXTENDED COPY promises that a segment sees what
+the segments before it wrote (SPC-4 6.4.1).
 """
 
 from __future__ import annotations
@@ -30,6 +34,10 @@ class Mode(StrEnum):
     """Mode 2: virtual LUs, and the first controller does everything itself."""
     LOCAL = "local"
     """Mode 3: an ordinary controller for its own disks; a full copy manager."""
+
+
+FUNCTION_WORDS = {Function.DIRECT_BACKUP: "direct backup", Function.VOLUME_COPY: "volume copy"}
+"""Functions as sentences name them."""
 
 
 class ExecutorKind(StrEnum):
@@ -63,6 +71,15 @@ class Rejection(NamedTuple):
     """One sentence for the administrator, without a full stop."""
 
 
+def overlapping(one: Piece, other: Piece) -> bool:
+    """Have two pieces a block in common?"""
+    return (
+        one.device == other.device
+        and one.lba < other.lba + other.blocks
+        and other.lba < one.lba + one.blocks
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One run of blocks, from one device to one device, by one executor."""
@@ -76,6 +93,15 @@ class Step:
     segment: int = 0
     """Number (from 0) of the requested segment that this step is a part of."""
 
+    def must_follow(self, earlier: Step) -> bool:
+        """May this step begin only when `earlier`, which stands before it, is done? So it is when
+        one of them writes blocks that the other reads or writes."""
+        return (
+            overlapping(earlier.destination, self.source)
+            or overlapping(earlier.destination, self.destination)
+            or overlapping(earlier.source, self.destination)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -88,3 +114,8 @@ class Plan:
     def blocks(self) -> int:
         """Source blocks of all steps."""
         return sum(step.source.blocks for step in self.steps)
+
+    @property
+    def delegated_blocks(self) -> int:
+        """Source blocks of the steps that second controllers carry out."""
+        return sum(step.source.blocks for step in self.steps if step.executor.delegated)

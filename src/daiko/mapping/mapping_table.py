@@ -1,0 +1,209 @@
+"""The mapping table TM: where the blocks of a virtual LU lie [0060, Fig 9].
+
+Theory of operation. A volume is a run of extents, one after another from block 0 without gaps.
+The table keeps no row per block: a lookup finds the extent and then calculates,
+`device_lba + (lba - first)`, as [0060] wants it so that the table stays small.
+
+The columns lie in arrays, not in objects: 8 bytes for an extent's first block in the volume, 8 for
+its first block in the device, 4 for the number of the device in `devices`. A million extents are
+read and searched without a million objects. The column of first blocks has one entry more than
+there are extents, the end of the volume, so that the length of the last extent is calculated like
+every other.
+
+To find an extent is a calculation first, too: the volume is ruled into equal zones of 2**shift
+blocks, about one for four extents, and a zone's number says between which two extents to search.
+Where extents are of like size that leaves a few to look at; where they are not, the binary search
+takes more steps, at worst as many as without zones. Zones cost a byte or two an extent; 22 in all.
+
+A table is a value: it never changes. A volume that grows or moves gets a new table.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+
+from daiko.mapping.extent import DeviceId, Extent, Piece
+
+
+class OutsideTable(ValueError):
+    """The range asked for does not lie inside the volume."""
+
+
+class MappingTable:
+    """Where each block of one volume lies. All addresses and lengths are in blocks.
+
+    Raises ValueError, in a sentence for the administrator, where the extents do not follow one
+    another from block 0 without gap or overlap, or an extent is empty or has a negative address.
+    That no two extents lie on the same blocks of a device is for the allocator to see to: only it
+    knows the other volumes too.
+    """
+
+    __slots__ = ("_device_lbas", "_devices", "_firsts", "_index", "_shift", "_zones", "blocks")
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        firsts = array("Q")
+        device_lbas = array("Q")
+        index = array("I")
+        numbers: dict[DeviceId, int] = {}
+        end = 0
+        for lba, blocks, device, device_lba in extents:
+            if lba != end or blocks < 1 or device_lba < 0:
+                raise ValueError(_complaint(Extent(lba, blocks, device, device_lba), end))
+            number = numbers.get(device)
+            if number is None:
+                number = numbers[device] = len(numbers)
+            firsts.append(lba)
+            device_lbas.append(device_lba)
+            index.append(number)
+            end += blocks
+        firsts.append(end)
+        self._firsts = firsts
+        self._device_lbas = device_lbas
+        self._index = index
+        self._devices = tuple(numbers)
+        self.blocks = end
+        """Length of the volume."""
+        self._shift = max(0, (4 * end // max(1, len(index))).bit_length() - 1)
+        self._zones = _zones(firsts, self._shift)
+
+    @classmethod
+    def identity(cls, device: DeviceId, blocks: int) -> MappingTable:
+        """The table of a volume that is one whole device, block for block (image mode)."""
+        return cls([Extent(0, blocks, device, 0)] if blocks else [])
+
+    @property
+    def devices(self) -> tuple[DeviceId, ...]:
+        """Every device that holds blocks of the volume, in the order of its first extent."""
+        return self._devices
+
+    def __len__(self) -> int:
+        """The number of extents."""
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[Extent]:
+        """The extents as they were given, in order."""
+        firsts = self._firsts
+        for position, device_lba in enumerate(self._device_lbas):
+            first = firsts[position]
+            device = self._devices[self._index[position]]
+            yield Extent(first, firsts[position + 1] - first, device, device_lba)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MappingTable) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # large: to be found by its volume's name
+
+    def __repr__(self) -> str:
+        return f"<MappingTable of {len(self)} extents, {self.blocks} blocks>"
+
+    def find(self, lba: int) -> tuple[int, int, int]:
+        """Where block `lba` lies: (position of its device in `devices`, block in the device,
+        blocks from there to the end of the extent).
+
+        For the data path: nothing is checked. 0 <= `lba` <= `blocks`, and at the end of the
+        volume the third is 0.
+        """
+        firsts = self._firsts
+        zone = lba >> self._shift
+        # Not later than the last extent that begins in the zone, not before the one that is
+        # under way where the zone begins.
+        zones = self._zones
+        position = bisect_right(firsts, lba, zones[zone] + 1, zones[zone + 1] + 1) - 1
+        return (
+            self._index[position],
+            self._device_lbas[position] + lba - firsts[position],
+            firsts[position + 1] - lba,
+        )
+
+    def locate(self, lba: int) -> tuple[DeviceId, int, int]:
+        """Where block `lba` lies: (device, block in it, blocks from there to the end of the
+        extent). Raises OutsideTable."""
+        if not 0 <= lba < self.blocks:
+            raise OutsideTable(f"block {lba} is outside a volume of {self.blocks} blocks")
+        number, device_lba, left = self.find(lba)
+        return self._devices[number], device_lba, left
+
+    def lookup(self, lba: int, blocks: int) -> Sequence[Piece]:
+        """The pieces of devices that hold the range, in the order of the volume; none where
+        `blocks` is 0. Raises OutsideTable."""
+        if lba < 0 or not 0 <= blocks <= self.blocks - lba:
+            raise OutsideTable(
+                f"{blocks} blocks from block {lba} reach outside a volume of {self.blocks} blocks"
+            )
+        if blocks == 0:
+            return ()
+        number, device_lba, left = self.find(lba)
+        if blocks <= left:
+            return (Piece(self._devices[number], device_lba, blocks),)
+        return self._crossing(lba, blocks)
+
+    def _crossing(self, lba: int, blocks: int) -> list[Piece]:
+        firsts = self._firsts
+        end = lba + blocks
+        position = bisect_right(firsts, lba) - 1
+        pieces: list[Piece] = []
+        while lba < end:
+            upto = min(end, firsts[position + 1])
+            pieces.append(
+                Piece(
+                    self._devices[self._index[position]],
+                    self._device_lbas[position] + lba - firsts[position],
+                    upto - lba,
+                )
+            )
+            lba = upto
+            position += 1
+        return pieces
+
+    def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
+        """The parts of the volume that lie on a device: (first block in the volume, blocks)."""
+        return [(lba, blocks) for lba, blocks, owner, _ in self if owner == device]
+
+
+def _zones(firsts: array[int], shift: int) -> array[int]:
+    """For the first block of each zone, the position of the extent that holds it; and, for the
+    end of the last, the position of the last extent."""
+    last = len(firsts) - 2
+    zones = array("I")
+    position = 0
+    for edge in range(0, firsts[-1] + 1, 1 << shift):
+        while position < last and firsts[position + 1] <= edge:
+            position += 1
+        zones.append(position)
+    zones.append(max(0, last))
+    return zones
+
+
+def joined(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """The same mapping in as few extents as it can be written: neighbours that lie one after
+    the other on one device become one extent."""
+    held: Extent | None = None
+    for extent in extents:
+        if (
+            held is not None
+            and held.device == extent.device
+            and held.lba + held.blocks == extent.lba
+            and held.device_lba + held.blocks == extent.device_lba
+        ):
+            held = held._replace(blocks=held.blocks + extent.blocks)
+            continue
+        if held is not None:
+            yield held
+        held = extent
+    if held is not None:
+        yield held
+
+
+def _complaint(extent: Extent, end: int) -> str:
+    lba, blocks, device, device_lba = extent
+    if blocks < 1:
+        return f"the extent at block {lba} on {device} has {blocks} blocks: give at least 1"
+    if device_lba < 0:
+        return f"the extent at block {lba} begins before the start of {device}"
+    if lba > end:
+        return (
+            f"blocks {end} to {lba - 1} of the volume lie nowhere: the next extent begins at {lba}"
+        )
+    return f"the extent at block {lba} on {device} overlaps the one before, which ends at {end}"
