@@ -12,7 +12,7 @@ setup:                ## the virtual environment and the Debian packages
 	@scripts/setup
 
 demo: setup           ## the main job end to end on loopback; REPORT=file.json writes the figures
-	@.venv/bin/python scripts/demo.py $(if $(REPORT),--report $(REPORT))
+	@PYTHONPATH=tests .venv/bin/python scripts/demo.py $(if $(REPORT),--report $(REPORT))
 
 test: setup           ## all tests
 	@$(PYTEST) -n 2 --dist loadgroup $(ARGS)
@@ -29,7 +29,7 @@ format: setup
 	@.venv/bin/ruff check --fix .
 
 bench: setup          ## the benchmarks; results in bench/results/latest.json
-	@.venv/bin/python bench/run.py $(ARGS)
+	@PYTHONPATH=scripts:tests .venv/bin/python bench/run.py $(ARGS)
 
 fuzz: setup           ## random bytes at every parser, COUNT each
 	@.venv/bin/python fuzz/run.py --count $(COUNT) $(ARGS)

@@ -1,0 +1,332 @@
+"""`make demo`: the main job, end to end, with real processes on loopback.
+
+A first controller without disks (the switch of the source's Fig 8), three second controllers (two
+Daikos that can copy, one tgt that can do nothing) and a backup device that all of them reach. A
+foreign tool writes an ext4 image of real files to a virtual LU that lies on all three; a direct
+backup is asked for; the backup is read back by the foreign tool and compared byte for byte.
+
+How many bytes went through which controller is counted by the kernel on their sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from demo_image import make_image
+from kernel_counters import Traffic, cpu_seconds, traffic_with
+from processes import Daiko, Tgt, run
+
+MIB = 1 << 20
+SIZE = 512 * MIB
+BLOCK = 512
+PARTS = {"sd1": 192 * MIB, "sd2": 192 * MIB, "old": 128 * MIB}
+"""How much of the virtual LU lies on which second controller."""
+
+console = Console(width=max(100, min(160, shutil.get_terminal_size((120, 40)).columns)))
+
+
+@dataclass
+class Site:
+    """The processes of the demonstration."""
+
+    folder: Path
+    sd1: Daiko
+    sd2: Daiko
+    old: Tgt
+    vault: Tgt
+    first: Daiko
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        return {name: getattr(self, name).port for name in ("sd1", "sd2", "old", "vault")}
+
+    @property
+    def controllers(self) -> dict[str, Daiko]:
+        return {"this controller": self.first, "sd1": self.sd1, "sd2": self.sd2}
+
+
+def say(text: str) -> None:
+    console.print(f"[bold]▸[/bold] {text}")
+
+
+def sparse(path: Path, size: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def start(folder: Path, stack: ExitStack) -> Site:
+    """Start all processes, and attach them to the first controller."""
+    site = Site(
+        folder,
+        sd1=Daiko(folder, sparse(folder / "sd1.img", PARTS["sd1"]), name="sd1", mode="local"),
+        sd2=Daiko(folder, sparse(folder / "sd2.img", PARTS["sd2"]), name="sd2", mode="local"),
+        old=Tgt(folder, sparse(folder / "old.img", PARTS["old"]), name="old"),
+        vault=Tgt(folder, sparse(folder / "vault.img", SIZE), name="vault"),
+        first=Daiko(folder, name="first", store=folder / "first"),
+    )
+    for process in (site.sd1, site.sd2, site.old, site.vault, site.first):
+        stack.enter_context(process)
+    return site
+
+
+def attach(site: Site) -> None:
+    """What an administrator does once: attach, carve a virtual LU, give it to a host."""
+    for owner in (site.sd1, site.sd2):
+        # The second controllers let the first one name LUs of the backup device in a copy.
+        owner.cli("host", "allow-copy", "any", site.vault.portal)
+    for name, process in (
+        ("sd1", site.sd1),
+        ("sd2", site.sd2),
+        ("old", site.old),
+        ("vault", site.vault),
+    ):
+        site.first.cli("backend", "add", name, f"iscsi://{process.portal}/{process.iqn}")
+    luns = {"sd1": 0, "sd2": 0, "old": 1}
+    extents = [
+        word
+        for name, size in PARTS.items()
+        for word in ("--extent", f"{name}/{luns[name]}:0:{size // BLOCK}")
+    ]
+    site.first.cli("volume", "add", "alpha", *extents)
+    site.first.cli("host", "add", "any", "--iqn", "*")
+    site.first.cli("host", "map", "any", "alpha", "--lun", "0")
+
+
+def show(site: Site, *arguments: str) -> None:
+    """Run a command of the first controller on this terminal, as an administrator would."""
+    console.print(f"[dim]$ daiko {' '.join(arguments)}[/dim]", highlight=False)
+    environment = {**os.environ, "DAIKO_API": site.first.api}
+    environment["COLUMNS"] = str(console.width)
+    if console.is_terminal:
+        environment["FORCE_COLOR"] = "1"
+    done = subprocess.run([sys.executable, "-m", "daiko", *arguments], env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"demo: `daiko {' '.join(arguments)}` ended with {done.returncode}")
+
+
+@dataclass(frozen=True)
+class Count:
+    """What the kernel counted while the backup ran."""
+
+    first: dict[str, Traffic]
+    """Of the first controller's connections to each other controller."""
+    moved: dict[str, Traffic]
+    """Of each controller's connections to others, together."""
+    cpu: dict[str, float]
+
+
+def count(site: Site) -> Count:
+    ports = site.ports
+    first = traffic_with(site.first.pid, ports.values())
+    moved = {
+        name: sum(traffic_with(process.pid, ports.values()).values(), Traffic())
+        for name, process in site.controllers.items()
+    }
+    cpu = {name: cpu_seconds(process.pid) for name, process in site.controllers.items()}
+    return Count({name: first[port] for name, port in ports.items()}, moved, cpu)
+
+
+def difference(before: Count, after: Count) -> Count:
+    return Count(
+        {name: after.first[name] - before.first[name] for name in after.first},
+        {name: after.moved[name] - before.moved[name] for name in after.moved},
+        {name: after.cpu[name] - before.cpu[name] for name in after.cpu},
+    )
+
+
+def verify(site: Site, image: Path) -> bool:
+    """Read the backup back with a tool that is not ours, straight from the backup device."""
+    copy = site.folder / "read-back.ext4"
+    run("qemu-img", "convert", "-f", "raw", "-O", "raw", site.vault.url(1), copy)
+    same = filecmp.cmp(image, copy, shallow=False)
+    say(f"backup read back by qemu-img: {'identical to' if same else 'DIFFERS FROM'} the image")
+    fsck = shutil.which("e2fsck", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "e2fsck"
+    done = run(fsck, "-f", "-n", copy, check=False)
+    say(f"e2fsck of the backup: {'clean' if done.returncode == 0 else done.stdout}")
+    return same and done.returncode == 0
+
+
+def render(job: dict, counted: Count) -> None:
+    steps = Table(title="Who moved how much, and why", show_lines=True)
+    for column in (
+        "step",
+        "blocks",
+        "executor",
+        "reason",
+        "rejected",
+        "MiB by executor",
+        "MiB through first",
+        "s",
+    ):
+        steps.add_column(
+            column, justify="right" if column[0] in "bMs" and column != "step" else "left"
+        )
+    for number, step in enumerate(job["steps"], 1):
+        rejected = "\n".join(f"{who}: {why}" for who, why in step["rejected"])
+        steps.add_row(
+            f"{number}  {step['source']} → {step['destination']}",
+            f"{step['blocks']:,}",
+            step["executor"],
+            step["reason"],
+            rejected,
+            f"{step['bytes_moved'] / MIB:.1f}",
+            f"{step['bytes_through_first_controller'] / MIB:.1f}",
+            f"{step['seconds']:.2f}",
+        )
+    console.print(steps)
+    sockets = Table(title="Counted by the kernel on the sockets while the backup ran")
+    for column in ("controller", "sent MiB", "received MiB", "CPU s"):
+        sockets.add_column(column, justify="left" if column == "controller" else "right")
+    for name, traffic in counted.moved.items():
+        sockets.add_row(
+            name,
+            f"{traffic.sent / MIB:.2f}",
+            f"{traffic.received / MIB:.2f}",
+            f"{counted.cpu[name]:.3f}",
+        )
+    for name, traffic in counted.first.items():
+        sockets.add_row(
+            f"  of this controller, with {name}",
+            f"{traffic.sent / MIB:.2f}",
+            f"{traffic.received / MIB:.2f}",
+            "",
+        )
+    console.print(sockets)
+
+
+def report(site: Site, job: dict, counted: Count, verified: bool, seconds: float) -> dict:
+    wanted = (
+        "executor",
+        "delegated",
+        "blocks",
+        "block_size",
+        "bytes_through_first_controller",
+        "bytes_moved",
+        "reason",
+        "rejected",
+        "seconds",
+        "source",
+        "destination",
+    )
+    steps = []
+    for step in job["steps"]:
+        row = {name: step[name] for name in wanted}
+        row["rejected"] = [
+            {"executor": executor, "reason": reason} for executor, reason in step["rejected"]
+        ]
+        steps.append(row)
+    return {
+        "verified": verified,
+        "seconds": round(seconds, 2),
+        "stages": site.stages,
+        "bytes": SIZE,
+        "steps": steps,
+        "counted_on_sockets": {
+            "by_controller": {
+                name: {
+                    "sent": traffic.sent,
+                    "received": traffic.received,
+                    "cpu_seconds": counted.cpu[name],
+                }
+                for name, traffic in counted.moved.items()
+            },
+            "first_controller_with": {
+                name: {"sent": traffic.sent, "received": traffic.received}
+                for name, traffic in counted.first.items()
+            },
+        },
+    }
+
+
+def believable(job: dict, counted: Count) -> bool:
+    """The sockets bear out the books: next to nothing passed between the first controller and
+    the second controllers that copied by themselves; the rest came from the one that cannot."""
+    delegated = {step["source"].partition("/")[0] for step in job["steps"] if step["delegated"]}
+    own = {step["source"].partition("/")[0] for step in job["steps"] if not step["delegated"]}
+    fits = bool(delegated) and all(counted.first[name].total < MIB // 4 for name in delegated)
+    return fits and all(counted.first[name].received >= PARTS[name] for name in own)
+
+
+def main_job(folder: Path, stack: ExitStack) -> tuple[bool, dict]:
+    begun = last = time.monotonic()
+    site: Site | None = None
+
+    def stage(name: str) -> None:
+        nonlocal last
+        assert site is not None
+        now = time.monotonic()
+        site.stages[name] = round(now - last, 2)
+        last = now
+
+    site = start(folder, stack)
+    attach(site)
+    stage("start and attach")
+    say(
+        "one first controller without disks; second controllers sd1, sd2 (Daiko) and old (tgt); "
+        "backup device vault"
+    )
+    show(site, "function", "ls")
+    show(site, "mapping", "show", "alpha")
+    last = time.monotonic()
+    image, files = make_image(folder, SIZE)
+    stage("make the image")
+    say(
+        f"ext4 image of {SIZE // MIB} MiB with {files:,} real files; qemu-img writes it to the "
+        "virtual LU"
+    )
+    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, site.first.url(0))
+    stage("write through the first controller")
+    show(site, "explain", "backup", "alpha", "--to", "vault")
+    last = time.monotonic()
+    before = count(site)
+    show(site, "backup", "run", "alpha", "--to", "vault")
+    counted = difference(before, count(site))
+    stage("direct backup")
+    identifier = json.loads(site.first.cli("backup", "ls", "--json").stdout)[0]["id"]
+    job = json.loads(site.first.cli("backup", "show", str(identifier), "--json").stdout)
+    render(job, counted)
+    last = time.monotonic()
+    identical = verify(site, image)
+    stage("read back and compare")
+    verified = identical and believable(job, counted)
+    return verified, report(site, job, counted, verified, time.monotonic() - begun)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The main job end to end, on loopback.")
+    parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--keep", action="store_true", help="leave the working folder")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="daiko-demo-"))
+    try:
+        with ExitStack() as stack:
+            verified, figures = main_job(folder, stack)
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    if options.report:
+        options.report.write_text(json.dumps(figures, indent=1) + "\n")
+        say(f"figures written to {options.report}")
+    verdict = "[green]verified[/green]" if verified else "[red]NOT VERIFIED[/red]"
+    say(f"{verdict} in {figures['seconds']} s")
+    return 0 if verified else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
