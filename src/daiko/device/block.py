@@ -21,7 +21,7 @@ Rules for both sides:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -35,6 +35,13 @@ Done = Callable[[DeviceError | None], None]
 
 ReadDone = Callable[[DeviceError | None, Buffer], None]
 """Completion of a read: the error and b'', or None and exactly the data asked for."""
+
+Run = tuple[int, bool]
+"""Blocks, and whether they are mapped (hold data of their own) or deallocated."""
+
+StatusDone = Callable[[DeviceError | None, Sequence[Run]], None]
+"""Completion of `lba_status`: the error and (), or None and the runs in order, from the first
+block asked for on, none of them empty, together at least one block and at most all asked for."""
 
 
 class Level(IntEnum):
@@ -101,6 +108,11 @@ class BlockDevice(ABC):
         """Write `data` if the range holds `compare`, atomically against every other write
         through this device; else `Miscompare`."""
         done(Unsupported("this device has no COMPARE AND WRITE"))
+
+    def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
+        """Say which blocks of the range are mapped (SBC-4, 4.7: provisioning status). A device
+        that cannot tell calls everything mapped, which is always safe to believe."""
+        done(None, [(blocks, True)] if blocks else ())
 
     def close(self) -> None:
         """Let go of what the device holds. Requests in flight complete with `Aborted`."""

@@ -38,6 +38,7 @@ class Task(ABC):
         "cdb",
         "expected_in",
         "expected_out",
+        "fetching",
         "lun",
         "nexus",
         "tag",
@@ -56,16 +57,24 @@ class Task(ABC):
     expected_in: int
     """Bytes that the initiator has room for (0 when the R bit is 0)."""
     aborted: bool
-    """Set by task management: the unit drops what it has not begun and need not complete."""
+    """Set by task management when the task's own initiator no longer waits for it; the unit still
+    calls `complete`, when the device has let go of the task's buffers."""
+    fetching: bool
+    """`fetch` waits for data from the initiator. Kept by the port: true from a `fetch` that could
+    not call `then` at once until just before it calls it."""
 
     @abstractmethod
     def fetch(self, length: int, then: Callable[[Buffer], None]) -> None:
         """Collect the first `length` bytes of data-out and pass them to `then`, inline when they
-        are already here. `length` is at most `expected_out`. The data is the receiver's until the
-        task completes. `then` is not called when the task is aborted or the connection lost."""
+        are already here. Where `length` is more than `expected_out`, `then` gets the
+        `expected_out` bytes that there are, and the port reports the rest as residual overflow
+        (RFC 7143, 11.4.5.1); what was expected and not fetched is residual underflow. The data is
+        the receiver's until the task completes. `then` is not called when the task is aborted or
+        the connection lost. At most once for each task."""
 
     @abstractmethod
     def complete(self, status: int, data: Sequence[Buffer] = (), sense: bytes = b"") -> None:
         """Answer: status (SAM-5, 5.3), data-in as a sequence of buffers sent one after the other
         (cut to `expected_in`; the port computes residuals), sense data without length field.
-        A task that was aborted is dropped silently."""
+        Called exactly once for every task, aborted ones included: the answer of an aborted task
+        (or of a lost connection) is dropped silently and only its buffers are let go of."""
