@@ -1,0 +1,327 @@
+"""A virtual LU: a block device whose blocks lie in other devices [0059-0067].
+
+Theory of operation. A request that lies in one extent (nearly all do) is handed to that extent's
+device with the address calculated and, where that address is the same, with the caller's own
+completion: nothing is made on the way. Otherwise a closure turns the address in an error back into
+the volume's, since a host reads the failed block from the sense data. A request that crosses
+extents is cut, its parts are sent side by side, and the last to come back completes it; of several
+errors the one at the lowest address is reported. After an error in one part the others may have
+been done, as with any failed write.
+
+COMPARE AND WRITE inside one extent is the device's own. Across extents it is made here, by a read,
+a comparison and a write, between which no other write through this LU may touch the blocks. So a
+volume of several extents keeps its changes apart by a `RangeLock`; one of a single extent needs no
+lock and has none.
+
+The devices belong to whoever gave them: several volumes share one, and `close` leaves them open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import lcm
+
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, ReadDone, StatusDone
+from daiko.device.emulate import first_difference
+from daiko.device.error import DeviceError, MediumFailure, Miscompare, OutOfRange, Unsupported
+from daiko.device.range_lock import RangeLock
+from daiko.mapping.extent import DeviceId
+from daiko.mapping.mapping_table import MappingTable
+
+
+class VirtualLu(BlockDevice):
+    """A block device over the extents of a mapping table.
+
+    Raises ValueError where the table is empty, a device is missing, has other blocks than
+    `block_size` bytes, or ends before an extent does.
+    """
+
+    def __init__(
+        self, table: MappingTable, devices: Mapping[DeviceId, BlockDevice], block_size: int
+    ) -> None:
+        if not table.blocks:
+            raise ValueError("a virtual LU has at least one extent")
+        self.block_size = block_size
+        self.blocks = table.blocks
+        self.table = table
+        self._devices = [_device(devices, name, block_size) for name in table.devices]
+        for _, blocks, name, first in table:
+            if first + blocks > devices[name].blocks:
+                raise ValueError(
+                    f"an extent ends at block {first + blocks} of {name}, "
+                    f"which has {devices[name].blocks}"
+                )
+        self.capabilities = common_capabilities(self._devices)
+        self._find = table.find
+        self._lock = RangeLock() if len(table) > 1 else None
+
+    def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
+        """The parts of this LU that lie on a device: (first block here, blocks)."""
+        return self.table.ranges_on(device)
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks), b"")
+            return
+        number, device_lba, left = self._find(lba)
+        if blocks <= left:
+            if device_lba != lba:
+                done = _read_moved(done, lba - device_lba)
+            self._devices[number].read(device_lba, blocks, done)
+        else:
+            self._read_parts(lba, blocks, done)
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        blocks = len(data) // self.block_size
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks))
+            return
+        lock = self._lock
+        if lock is not None:
+            ticket = lock.try_shared(lba, blocks)
+            if ticket < 0:
+                self._write_when_free(lba, data, done, fua)
+                return
+            done = _leaving(lock, ticket, done)
+        number, device_lba, left = self._find(lba)
+        if blocks <= left:
+            if device_lba != lba:
+                done = _moved_back(done, lba - device_lba)
+            self._devices[number].write(device_lba, data, done, fua)
+        else:
+            self._write_parts(lba, data, done, fua)
+
+    def flush(self, done: Done) -> None:
+        gather = _Gather(len(self._devices), done)
+        for position, device in enumerate(self._devices):
+            device.flush(gather.part(position, 0))
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        if not self.capabilities.unmap:
+            done(Unsupported("a device of this volume cannot unmap"))
+            return
+
+        def send(device: BlockDevice, at: int, length: int, part_done: Done) -> None:
+            device.unmap(at, length, part_done)
+
+        self._change(lba, blocks, send, done)
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        if not self.capabilities.write_same:
+            done(Unsupported("a device of this volume has no WRITE SAME"))
+            return
+
+        def send(device: BlockDevice, at: int, length: int, part_done: Done) -> None:
+            device.write_same(at, length, pattern, part_done)
+
+        self._change(lba, blocks, send, done)
+
+    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        if not self.capabilities.compare_and_write:
+            done(Unsupported("a device of this volume has no COMPARE AND WRITE"))
+        elif lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks))
+        elif (lock := self._lock) is not None and blocks > self._find(lba)[2]:
+
+            def begin(ticket: int) -> None:
+                self._compare_alone(lba, compare, data, _leaving(lock, ticket, done))
+
+            lock.wait_exclusive(lba, blocks, begin)
+        else:
+
+            def send(device: BlockDevice, at: int, _: int, part_done: Done) -> None:
+                device.compare_and_write(at, compare, data, part_done)
+
+            self._change(lba, blocks, send, done)
+
+    def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
+        """Says no more than the first extent concerned knows; a caller asks on from there."""
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks), ())
+            return
+        number, device_lba, left = self._find(lba)
+        self._devices[number].lba_status(device_lba, min(blocks, left), done)
+
+    # -- requests that cross extents, or wait ---------------------------------------------------
+
+    def _parts(self, lba: int, blocks: int) -> list[tuple[BlockDevice, int, int, int]]:
+        """The request cut at the edges of extents: (device, block in it, blocks, blocks from the
+        start of the request)."""
+        parts: list[tuple[BlockDevice, int, int, int]] = []
+        offset = 0
+        while offset < blocks:
+            number, device_lba, left = self._find(lba + offset)
+            length = min(left, blocks - offset)
+            parts.append((self._devices[number], device_lba, length, offset))
+            offset += length
+        return parts
+
+    def _read_parts(self, lba: int, blocks: int, done: ReadDone) -> None:
+        size = self.block_size
+        whole = bytearray(blocks * size)
+        parts = self._parts(lba, blocks)
+        gather = _Gather(len(parts), lambda error: done(error, whole if error is None else b""))
+        for position, (device, at, length, offset) in enumerate(parts):
+            part_done = gather.part(position, lba + offset - at)
+            device.read(at, length, _into(whole, offset * size, part_done))
+
+    def _write_parts(self, lba: int, data: Buffer, done: Done, fua: bool) -> None:
+        size = self.block_size
+        view = memoryview(data)
+        parts = self._parts(lba, len(data) // size)
+        gather = _Gather(len(parts), done)
+        for position, (device, at, length, offset) in enumerate(parts):
+            part = view[offset * size : (offset + length) * size]
+            device.write(at, part, gather.part(position, lba + offset - at), fua)
+
+    def _write_when_free(self, lba: int, data: Buffer, done: Done, fua: bool) -> None:
+        """A write to blocks that a COMPARE AND WRITE holds."""
+        lock = self._lock
+        assert lock is not None
+        lock.wait_shared(
+            lba,
+            len(data) // self.block_size,
+            lambda ticket: self._write_parts(lba, data, _leaving(lock, ticket, done), fua),
+        )
+
+    def _change(
+        self,
+        lba: int,
+        blocks: int,
+        send: Callable[[BlockDevice, int, int, Done], None],
+        done: Done,
+    ) -> None:
+        """Send a change that is no plain write to each device concerned, by `send(device, block,
+        blocks, done)`."""
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks))
+            return
+        if blocks == 0:
+            done(None)
+            return
+
+        def begin(done: Done) -> None:
+            parts = self._parts(lba, blocks)
+            gather = _Gather(len(parts), done)
+            for position, (device, at, length, offset) in enumerate(parts):
+                send(device, at, length, gather.part(position, lba + offset - at))
+
+        lock = self._lock
+        if lock is None:
+            begin(done)
+        else:
+            lock.wait_shared(lba, blocks, lambda ticket: begin(_leaving(lock, ticket, done)))
+
+    def _compare_alone(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        """COMPARE AND WRITE across extents while nothing else writes to its blocks."""
+
+        def compared(error: DeviceError | None, found: Buffer) -> None:
+            if error is not None:
+                done(error)
+            elif (offset := first_difference(found, compare)) >= 0:
+                done(Miscompare("the blocks hold other data", offset=offset))
+            else:
+                self._write_parts(lba, data, done, False)
+
+        self._read_parts(lba, len(data) // self.block_size, compared)
+
+    def _outside(self, lba: int, blocks: int) -> OutOfRange:
+        return OutOfRange(
+            f"{blocks} blocks from block {lba} reach outside an LU of {self.blocks} blocks"
+        )
+
+
+class _Gather:
+    """Completes a request when its last part is back."""
+
+    __slots__ = ("_done", "_error", "_failed", "_left")
+
+    def __init__(self, parts: int, done: Done) -> None:
+        self._left = parts
+        self._done = done
+        self._error: DeviceError | None = None
+        self._failed = parts
+
+    def part(self, position: int, distance: int) -> Done:
+        """The completion of a part; `distance` is from the device's addresses to the volume's."""
+
+        def finished(error: DeviceError | None) -> None:
+            if error is not None and position < self._failed:
+                self._failed = position
+                self._error = _moved(error, distance)
+            self._left -= 1
+            if not self._left:
+                self._done(self._error)
+
+        return finished
+
+
+def common_capabilities(devices: Iterable[BlockDevice]) -> Capabilities:
+    """What all of the devices offer. Raises ValueError where there is none."""
+    offers = [device.capabilities for device in devices]
+    if not offers:
+        raise ValueError("no device, no capabilities")
+    return Capabilities(
+        unmap=min(offer.unmap for offer in offers),
+        write_same=min(offer.write_same for offer in offers),
+        compare_and_write=min(offer.compare_and_write for offer in offers),
+        fua=min(offer.fua for offer in offers),
+        rotational=any(offer.rotational for offer in offers),
+        read_only=any(offer.read_only for offer in offers),
+        optimal_blocks=max(offer.optimal_blocks for offer in offers),
+        maximum_blocks=min(
+            (offer.maximum_blocks for offer in offers if offer.maximum_blocks), default=0
+        ),
+        unmap_granularity=lcm(*(max(1, offer.unmap_granularity) for offer in offers)),
+        unmapped_reads_zero=all(offer.unmapped_reads_zero for offer in offers),
+    )
+
+
+def _device(
+    devices: Mapping[DeviceId, BlockDevice], name: DeviceId, block_size: int
+) -> BlockDevice:
+    device = devices.get(name)
+    if device is None:
+        raise ValueError(f"the volume lies on {name}, which is not there")
+    if device.block_size != block_size:
+        raise ValueError(
+            f"{name} has blocks of {device.block_size} bytes, the volume of {block_size}"
+        )
+    return device
+
+
+def _into(whole: bytearray, start: int, done: Done) -> ReadDone:
+    """The completion of a part of a read: put the data in its place."""
+
+    def finished(error: DeviceError | None, data: Buffer) -> None:
+        if error is None:
+            whole[start : start + len(data)] = data
+        done(error)
+
+    return finished
+
+
+def _leaving(lock: RangeLock, ticket: int, done: Done) -> Done:
+    def finished(error: DeviceError | None) -> None:
+        lock.leave(ticket)
+        done(error)
+
+    return finished
+
+
+def _moved_back(done: Done, distance: int) -> Done:
+    return lambda error: done(error if error is None else _moved(error, distance))
+
+
+def _read_moved(done: ReadDone, distance: int) -> ReadDone:
+    return lambda error, data: done(error if error is None else _moved(error, distance), data)
+
+
+def _moved(error: DeviceError, distance: int) -> DeviceError:
+    """The error with the address that it names turned from the device's into the volume's."""
+    if isinstance(error, MediumFailure) and error.lba is not None and distance:
+        moved = MediumFailure(str(error), writing=error.writing, lba=error.lba + distance)
+        moved.__cause__ = error
+        return moved
+    return error
