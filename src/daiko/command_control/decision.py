@@ -20,10 +20,10 @@ is the reason of its rejection:
 - the mode lets this controller delegate; it has not failed at this request already;
 - the function table says that it can do the function, and its limits leave room for one segment
   between the two LUs;
-- its own LU, which will receive the command, announces third-party copy;
 - both LUs have blocks of one size (what copy managers do with unequal ones differs);
-- the function table says that it reaches the other LU; its own it reaches by definition;
-- each LU can be named in a way that it understands (`naming.py`).
+- of the source, then of the destination: its own LU announces third-party copy (nothing about
+  copying is sent to one that does not); another's LU it reaches, by the function table; and the LU
+  can be named in a way that it understands (`naming.py`).
 
 Nothing is sent to find out: what the table does not know counts as cannot, and says so.
 
@@ -228,37 +228,28 @@ class _Decision:
             return f"cannot do {words} ({cell.known}): {cell.reason}"
         if cell.limits is None:
             return f"can do {words} ({cell.known}), but what its commands may contain is not known"
-        own, other = source, destination
-        if own.device.backend != backend:
-            own, other = destination, source
         return (
-            _why_no_room(cell.limits, one_lu=source.device == destination.device)
-            or _why_not_received(own)
+            _why_no_room(cell.limits)
             or _why_not_converted(source, destination)
-            or self._why_not_reached(backend, other)
-            or self._why_not_named(backend, source, destination, cell.limits)
+            or self._why_not_of_use(backend, source, cell.limits)
+            or self._why_not_of_use(backend, destination, cell.limits)
         )
 
-    def _why_not_reached(self, backend: str, other: DeviceAddress) -> str:
-        if other.internal:
-            return f"{other.device} is a disk of this controller, which nobody else reaches"
-        if other.device.backend == backend:
-            return ""
-        cell = self.table.reaches(backend, other.device)
-        if cell is None:
-            return f"not known whether it reaches {other.device}: probe it or set it by hand"
-        return "" if cell.can else f"does not reach {other.device} ({cell.known}): {cell.reason}"
-
-    def _why_not_named(
-        self,
-        backend: str,
-        source: DeviceAddress,
-        destination: DeviceAddress,
-        limits: CopyLimits,
-    ) -> str:
+    def _why_not_of_use(self, backend: str, lu: DeviceAddress, limits: CopyLimits) -> str:
+        """What keeps a second controller from reading or writing this LU; "" when nothing does."""
+        if lu.internal:
+            return f"{lu.device} is a disk of this controller, which nobody else reaches"
+        if lu.device.backend == backend:
+            if not lu.third_party_copy:
+                return f"its LU {lu.device} announces no third-party copy (3PC = 0)"
+        else:
+            cell = self.table.reaches(backend, lu.device)
+            if cell is None:
+                return f"not known whether it reaches {lu.device}: probe it or set it by hand"
+            if not cell.can:
+                return f"does not reach {lu.device} ({cell.known}): {cell.reason}"
         try:
-            for address in (source, destination):
-                name_for(backend, address, limits, self.directory)
+            name_for(backend, lu, limits, self.directory)
         except Unnameable as unnameable:
             return str(unnameable)
         return ""
@@ -285,21 +276,14 @@ class _Decision:
         return "no controller that owns the data can do it"
 
 
-def _why_no_room(limits: CopyLimits, *, one_lu: bool) -> str:
-    """Why one segment between the two LUs would not fit a command; the sizes are of LID1."""
-    cscds = 1 if one_lu else 2
+def _why_no_room(limits: CopyLimits) -> str:
+    """Why one segment between two LUs would not fit a command; the sizes are of LID1."""
     if BLOCK_TO_BLOCK not in limits.segment_types:
         return "its copy commands take no disk to disk segment (type 02h)"
-    if limits.max_cscds < cscds or limits.max_segments < 1 or limits.max_segment_blocks < 1:
+    if limits.max_cscds < 2 or limits.max_segments < 1 or limits.max_segment_blocks < 1:
         return "its limits leave no room for a segment between two LUs"
-    if 0 < limits.max_list_bytes < 32 * cscds + 28:
+    if 0 < limits.max_list_bytes < 2 * 32 + 28:
         return f"its limit of {limits.max_list_bytes} bytes a command leaves no room for a segment"
-    return ""
-
-
-def _why_not_received(own: DeviceAddress) -> str:
-    if not own.third_party_copy:
-        return f"its LU {own.device} announces no third-party copy (3PC = 0)"
     return ""
 
 
