@@ -209,6 +209,10 @@ class StepRecord(BaseModel):
     blocks: int
     """Source blocks."""
     block_size: int
+    destination_block_size: int = 0
+    """Bytes; 0 = as the source's."""
+    segment: int = 0
+    """Number (from 0) of the requested range or segment that this step is a part of."""
     executor: str
     """`second controller NAME` or `this controller`."""
     delegated: bool

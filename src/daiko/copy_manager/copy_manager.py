@@ -1,0 +1,411 @@
+"""The copy manager: every copy is a job, whoever asks for it.
+
+An administrator's job is recorded first, then waits for its turn, is planned, carried out and
+reported; a restart of the controller takes it up where it was confirmed. A host's EXTENDED COPY is
+the same kind of job and gives the same report, with two differences: it starts at once, since a
+host waits for its status; and when this controller's process ends before it does, nobody is left
+to answer, so at the next start it is INTERRUPTED and not resumed (the host copies again).
+
+While a job runs its source is tracked: a backup of a volume that hosts wrote to is not of one
+instant, and the report says how many blocks they changed. After a restart of this controller that
+can no longer be known for the time before, so the report says "not of one instant" then as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from daiko.command_control.decision import RequestedSegment, Undecidable, decide
+from daiko.command_control.function_table import CopyLimits
+from daiko.command_control.plan import Mode, Plan
+from daiko.copy_manager.budget import TransferBudget
+from daiko.copy_manager.checkpoint import Checkpoint
+from daiko.copy_manager.devices import Devices
+from daiko.copy_manager.error import CopyFailed, CopyRefused, JobNotRunning, NoSuchJob
+from daiko.copy_manager.execution import Execution, Workshop
+from daiko.copy_manager.halt import HaltReason
+from daiko.copy_manager.job import JobEvent
+from daiko.copy_manager.lane import Lane
+from daiko.copy_manager.learning import Learning
+from daiko.copy_manager.progress import Progress
+from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.running_job import RunningJob
+from daiko.copy_manager.settings import CopySettings
+from daiko.copy_manager.source_tracking import SourceTracking
+from daiko.copy_manager.step_work import StepWork
+from daiko.scsi.copy_parameters import ExtendedCopy
+from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
+from daiko.state.store import Store, StoreError
+
+log = structlog.get_logger(__name__)
+
+
+class CopyManager:
+    """Plans, runs, resumes, cancels and reports jobs."""
+
+    def __init__(
+        self,
+        store: Store,
+        devices: Devices,
+        *,
+        settings: CopySettings | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._devices = devices
+        self.settings = settings or CopySettings()
+        self.budget = TransferBudget(self.settings.buffer_bytes)
+        self._wall_clock = wall_clock
+        self._lanes: dict[str, Lane] = {}
+        self._learning = Learning(store, wall_clock)
+        self._live: dict[int, RunningJob] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = asyncio.Semaphore(self.settings.running_jobs)
+        self._host_jobs = 0
+        self._stopping = False
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take up what the last process left: administrators' jobs go on from their last
+        confirmed block, hosts' jobs are INTERRUPTED."""
+        for record in self._store.list(JobRecord):
+            if record.state in TERMINAL:
+                continue
+            request = request_of(record)
+            works = [StepWork.from_record(step) for step in record.steps]
+            job = RunningJob(record, request, works)
+            if request.by_host:
+                job.happen(
+                    JobEvent.ABANDON,
+                    error="the controller was restarted while the host's command was carried out",
+                    finished=self._wall_clock(),
+                )
+                await self._store.put(job.record)
+                continue
+            began = record.started > 0
+            job.happen(JobEvent.RESTART, one_instant=record.one_instant and not began)
+            await self._store.put(job.record)
+            log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
+            self._launch(job)
+
+    async def stop(self) -> None:
+        """End in an orderly way: jobs confirm what they did and stay unfinished in the store."""
+        self._stopping = True
+        for job in self._live.values():
+            job.halt.request(HaltReason.SHUTDOWN)
+        tasks = set(self._tasks)
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self.settings.stop_seconds)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("jobs cut off at stop", jobs=len(late))
+            await asyncio.wait(late)
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def plan(self, request: CopyRequest) -> Plan:
+        """Who would carry out what, and why; nothing is recorded or sent. Raises CopyRefused."""
+        try:
+            return self._decide(request)
+        except Undecidable as refusal:
+            raise CopyRefused(str(refusal)) from refusal
+
+    def _decide(self, request: CopyRequest) -> Plan:
+        return decide(
+            request.function,
+            self._segments(request),
+            self._devices.function_table(),
+            self.mode_of(request),
+            directory=self._devices.directory(),
+        )
+
+    async def submit(self, request: CopyRequest) -> JobRecord:
+        """Begin a job; it is in the store when this returns. Raises CopyRefused, StoreError."""
+        try:
+            return (await self.begin(request)).record
+        except Undecidable as refusal:
+            raise CopyRefused(str(refusal)) from refusal
+
+    async def begin(
+        self, request: CopyRequest, *, template: ExtendedCopy | None = None
+    ) -> RunningJob:
+        """As `submit`, for a caller that follows the job itself. `template` is the host's
+        parameter list when a host asks. Raises Undecidable as well."""
+        if self._stopping:
+            raise CopyRefused("the controller is stopping")
+        plan = self._decide(request)
+        works = self._works(plan)
+        async with self._store.transaction() as change:
+            record = JobRecord(
+                id=change.next_number("job"),
+                type=request.type,
+                asked_by=request.asked_by,
+                source=request.source,
+                destination=request.destination,
+                request=request.as_json(),
+                steps=tuple(work.record() for work in works),
+                blocks=plan.blocks,
+                block_size=self._devices.place(request.source).block_size,
+                created=self._wall_clock(),
+            )
+            change.put(record)
+        job = RunningJob(record, request, works, template=template)
+        self._launch(job)
+        return job
+
+    async def cancel(self, job: int) -> JobRecord:
+        """Take a job back: what is in flight comes to its end, nothing more is copied. Returns
+        when it has ended. Raises NoSuchJob, JobNotRunning."""
+        live = self._live.get(job)
+        if live is None:
+            raise JobNotRunning(f"job {job} is {self.job(job).state} already")
+        live.halt.request(HaltReason.CANCEL)
+        await live.ended.wait()
+        return live.record
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def job(self, job: int) -> JobRecord:
+        """The record as of now. Raises NoSuchJob."""
+        live = self._live.get(job)
+        if live is not None:
+            return live.record
+        record = self._store.get(JobRecord, f"{job:012d}")
+        if record is None:
+            raise NoSuchJob(job)
+        return record
+
+    def jobs(self) -> tuple[JobRecord, ...]:
+        """All jobs, by number."""
+        return tuple(self.job(record.id) for record in self._store.list(JobRecord))
+
+    def progress(self, job: int) -> Progress:
+        """How far a job is. Raises NoSuchJob."""
+        live = self._live.get(job)
+        if live is not None:
+            return live.progress()
+        record = self.job(job)
+        return Progress(
+            job=record.id,
+            state=record.state,
+            confirmed_blocks=record.confirmed_blocks,
+            copied_blocks=record.confirmed_blocks,
+            blocks=record.blocks,
+            block_size=record.block_size,
+            blocks_per_second=0.0,
+            eta_seconds=None,
+            version=_ENDED,
+        )
+
+    async def changed(self, job: int, since: int) -> Progress:
+        """Wait for news: returns as soon as the version is above `since`, at once for a job that
+        has ended. Raises NoSuchJob."""
+        live = self._live.get(job)
+        if live is not None and live.record.state not in TERMINAL:
+            await live.changed(since)
+            if live.record.state not in TERMINAL:
+                return live.progress()
+        return self.progress(job)
+
+    async def wait(self, job: int) -> JobRecord:
+        """The record of a job when it has ended. Raises NoSuchJob."""
+        live = self._live.get(job)
+        if live is not None:
+            await live.ended.wait()
+            return live.record
+        return self.job(job)
+
+    @property
+    def has_room_for_host(self) -> bool:
+        """Whether a further copy of a host may start now."""
+        return not self._stopping and self._host_jobs < self.settings.running_host_jobs
+
+    def mode_of(self, request: CopyRequest) -> Mode:
+        """The mode that holds for a request: its own, its volume's, the system's."""
+        if request.mode is not None:
+            return request.mode
+        for name in (request.source, request.destination):
+            volume = self._store.get(VolumeRecord, name)
+            if volume is not None and volume.mode is not None:
+                return volume.mode
+        system = self._store.get(SystemRecord, "system")
+        return Mode.DELEGATE if system is None else system.mode
+
+    # --- running --------------------------------------------------------------------------------
+
+    def _launch(self, job: RunningJob) -> None:
+        self._live[job.id] = job
+        if job.request.by_host:
+            self._host_jobs += 1
+        task = asyncio.create_task(self._live_out(job), name=f"job {job.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _live_out(self, job: RunningJob) -> None:
+        try:
+            if job.request.by_host:
+                await self._run(job)
+            else:
+                await self._in_turn(job)
+        except StoreError as error:
+            # Without the store no state can be kept: the record in it still says "unfinished",
+            # and the next start takes the job up from its last checkpoint.
+            log.error("job lost its store", job=job.id, error=str(error))
+            job.failure = CopyFailed(f"the store failed: {error}")
+        finally:
+            if job.request.by_host:
+                self._host_jobs -= 1
+            del self._live[job.id]
+            job.ended.set()
+            job.touch()
+        if job.request.by_host:
+            await self._forget_old_host_jobs()
+
+    async def _in_turn(self, job: RunningJob) -> None:
+        turn = asyncio.ensure_future(self._turns.acquire())
+        halted = asyncio.ensure_future(job.halt.wait())
+        try:
+            await asyncio.wait({turn, halted}, return_when=asyncio.FIRST_COMPLETED)
+            if turn.done():
+                await self._run(job)
+            else:
+                await self._conclude(job)
+        finally:
+            halted.cancel()
+            if not turn.cancel():
+                self._turns.release()
+
+    async def _run(self, job: RunningJob) -> None:
+        if job.halt.requested:
+            await self._conclude(job)
+            return
+        retries = self.settings.host_retries if job.request.by_host else self.settings.retries
+        started = job.record.started or self._wall_clock()
+        job.happen(JobEvent.START, started=started)
+        await self._store.put(job.record)
+        tracking = SourceTracking(self._devices, job)
+        checkpoint = Checkpoint(job, self._devices, self._store.put, retries)
+        workshop = Workshop(
+            self._devices, self.settings, self.budget, self._lane, self._learning.learn
+        )
+        execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
+        ticker = asyncio.create_task(self._tick(job, execution, checkpoint, tracking))
+        try:
+            await execution.run()
+        except CopyFailed as failure:
+            job.failure = failure
+        finally:
+            ticker.cancel()
+            await asyncio.wait({ticker})
+            tracking.end()
+        await self._conclude(job)
+
+    async def _conclude(self, job: RunningJob) -> None:
+        """The job's last state; a job that stops with the controller stays as it is."""
+        now = self._wall_clock()
+        if job.failure is not None:
+            job.happen(JobEvent.FAIL, error=str(job.failure), finished=now)
+        elif all(work.is_copied for work in job.works):
+            if job.record.state is JobState.QUEUED:
+                job.happen(JobEvent.START, started=job.record.started or now)
+            job.happen(JobEvent.FINISH, finished=now)
+        elif job.halt.reason is HaltReason.CANCEL:
+            job.happen(JobEvent.CANCEL, finished=now)
+        else:
+            job.update()
+        await self._store.put(job.record)
+        log.info("job ended", job=job.id, state=str(job.record.state), error=job.record.error)
+
+    async def _tick(
+        self,
+        job: RunningJob,
+        execution: Execution,
+        checkpoint: Checkpoint,
+        tracking: SourceTracking,
+    ) -> None:
+        """Progress and checkpoints while the job runs. A checkpoint that takes long makes the
+        next one wait: at most a twentieth of the time goes into them."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self.settings.confirm_seconds
+        while True:
+            await asyncio.sleep(self.settings.progress_seconds)
+            job.tick()
+            if loop.time() < due:
+                continue
+            began = loop.time()
+            tracking.note()
+            try:
+                await checkpoint.attempt()
+            except CopyFailed as failure:
+                execution.fail(failure)
+            except StoreError as error:
+                execution.fail(CopyFailed(f"the store failed: {error}"))
+            took = loop.time() - began
+            due = loop.time() + max(self.settings.confirm_seconds, 20 * took)
+
+    async def _forget_old_host_jobs(self) -> None:
+        """Hosts may send thousands of copies an hour: of theirs only the last are kept."""
+        ended = [
+            record
+            for record in self._store.list(JobRecord)
+            if record.state in TERMINAL and request_of(record).by_host
+        ]
+        surplus = len(ended) - self.settings.host_jobs_kept
+        if surplus < max(self.settings.host_jobs_kept // 10, 1):
+            return
+        async with self._store.transaction() as change:
+            for record in ended[:surplus]:
+                change.delete(JobRecord, record.key)
+
+    # --- what a job needs -----------------------------------------------------------------------
+
+    def _lane(self, backend: str, limits: CopyLimits) -> Lane:
+        port = self._devices.second_controller(backend)
+        lane = self._lanes.get(backend)
+        if lane is None or lane.port is not port:
+            lane = self._lanes[backend] = Lane(port, limits, self.settings)
+        return lane
+
+    def _segments(self, request: CopyRequest) -> list[RequestedSegment]:
+        segments = []
+        for span in request.ranges:
+            try:
+                source = self._devices.place(span.source or request.source)
+                destination = self._devices.place(span.destination or request.destination)
+            except LookupError as missing:
+                raise CopyRefused(str(missing)) from missing
+            segments.append(
+                RequestedSegment(
+                    source, span.lba, destination, span.destination_lba, span.blocks, span.number
+                )
+            )
+        return segments
+
+    def _works(self, plan: Plan) -> list[StepWork]:
+        directory = self._devices.directory()
+        return [
+            StepWork(
+                step,
+                directory[step.source.device].block_size,
+                directory[step.destination.device].block_size,
+            )
+            for step in plan.steps
+        ]
+
+
+_ENDED = 1 << 62
+"""The version of a job that will not change any more."""
+
+
+def request_of(record: JobRecord) -> CopyRequest:
+    """The request that a record was made from."""
+    return CopyRequest.from_json(
+        record.type, record.source, record.destination, record.asked_by, record.request
+    )

@@ -1,0 +1,123 @@
+"""Copying by a second controller: the steps become second commands, sent one behind the other.
+
+The commands of a batch of steps are made while they are sent, a few ahead, so that a terabyte
+needs no more memory than a megabyte. GOOD means that the blocks a command covers are at the
+destination; any other end means that nobody knows which of them are, and they stay missing. No
+byte of payload passes through this controller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from daiko.command_control.function_table import CopyLimits
+from daiko.command_control.generation import SecondCommand, generate
+from daiko.command_control.naming import DeviceAddress
+from daiko.command_control.plan import Step
+from daiko.copy_manager.failure import Failure
+from daiko.copy_manager.halt import Halt
+from daiko.copy_manager.lane import CommandFailed, Halted, Lane
+from daiko.copy_manager.settings import Retries
+from daiko.copy_manager.step_work import StepWork
+from daiko.mapping.extent import DeviceId
+from daiko.scsi.copy_parameters import ExtendedCopy
+
+
+class Dropped(Exception):
+    """The second controller does not go on with these steps."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class DelegatedCopy:
+    """Steps of one second controller that may run side by side."""
+
+    def __init__(
+        self,
+        works: Sequence[StepWork],
+        lane: Lane,
+        limits: CopyLimits,
+        *,
+        directory: Mapping[DeviceId, DeviceAddress],
+        template: ExtendedCopy | None,
+        retries: Retries,
+        halt: Halt,
+        generation: Callable[[StepWork], int],
+        moved: Callable[[], None],
+    ) -> None:
+        """`template` is the host's command where one asked for the copy: second commands keep its
+        structure. `generation` says over which connection the destination of a step is reached
+        by this controller now (its flush will have to prove the blocks)."""
+        self.works = works
+        self._lane = lane
+        self._limits = limits
+        self._directory = directory
+        self._template = template
+        self._retries = retries
+        self._halt = halt
+        self._generation = generation
+        self._moved = moved
+        self._failure: Failure | None = None
+
+    async def run(self) -> None:
+        """Copy what is missing; return early when a halt was asked for. Raises Dropped when the
+        executor gave up, with nothing in flight."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        before = [work.copied_blocks for work in self.works]
+        room = asyncio.Semaphore(self._lane.width)
+        async with asyncio.TaskGroup() as group:
+            for command, covers in self._commands():
+                await room.acquire()
+                if self._failure is not None or self._halt.requested:
+                    break
+                group.create_task(self._carry_out(command, covers, room))
+        self._share_out(loop.time() - started, before)
+        if self._failure is not None:
+            raise Dropped(self._failure)
+
+    def _commands(self) -> Iterator[tuple[SecondCommand, list[tuple[StepWork, int, int]]]]:
+        """The second commands for all that is missing, each with the blocks that it covers."""
+        origins: dict[int, tuple[StepWork, int]] = {}
+        parts: list[Step] = []
+        for work in self.works:
+            for first, blocks in work.missing():
+                origins[len(parts)] = (work, first)
+                parts.append(work.part(first, blocks))
+        for command in generate(parts, self._directory, self._limits, self._template):
+            covers = []
+            for cover in command.covers:
+                work, first = origins[cover.step]
+                covers.append((work, first + cover.offset, cover.blocks))
+            yield command, covers
+
+    async def _carry_out(
+        self,
+        command: SecondCommand,
+        covers: list[tuple[StepWork, int, int]],
+        room: asyncio.Semaphore,
+    ) -> None:
+        generations = [self._generation(work) for work, _, _ in covers]
+        try:
+            await self._lane.carry_out(command, self._retries, self._halt)
+        except CommandFailed as failed:
+            if self._failure is None:
+                self._failure = failed.failure
+        except Halted:
+            return
+        else:
+            for (work, first, blocks), generation in zip(covers, generations, strict=True):
+                work.note_written(first, blocks, generation)
+            self._moved()
+        finally:
+            room.release()
+
+    def _share_out(self, seconds: float, before: Sequence[int]) -> None:
+        """The time goes to the steps by what was done of each."""
+        done = [work.copied_blocks - was for work, was in zip(self.works, before, strict=True)]
+        total = sum(done)
+        for work, blocks in zip(self.works, done, strict=True):
+            work.seconds += seconds * blocks / total if total else seconds / len(self.works)

@@ -1,0 +1,253 @@
+"""Copying by this controller: a bounded pump that reads and writes.
+
+A step's missing ranges are cut into transfers. A transfer takes its buffer from the budget that
+all jobs share, reads from the source, writes what it read to the destination, and gives the
+buffer back. So many of them are in flight that a long link stays full; how much memory they hold
+is the budget's affair and does not depend on the size of the volume.
+
+Like everything that moves data here the pump works with completions: a transfer is one small
+object whose bound methods are the callbacks, and no task or future is made for it. A device may
+complete inline; therefore a completion never begins the next transfer itself but leaves that to
+the next turn of the event loop. That also keeps a fast local device from starving the hosts.
+
+A transfer that fails for a while (BUSY, connection lost) waits and tries again, with its data in
+hand if it was the write that failed. One that fails for good ends the pump: nothing new is begun,
+what is in flight comes to its end, the first error is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from math import lcm
+
+from daiko.copy_manager.budget import TransferBudget
+from daiko.copy_manager.error import CopyFailed, Side
+from daiko.copy_manager.failure import Verdict, classify_error
+from daiko.copy_manager.halt import Halt
+from daiko.copy_manager.settings import CopySettings, Retries
+from daiko.copy_manager.step_work import StepWork
+from daiko.device.block import BlockDevice, Buffer
+from daiko.device.error import DeviceError
+
+
+class LocalCopy:
+    """One step, carried out by this controller."""
+
+    def __init__(
+        self,
+        work: StepWork,
+        source: BlockDevice,
+        destination: BlockDevice,
+        *,
+        budget: TransferBudget,
+        settings: CopySettings,
+        retries: Retries,
+        halt: Halt,
+        generation: Callable[[], int],
+        moved: Callable[[], None],
+    ) -> None:
+        """`generation` says over which connection the destination is reached now; `moved` is
+        called after each transfer."""
+        self.work = work
+        self.source = source
+        self.destination = destination
+        self.retries = retries
+        self.halt = halt
+        self.generation = generation
+        self._budget = budget
+        self._moved = moved
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._blocks = self._transfer_blocks(settings.transfer_bytes)
+        self._bytes = self._blocks * source.block_size
+        self._slots = settings.transfers_in_flight
+        self._ranges = self._cut()
+        self._in_flight = 0
+        self._resting: dict[_Transfer, asyncio.TimerHandle] = {}
+        self._asking = False
+        self._exhausted = False
+        self._scheduled = False
+        self._failure: CopyFailed | None = None
+
+    async def run(self) -> None:
+        """Copy what is missing of the step; return early when a halt was asked for, with nothing
+        in flight. Raises CopyFailed."""
+        self.halt.listen(self._halted)
+        started = self._loop.time()
+        try:
+            self._schedule()
+            await self._finished
+        finally:
+            self.halt.unlisten(self._halted)
+            self.work.seconds += self._loop.time() - started
+        if self._failure is not None:
+            raise self._failure
+
+    # --- giving out transfers -------------------------------------------------------------------
+
+    def _transfer_blocks(self, transfer_bytes: int) -> int:
+        """Source blocks of one transfer: what both devices take at once, in whole blocks of
+        both."""
+        size = transfer_bytes
+        for device in (self.source, self.destination):
+            if device.capabilities.maximum_blocks:
+                size = min(size, device.capabilities.maximum_blocks * device.block_size)
+        unit = lcm(self.source.block_size, self.destination.block_size)
+        return max(size // unit, 1) * unit // self.source.block_size
+
+    def _cut(self) -> Iterator[tuple[int, int]]:
+        """The missing ranges in transfers, on a grid from the step's start."""
+        size = self._blocks
+        for first, blocks in self.work.missing():
+            end = first + blocks
+            while first < end:
+                edge = min(end, (first // size + 1) * size)
+                yield first, edge - first
+                first = edge
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._exhausted or self._failure is not None or self.halt.requested
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Begin one transfer if there is room for it; come again if there is room for more."""
+        self._scheduled = False
+        if self._is_ending:
+            self._end_if_idle()
+        elif self._in_flight < self._slots and not self._asking:
+            self._asking = True
+            if self._budget.take(self._bytes, self._granted):
+                self._begin()
+
+    def _granted(self) -> None:
+        # Called from within another pump's completion: begin in a turn of our own.
+        self._loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._asking = False
+        copy = None if self._is_ending else next(self._ranges, None)
+        if copy is None:
+            self._exhausted = self._exhausted or not self._is_ending
+            self._budget.give(self._bytes)
+            self._end_if_idle()
+            return
+        self._in_flight += 1
+        self._schedule()
+        _Transfer(self, *copy).read()
+
+    def _end_if_idle(self) -> None:
+        if self._asking and self._budget.withdraw(self._granted):
+            self._asking = False
+        if self._in_flight == 0 and not self._asking and not self._finished.done():
+            self._finished.set_result(None)
+
+    def _halted(self) -> None:
+        """Nobody waits for another try any more."""
+        while self._resting:
+            _, timer = self._resting.popitem()
+            timer.cancel()
+            self.transfer_dropped()
+        self._schedule()
+
+    # --- what transfers report ------------------------------------------------------------------
+
+    def transfer_done(self, first: int, blocks: int, generation: int) -> None:
+        """A transfer's blocks are at the destination."""
+        self.work.bytes_through += blocks * self.work.block_size
+        self.work.note_written(first, blocks, generation)
+        self._moved()
+        self._release()
+
+    def transfer_failed(self, side: Side, error: DeviceError) -> None:
+        """A transfer gave up."""
+        if self._failure is None:
+            self._failure = CopyFailed(
+                f"{self._name(side)}: {error}",
+                segment=self.work.step.segment,
+                side=side,
+                error=error,
+            )
+        self._release()
+
+    def rest(self, transfer: _Transfer, delay: float, again: Callable[[], None]) -> None:
+        """A transfer tries again after a while."""
+
+        def wake() -> None:
+            del self._resting[transfer]
+            again()
+
+        self._resting[transfer] = self._loop.call_later(delay, wake)
+
+    def transfer_dropped(self) -> None:
+        """A transfer ended because of a halt."""
+        self._release()
+
+    def _release(self) -> None:
+        self._in_flight -= 1
+        self._budget.give(self._bytes)
+        self._schedule()
+
+    def _name(self, side: Side) -> str:
+        step = self.work.step
+        if side is Side.SOURCE:
+            return f"reading from {step.source.device}"
+        return f"writing to {step.destination.device}"
+
+
+class _Transfer:
+    """One buffer on its way: read, then write; each tried again while that makes sense."""
+
+    __slots__ = ("_blocks", "_copy", "_data", "_first", "_generation", "_tried")
+
+    def __init__(self, copy: LocalCopy, first: int, blocks: int) -> None:
+        self._copy = copy
+        self._first = first
+        self._blocks = blocks
+        self._data: Buffer = b""
+        self._generation = 0
+        self._tried = 0
+
+    def read(self) -> None:
+        copy = self._copy
+        copy.source.read(copy.work.step.source.lba + self._first, self._blocks, self._read_done)
+
+    def _read_done(self, error: DeviceError | None, data: Buffer) -> None:
+        if error is not None:
+            self._again(Side.SOURCE, error, self.read)
+            return
+        self._data = data
+        self._tried = 0
+        self._write()
+
+    def _write(self) -> None:
+        copy = self._copy
+        work = copy.work
+        self._generation = copy.generation()
+        skipped = self._first * work.block_size // work.destination_block_size
+        copy.destination.write(work.step.destination.lba + skipped, self._data, self._write_done)
+
+    def _write_done(self, error: DeviceError | None) -> None:
+        if error is not None:
+            self._again(Side.DESTINATION, error, self._write)
+            return
+        self._data = b""
+        self._copy.transfer_done(self._first, self._blocks, self._generation)
+
+    def _again(self, side: Side, error: DeviceError, step: Callable[[], None]) -> None:
+        self._tried += 1
+        delay = self._copy.retries.delay(self._tried)
+        verdict = classify_error(error).verdict
+        if verdict in (Verdict.FALL_BACK, Verdict.HOSTS_BUSINESS) or delay is None:
+            self._data = b""
+            self._copy.transfer_failed(side, error)
+        elif self._copy.halt.requested:
+            self._data = b""
+            self._copy.transfer_dropped()
+        else:
+            self._copy.rest(self, delay, step)

@@ -1,0 +1,74 @@
+"""What is asked of the copy manager: one request, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from daiko.command_control.plan import Function, Mode
+
+ADMINISTRATOR = "administrator"
+
+
+class CopyRange(NamedTuple):
+    """A run of blocks to copy. The names are those of the request where they are empty."""
+
+    lba: int
+    """First block in the source."""
+    blocks: int
+    """Source blocks."""
+    destination_lba: int
+    """First block in the destination, in its own blocks."""
+    source: str = ""
+    destination: str = ""
+    number: int | None = None
+    """The host's number of the segment that this is, where not all of its segments copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """A copy as it is asked for, before anything is decided."""
+
+    type: str
+    """backup, restore or copy."""
+    function: Function
+    source: str
+    """A place as `devices.place` knows it: a volume, BACKEND/LUN, or BACKEND with one LU."""
+    destination: str
+    ranges: tuple[CopyRange, ...]
+    """In the order in which they take effect."""
+    mode: Mode | None = None
+    """Overrides the volume's and the system's."""
+    asked_by: str = ADMINISTRATOR
+
+    @property
+    def by_host(self) -> bool:
+        """Asked for by a host's EXTENDED COPY."""
+        return self.asked_by != ADMINISTRATOR
+
+    def as_json(self) -> dict[str, Any]:
+        """What a JobRecord keeps of the request, to plan it again."""
+        return {
+            "function": str(self.function),
+            "mode": None if self.mode is None else str(self.mode),
+            "ranges": [
+                list(copy if copy[3:] != ("", "", None) else copy[:3]) for copy in self.ranges
+            ],
+        }
+
+    @classmethod
+    def from_json(
+        cls, type: str, source: str, destination: str, asked_by: str, kept: Mapping[str, Any]
+    ) -> CopyRequest:
+        """The inverse of `as_json`."""
+        mode = kept.get("mode")
+        return cls(
+            type=type,
+            function=Function(kept["function"]),
+            source=source,
+            destination=destination,
+            ranges=tuple(CopyRange(*copy) for copy in kept["ranges"]),
+            mode=None if mode is None else Mode(mode),
+            asked_by=asked_by,
+        )

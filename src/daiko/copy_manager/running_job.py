@@ -1,0 +1,107 @@
+"""One job while it runs: its steps, its progress, and those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from daiko.copy_manager.error import CopyFailed
+from daiko.copy_manager.halt import Halt
+from daiko.copy_manager.job import JobEvent, next_state
+from daiko.copy_manager.progress import Progress, RateMeter
+from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.step_work import StepWork
+from daiko.scsi.copy_parameters import ExtendedCopy
+from daiko.state.record import TERMINAL, JobRecord
+
+
+class RunningJob:
+    """The live side of a JobRecord."""
+
+    def __init__(
+        self,
+        record: JobRecord,
+        request: CopyRequest,
+        works: list[StepWork],
+        *,
+        template: ExtendedCopy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.record = record
+        self.request = request
+        self.works = works
+        """Every step, in the order of the request's ranges; dropped ones stay in the list."""
+        self.template = template
+        self.halt = Halt()
+        self.failure: CopyFailed | None = None
+        self.version = 0
+        self._clock = clock
+        self._meter = RateMeter()
+        self._changed = asyncio.Event()
+        self._noted = -1
+        self.ended = asyncio.Event()
+
+    @property
+    def id(self) -> int:
+        return self.record.id
+
+    @property
+    def copied_blocks(self) -> int:
+        return sum(work.copied_blocks for work in self.works)
+
+    def replace(self, work: StepWork, others: Iterable[StepWork]) -> None:
+        """Put other steps in the place of one."""
+        place = next(place for place, other in enumerate(self.works) if other is work)
+        self.works[place : place + 1] = others
+
+    def happen(self, event: JobEvent, **changes: Any) -> JobRecord:
+        """Change the state by its table, and other fields of the record with it. Raises
+        IllegalTransition."""
+        state = next_state(self.record.state, event)
+        return self.update(state=state, **changes)
+
+    def update(self, **changes: Any) -> JobRecord:
+        """The record as of now, with the steps as they are; watchers hear of it."""
+        steps = tuple(work.record() for work in self.works)
+        self.record = self.record.model_copy(update={"steps": steps, **changes})
+        self.touch()
+        if self.record.state in TERMINAL:
+            self.ended.set()
+        return self.record
+
+    def touch(self) -> None:
+        """Something changed: whoever waits for that goes on."""
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def tick(self) -> None:
+        """Take a sample for the rate; tell watchers when blocks were copied since the last."""
+        copied = self.copied_blocks
+        self._meter.sample(self._clock(), copied)
+        if copied != self._noted:
+            self._noted = copied
+            self.touch()
+
+    async def changed(self, since: int) -> None:
+        """Wait until `version` is above `since`."""
+        while self.version <= since:
+            await self._changed.wait()
+
+    def progress(self) -> Progress:
+        """How far it is now."""
+        record = self.record
+        copied = self.copied_blocks
+        return Progress(
+            job=record.id,
+            state=record.state,
+            confirmed_blocks=sum(work.confirmed.blocks for work in self.works),
+            copied_blocks=copied,
+            blocks=record.blocks,
+            block_size=record.block_size,
+            blocks_per_second=self._meter.rate,
+            eta_seconds=self._meter.eta(max(record.blocks - copied, 0)),
+            version=self.version,
+        )

@@ -1,0 +1,57 @@
+"""The copy manager's limits, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Bounded back-off: how long to wait before each further try of one thing."""
+
+    delays: tuple[float, ...] = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 4.0, 8.0, 8.0, 16.0, 16.0)
+    """Seconds. As many further tries as there are delays; together about a minute, the time in
+    which a controller restarts or fails over to its other half."""
+
+    def delay(self, tried: int) -> float | None:
+        """Seconds to wait after the `tried`th failure (from 1); None: give up."""
+        return self.delays[tried - 1] if tried <= len(self.delays) else None
+
+
+@dataclass(frozen=True, slots=True)
+class CopySettings:
+    """One value for a whole copy manager."""
+
+    buffer_bytes: int = 32 * MIB
+    """Payload held by all transfers of all jobs together. Transports may hold a second copy of
+    what they are sending, so this is half of the 64 MiB that copies may use."""
+    transfer_bytes: int = 1 * MIB
+    """Of one read and write of this controller."""
+    transfers_in_flight: int = 16
+    """Of one step; a job alone fills a long link with them, several share `buffer_bytes`."""
+    batches_in_flight: int = 4
+    """Steps of one job that are carried out side by side, by different executors or ranges."""
+    commands_in_flight: int = 2
+    """Second commands at one controller, at least: one is carried out, the next waits in its task
+    set, so that it never idles. More where its own limit says that it works on more."""
+    maximum_commands_in_flight: int = 8
+    running_jobs: int = 4
+    """Of administrators; those of hosts start at once."""
+    running_host_jobs: int = 64
+    """Beyond, a host is told TASK SET FULL."""
+    confirm_seconds: float = 1.0
+    """Least time between two checkpoints of a job. A crash costs at most this much work."""
+    progress_seconds: float = 0.25
+    command_seconds: float = 180.0
+    """Time allowed to a second command; a segment of 32 MiB on a busy old array is slow."""
+    retries: Retries = Retries()
+    host_retries: Retries = Retries((0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0))
+    """For jobs of hosts: about 16 s, so that the host hears of it before its own time-out."""
+    lost_tries: int = 2
+    """How often a step stays with an executor whose connection was lost in a command."""
+    host_jobs_kept: int = 1000
+    """Finished jobs of hosts in the store; older ones are dropped."""
+    stop_seconds: float = 10.0
+    """What is in flight has this long to end when the controller stops."""
