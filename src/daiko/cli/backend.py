@@ -1,0 +1,172 @@
+"""`daiko backend`: second controllers, and disks of this controller."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from daiko.cli import client, follow, option, render
+
+app = typer.Typer(no_args_is_help=True, help="Second controllers, and disks of this controller.")
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")],
+    address: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADDRESS",
+            help="iscsi://HOST:PORT/IQN, or iscsi://HOST:PORT where there is only one target, "
+            "or the path of a file or block device.",
+        ),
+    ],
+    portal: Annotated[
+        list[str] | None,
+        typer.Option("--portal", metavar="HOST:PORT", help="A further portal of the target."),
+    ] = None,
+    block_size: Annotated[
+        int, typer.Option("--block-size", metavar="512|4096", help="Of a file.")
+    ] = 512,
+    json: option.Json = False,
+) -> None:
+    """Attach a back end, and find out what it has and what it can do."""
+    with follow.busy(f"attaching {name}"):
+        added = client.of(context).post(
+            "backends",
+            body={
+                "name": name,
+                "address": option.address(address),
+                "portals": portal or [],
+                "block_size": block_size,
+            },
+        )
+    if json:
+        render.as_json(added)
+        return
+    count = len(added["devices"])
+    render.said(f"{name} is attached: {count} LU{'s' * (count != 1)}")
+    _functions(added)
+
+
+@app.command("ls")
+def ls(context: typer.Context, json: option.Json = False) -> None:
+    """List the back ends."""
+    found = client.of(context).get("backends")
+    if json:
+        render.as_json(found)
+        return
+    made = render.table(
+        "name", "answers", "LUs", "capacity", "direct backup", "address", right=("LUs", "capacity")
+    )
+    for backend in found:
+        able = {row["function"]: row["can"] for row in backend["functions"]}
+        made.add_row(
+            backend["name"],
+            "yes" if backend["connected"] else f"[red]no[/red]: {backend['detail']}",
+            str(len(backend["devices"])),
+            render.size(sum(d["blocks"] * d["block_size"] for d in backend["devices"])),
+            render.can(able["direct-backup"]) if "direct-backup" in able else "",
+            _address(backend),
+        )
+    render.rows(made, "no back ends yet; attach one with daiko backend add")
+
+
+@app.command("show")
+def show(context: typer.Context, name: option.BackendName, json: option.Json = False) -> None:
+    """Show one back end: its LUs, what it can do, who uses it."""
+    found = client.of(context).get("backends", name)
+    if json:
+        render.as_json(found)
+    else:
+        _show(found)
+
+
+@app.command("rm")
+def rm(context: typer.Context, name: option.BackendName) -> None:
+    """Detach a back end. No data on it is touched."""
+    client.of(context).delete("backends", name)
+    render.said(f"{name} is detached")
+
+
+@app.command("probe")
+def probe(context: typer.Context, name: option.BackendName, json: option.Json = False) -> None:
+    """Ask a back end everything again: its LUs, what it can do, what it reaches."""
+    with follow.busy(f"asking {name}"):
+        found = client.of(context).post("backends", name, "probe")
+    if json:
+        render.as_json(found)
+    else:
+        _show(found)
+
+
+@app.command("rescan")
+def rescan(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[BACKEND]", help="Default: all of them.")] = "",
+    json: option.Json = False,
+) -> None:
+    """Find new, grown and vanished LUs."""
+    rest = client.of(context)
+    with follow.busy("looking"):
+        found = [rest.post("backends", name, "rescan")] if name else rest.post("backends", "rescan")
+    if json:
+        render.as_json(found)
+        return
+    for backend in found:
+        count = len(backend["devices"])
+        render.said(
+            f"{backend['name']}: {count} LU{'s' * (count != 1)}"
+            + (f"; {backend['detail']}" if backend["detail"] else "")
+        )
+
+
+def _address(backend: dict[str, Any]) -> str:
+    if backend["path"]:
+        return str(backend["path"])
+    return "\n".join([*backend["portals"], backend["iqn"]])
+
+
+def _show(backend: dict[str, Any]) -> None:
+    render.facts(
+        [
+            ("name", backend["name"]),
+            ("address", _address(backend)),
+            ("answers", "yes" if backend["connected"] else f"no: {backend['detail']}"),
+            ("note", backend["detail"] if backend["connected"] else ""),
+            ("used by", ", ".join(backend["used_by"]) or "no volume"),
+            ("asked at", render.moment(backend["probed_at"])),
+        ]
+    )
+    render.out.print()
+    made = render.table(
+        "LU", "capacity", "block", "product", "3PC", "identity", right=("capacity", "block")
+    )
+    for device in backend["devices"]:
+        made.add_row(
+            f"{backend['name']}/{device['lun']}",
+            render.size(device["blocks"] * device["block_size"]),
+            str(device["block_size"]),
+            " ".join(filter(None, (device["vendor"], device["product"], device["revision"]))),
+            "yes" if device["third_party_copy"] else "no",
+            _identity(device["designators"]),
+        )
+    render.rows(made, "it has no LUs")
+    if backend["functions"]:
+        render.out.print()
+        _functions(backend)
+
+
+def _identity(designators: list[str]) -> str:
+    """The best designator without its header of 4 bytes."""
+    return designators[0][8:] if designators else ""
+
+
+def _functions(backend: dict[str, Any]) -> None:
+    for row in backend["functions"]:
+        render.out.print(
+            Text.assemble(row["function"], " ", render.can(row["can"]), f": {row['reason']}")
+        )

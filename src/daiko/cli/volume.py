@@ -1,0 +1,162 @@
+"""`daiko volume`: what hosts see as a disk."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from daiko.cli import client, complete, option, render
+
+app = typer.Typer(no_args_is_help=True, help="Volumes: what hosts see as a disk.")
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")],
+    extent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--extent",
+            metavar="BACKEND/LUN:LBA:BLOCKS",
+            help="By hand: these blocks of this LU. Give it again for the next extent.",
+        ),
+    ] = None,
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="Automatic: 10G, 512MiB, 1TB.")
+    ] = "",
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="BACKEND[/LUN]",
+            help="Automatic: where to take room from, in this order. What no volume uses there "
+            "counts as free.",
+            autocompletion=complete.places,
+        ),
+    ] = None,
+    image: Annotated[
+        str,
+        typer.Option(
+            "--image",
+            metavar="BACKEND[/LUN]",
+            help="Take this LU in as it is; nothing is copied, and `release` gives it back.",
+            autocompletion=complete.places,
+        ),
+    ] = "",
+    mode: Annotated[
+        str,
+        typer.Option("--mode", metavar="delegate|direct|local", help="Override the system's mode."),
+    ] = "",
+    json: option.Json = False,
+) -> None:
+    """Make a volume: by hand (--extent), automatically (--size --from), or from an LU as it is
+    (--image)."""
+    ways = [bool(extent), bool(size or source), bool(image)]
+    if sum(ways) != 1:
+        raise option.usage(
+            "say in one way what the volume is made of",
+            "--extent … for extents by hand, --size and --from for automatic ones, "
+            "--image for an LU as it is",
+        )
+    body: dict[str, Any] = {"name": name, **option.mode(mode)}
+    if extent:
+        body |= {"how": "by-hand", "extents": [_extent(text) for text in extent]}
+    elif image:
+        body |= {"how": "image", "device": image}
+    else:
+        if not size or not source:
+            raise option.usage(
+                "--size and --from belong together",
+                f"as in `daiko volume add {name} --size 10G --from sd1`",
+            )
+        body |= {"how": "automatic", "size": option.size(size), "candidates": source}
+    made = client.of(context).post("volumes", body=body)
+    if json:
+        render.as_json(made)
+        return
+    count = len(made["extents"])
+    render.said(
+        f"{name} is there: {render.size(made['size'])} in {count} extent{'s' * (count != 1)}; "
+        f"give it to a host with `daiko host map HOST {name}`"
+    )
+
+
+@app.command("ls")
+def ls(context: typer.Context, json: option.Json = False) -> None:
+    """List the volumes."""
+    found = client.of(context).get("volumes")
+    if json:
+        render.as_json(found)
+        return
+    made = render.table(
+        "name", "size", "block", "extents", "on", "mapped to", right=("size", "block", "extents")
+    )
+    for volume in found:
+        backends = dict.fromkeys(e["device"].rpartition("/")[0] for e in volume["extents"])
+        made.add_row(
+            volume["name"] + (" [dim](image)[/dim]" if volume["image"] else ""),
+            render.size(volume["size"]),
+            str(volume["block_size"]),
+            str(len(volume["extents"])),
+            ", ".join(backends),
+            _mapped(volume),
+        )
+    render.rows(made, "no volumes yet; make one with daiko volume add")
+
+
+@app.command("show")
+def show(context: typer.Context, name: option.VolumeName, json: option.Json = False) -> None:
+    """Show one volume."""
+    rest = client.of(context)
+    found = rest.get("volumes", name)
+    if json:
+        render.as_json(found)
+        return
+    render.facts(
+        [
+            ("name", found["name"]),
+            ("size", f"{render.size(found['size'])} ({found['blocks']:,} blocks)"),
+            ("block", f"{found['block_size']} bytes"),
+            ("identity", f"naa.{found['naa']}"),
+            ("mode", found["mode"] or "the system's"),
+            ("kind", "an LU taken in as it is" if found["image"] else ""),
+            ("mapped to", _mapped(found) or "no host"),
+            ("made at", render.moment(found["created"])),
+        ]
+    )
+    render.out.print()
+    render.extents(rest.get("mappings", name))
+
+
+@app.command("rm")
+def rm(context: typer.Context, name: option.VolumeName) -> None:
+    """Forget a volume. Its blocks become free; what is in them stays until they are used again."""
+    client.of(context).delete("volumes", name)
+    render.said(f"{name} is gone")
+
+
+@app.command("release")
+def release(context: typer.Context, name: option.VolumeName, json: option.Json = False) -> None:
+    """Give the LU of an --image volume back, with everything that is on it."""
+    found = client.of(context).post("volumes", name, "release")
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"{name} is given back: {found['next_step']}")
+
+
+def _mapped(volume: dict[str, Any]) -> str:
+    return ", ".join(f"{m['host']} LUN {m['lun']}" for m in volume["mapped_to"])
+
+
+def _extent(text: str) -> dict[str, Any]:
+    device, _, rest = text.partition(":")
+    lba, _, blocks = rest.partition(":")
+    if not (device and lba.isdecimal() and blocks.isdecimal()):
+        raise option.usage(
+            f"{text!r} is not an extent",
+            "write it as BACKEND/LUN:LBA:BLOCKS, as in --extent sd1/0:0:2048",
+        )
+    return {"device": device, "lba": int(lba), "blocks": int(blocks)}
