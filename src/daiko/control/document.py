@@ -1,0 +1,251 @@
+"""A whole system as one TOML document: what `daiko apply` reads and `daiko export` writes.
+
+    [system]
+    mode = "delegate"
+    portals = ["127.0.0.1:3260"]
+
+    [backend.sd1]
+    iqn = "iqn.2026-11.com.example:sd1"
+    portals = ["192.0.2.1:3260"]
+
+    [backend.disk]
+    path = "/srv/disk.img"
+
+    [volume.alpha]
+    extents = [{ device = "sd1/0", lba = 0, blocks = 4096 }]
+
+    [volume.beta]
+    size = "10 GiB"
+    from = ["sd1/0", "disk/0"]
+
+    [volume.old]
+    image = "sd1/1"
+
+    [host.h1]
+    initiators = ["iqn.2026-11.com.example:h1"]
+    luns = { 0 = "alpha", 1 = "beta" }
+
+    [[function]]
+    backend = "sd1"
+    function = "direct-backup"
+    can = false
+    reason = "its licence has run out"
+
+    [[reach]]
+    backend = "sd1"
+    device = "vault"
+    can = true
+    reason = "same fabric"
+
+Only what an administrator decides stands in it; what was probed or learned does not. An exported
+document names the extents and the identity of each volume, so that it makes the same system again.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any, Final, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from daiko.command_control.function_table import CopyLimits, Known
+from daiko.command_control.plan import Function, Mode
+from daiko.control.error import Invalid
+from daiko.state.record import (
+    BackendKind,
+    BackendRecord,
+    ExtentRecord,
+    FunctionRecord,
+    HostRecord,
+    ReachRecord,
+    SystemRecord,
+    VolumeRecord,
+)
+from daiko.state.store import Store
+
+_UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class SystemPart(_Part):
+    """What is not given stays as it is."""
+
+    iqn: str | None = None
+    initiator_iqn: str | None = None
+    portals: tuple[str, ...] | None = None
+    mode: Mode | None = None
+
+
+class BackendPart(_Part):
+    """A second controller (iqn, portals) or an INTERNAL device (path)."""
+
+    iqn: str = ""
+    portals: tuple[str, ...] = ()
+    path: str = ""
+    block_size: int = 512
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.path) == bool(self.iqn):
+            raise ValueError("give either `iqn` and `portals`, or `path`")
+        if bool(self.iqn) != bool(self.portals):
+            raise ValueError("`iqn` and `portals` belong together")
+        return self
+
+    def record(self, name: str) -> BackendRecord:
+        return BackendRecord(
+            name=name,
+            type=BackendKind.INTERNAL if self.path else BackendKind.ISCSI,
+            iqn=self.iqn,
+            portals=self.portals,
+            path=self.path,
+            block_size=self.block_size,
+        )
+
+
+class VolumePart(_Part):
+    """Exactly one of extents, devices, image, or size and from."""
+
+    extents: tuple[ExtentRecord, ...] = ()
+    devices: tuple[str, ...] = ()
+    """Whole devices, end to end."""
+    image: str = ""
+    """One whole device, as it is."""
+    size: str | int = ""
+    source: tuple[str, ...] = Field(default=(), alias="from")
+    naa: str = Field(default="", pattern=r"^(6[0-9a-f]{31})?$")
+    mode: Mode | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [bool(self.extents), bool(self.devices), bool(self.image), bool(self.source)]
+        if sum(ways) != 1 or bool(self.source) != bool(self.size):
+            raise ValueError("give one of `extents`, `devices`, `image`, or `size` and `from`")
+        return self
+
+
+class HostPart(_Part):
+    initiators: tuple[str, ...]
+    luns: dict[int, str] = {}
+    remote_copy: tuple[str, ...] = ()
+
+    def record(self, name: str) -> HostRecord:
+        return HostRecord(name=name, **self.model_dump())
+
+
+class FunctionPart(_Part):
+    """A cell of the function table, by hand."""
+
+    backend: str
+    function: Function
+    can: bool
+    reason: str
+    limits: CopyLimits | None = None
+
+
+class ReachPart(_Part):
+    """A cell of the reachability column, by hand."""
+
+    backend: str
+    device: str
+    can: bool
+    reason: str
+
+
+class Document(_Part):
+    """A whole system."""
+
+    system: SystemPart = SystemPart()
+    backend: dict[str, BackendPart] = {}
+    volume: dict[str, VolumePart] = {}
+    host: dict[str, HostPart] = {}
+    function: tuple[FunctionPart, ...] = ()
+    reach: tuple[ReachPart, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Document:
+        """Read a document. Raises Invalid with the place of the first fault."""
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise Invalid(f"the document is not TOML: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise Invalid(f"{place or 'the document'}: {first['msg']}", field=place) from error
+
+    @classmethod
+    def of(cls, store: Store) -> Document:
+        """What the store holds."""
+        system = store.get(SystemRecord, "system")
+        return cls(
+            system=SystemPart(**system.model_dump(include=set(SystemPart.model_fields)))
+            if system is not None
+            else SystemPart(),
+            backend={
+                record.name: BackendPart(**record.model_dump(include=set(BackendPart.model_fields)))
+                for record in store.list(BackendRecord)
+            },
+            volume={record.name: _volume_part(record) for record in store.list(VolumeRecord)},
+            host={
+                record.name: HostPart(**record.model_dump(exclude={"name"}))
+                for record in store.list(HostRecord)
+            },
+            function=tuple(
+                FunctionPart(
+                    backend=record.backend,
+                    function=record.function,
+                    can=record.cell.can,
+                    reason=record.cell.reason,
+                    limits=record.cell.limits,
+                )
+                for record in store.list(FunctionRecord)
+                if record.cell.known is Known.DECLARED
+            ),
+            reach=tuple(
+                ReachPart(
+                    backend=record.backend,
+                    device=record.device,
+                    can=record.cell.can,
+                    reason=record.cell.reason,
+                )
+                for record in store.list(ReachRecord)
+                if record.cell.known is Known.DECLARED
+            ),
+        )
+
+    def text(self) -> str:
+        """The document as TOML; `parse` is the inverse."""
+        plain = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        return tomli_w.dumps(_with_text_keys(plain), multiline_strings=False)
+
+
+def _volume_part(record: VolumeRecord) -> VolumePart:
+    if record.image:
+        return VolumePart(image=record.extents[0].device, naa=record.naa, mode=record.mode)
+    return VolumePart(extents=record.extents, naa=record.naa, mode=record.mode)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """TOML's keys are texts, LUNs are numbers."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_text_keys(part) for part in value]
+    return value
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes of `10 GiB`, `512MiB`, `4096`. Raises Invalid."""
+    match = re.fullmatch(r"\s*(\d+)\s*([KMGT]i?B?|B)?\s*", str(text))
+    if match is None:
+        raise Invalid(f"{text!r} is no size: write it as 512MiB, 10GiB or a number of bytes")
+    number, unit = match.groups(default="")
+    if unit and unit != "B":
+        unit = unit[0] + "iB"
+    return int(number) * _UNITS[unit]
