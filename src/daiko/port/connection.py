@@ -1,0 +1,213 @@
+"""One connection of a port, target or initiator: bytes between a transport and `iscsi/`.
+
+The source describes its target port and its initiator port as the same structure with another
+role [0042]; so does this module. `Connection` is the asyncio protocol; the role (a `Role`) gives
+it handlers for what comes in and calls `send` for what goes out.
+
+Sending. `send` only appends to a list. The list is handed to the transport in one `writelines`
+at the end of the read batch in which it grew, or, when an answer comes later, once in the next
+turn of the event loop. Nothing else writes to the transport.
+
+Back-pressure. When the peer does not read, the transport calls `pause_writing`; `is_congested`
+is then true, and the role is told. A role that serves requests stops taking up new ones.
+
+Errors. A `RemoteProtocolError` out of a handler or the framer ends the connection after the role
+was asked for its last words (`role.refused`). Any other exception is a defect: it is logged with
+its traceback and ends this connection only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import structlog
+
+from daiko.iscsi.bhs import Buffer
+from daiko.iscsi.digest import digest
+from daiko.iscsi.error import RemoteProtocolError
+from daiko.iscsi.framing import PADDING, Framer, Handler
+
+log = structlog.get_logger(__name__)
+
+HIGH_WATER = 1024 * 1024
+"""Bytes waiting in the transport at which the connection counts as congested."""
+_NODELAY_LEVEL = 6  # IPPROTO_TCP
+_NODELAY = 1  # TCP_NODELAY
+
+
+class Role(Protocol):
+    """What a target's or an initiator's half of a connection gives to the structure."""
+
+    def dispatch(self) -> Sequence[Handler]:
+        """The first table of handlers, indexed by opcode (`framing.dispatch_table`)."""
+
+    def connected(self) -> None:
+        """The transport is up; `send` may be used."""
+
+    def refused(self, error: RemoteProtocolError) -> None:
+        """The peer broke the protocol: what is sent here goes out before the connection ends."""
+
+    def congestion_ended(self) -> None:
+        """The peer reads again."""
+
+    def lost(self, error: Exception | None) -> None:
+        """The connection is gone, by this side (None), by the peer (None) or by an error."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The structure around one transport. `framer` may be configured by the role."""
+
+    __slots__ = (
+        "_batch",
+        "_closing",
+        "_data_digest",
+        "_header_digest",
+        "_loop",
+        "_out",
+        "_role",
+        "_scheduled",
+        "_transport",
+        "framer",
+        "is_congested",
+        "local_address",
+        "peer_address",
+    )
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._out: list[Buffer] = []
+        self._scheduled = False
+        # True while a flush is certain to come: inside a read batch, or called for soon.
+        self._closing = False
+        self._header_digest = False
+        self._data_digest = False
+        self.is_congested = False
+        self.framer = Framer(role.dispatch())
+        self.local_address: tuple[str, int] = ("", 0)
+        self.peer_address: tuple[str, int] = ("", 0)
+
+    # --- transport -> here
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are Transports in all but name.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(_NODELAY_LEVEL, _NODELAY, 1)
+        self.local_address = _address(transport.get_extra_info("sockname"))
+        self.peer_address = _address(transport.get_extra_info("peername"))
+        self._role.connected()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.framer.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._scheduled = True
+        try:
+            self.framer.received(nbytes)
+        except RemoteProtocolError as error:
+            self._refuse(error)
+        except Exception:
+            log.exception("connection ended by a defect", peer=self.peer_address)
+            self.abort()
+        self._flush()
+
+    def eof_received(self) -> bool:
+        # An iSCSI connection is of no use half closed.
+        return False
+
+    def pause_writing(self) -> None:
+        self.is_congested = True
+
+    def resume_writing(self) -> None:
+        self.is_congested = False
+        self._role.congestion_ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.framer.stop()
+        self._closing = True
+        self._transport = None
+        self._out = []
+        self._role.lost(exc)
+
+    # --- role -> here
+
+    def send(self, header: bytes, data: Buffer = b"", ahs: bytes = b"") -> None:
+        """Queue a PDU: `header` from `pack`, its data segment. `data` is referred to until it is
+        written, so it must not change. Dropped silently once the connection is closing."""
+        out = self._out
+        out.append(header)
+        if ahs:
+            out.append(ahs)
+        if self._header_digest:
+            out.append(digest(header + ahs))
+        if data:
+            out.append(data)
+            padding = PADDING[len(data) & 3]
+            if padding:
+                out.append(padding)
+            if self._data_digest:
+                out.append(digest(data, padding))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def use_digests(self, header: bool, data: bool) -> None:
+        """From the next PDU on, in both directions (after the last PDU of the login)."""
+        self._header_digest = self.framer.header_digest = header
+        self._data_digest = self.framer.data_digest = data
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Send what is queued, then close; nothing that comes in is looked at any more."""
+        self.framer.stop()
+        if self._transport is not None and not self._closing:
+            self._flush()
+            self._closing = True
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what is queued is lost."""
+        self.framer.stop()
+        self._closing = True
+        self._out = []
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
+
+    # --- inside
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        out = self._out
+        if out:
+            self._out = []
+            if self._transport is not None and not self._closing:
+                self._transport.writelines(out)
+
+    def _refuse(self, error: RemoteProtocolError) -> None:
+        log.warning("connection refused", peer=self.peer_address, reason=str(error))
+        self._role.refused(error)
+        self.close()
+
+
+def _address(name: object) -> tuple[str, int]:
+    """Host and port of a socket name; a Unix socket has neither."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return (str(name[0]), int(name[1]))
+    return (str(name or ""), 0)
