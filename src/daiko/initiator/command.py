@@ -1,0 +1,108 @@
+"""One SCSI command on its way to a target and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+from daiko.device.block import Buffer
+from daiko.device.error import DeviceError
+
+CommandDone = Callable[[DeviceError | None, int, Buffer, bytes], None]
+"""(error, status, data, sense). `error` is set, and the rest means nothing, when no status came
+from the target (Unreachable, Aborted). Otherwise `status` is the target's, `data` what it sent
+(as many bytes as came), `sense` its sense data without length field."""
+
+
+class Failure(IntEnum):
+    """How a command may end without a SCSI status; beyond the range of statuses."""
+
+    TARGET_FAILURE = 0x101
+    """The target answered that it could not carry the command out (RFC 7143, 11.4.3)."""
+    TIMED_OUT = 0x102
+    """No answer in time; the task was aborted."""
+    RESET = 0x103
+    """A LOGICAL UNIT RESET of this session, meant for another command, ended the task."""
+
+
+class Stage(IntEnum):
+    """How far the escalation for a command without an answer has gone."""
+
+    WAITING = 0
+    ABORT_TASK = 1
+    LOGICAL_UNIT_RESET = 2
+
+
+class Command:
+    """What is to be sent, and what is known of it. Made once, used until `done` is called."""
+
+    __slots__ = (
+        "attempts",
+        "begun",
+        "buffer",
+        "cdb",
+        "cmd_sn",
+        "data",
+        "data_out",
+        "deadline",
+        "done",
+        "lun",
+        "portal_group_tag",
+        "read_length",
+        "received",
+        "replay",
+        "stage",
+        "tag",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        lun: int,
+        cdb: bytes,
+        done: CommandDone,
+        data_out: Buffer = b"",
+        read_length: int = 0,
+        *,
+        timeout: float = 30.0,
+        replay: bool = False,
+        buffer: memoryview | None = None,
+    ) -> None:
+        if len(cdb) > 16:
+            raise ValueError(f"a CDB of {len(cdb)} bytes")
+        if data_out and read_length:
+            raise ValueError("a command moves data one way")
+        self.lun = lun
+        """The 8-byte field."""
+        self.cdb = cdb
+        self.done = done
+        self.data_out = data_out
+        self.read_length = read_length
+        """Bytes that there is room for."""
+        self.timeout = timeout
+        self.replay = replay
+        """Whether it may be sent again after the connection was lost while it was in flight."""
+        self.buffer: Buffer | None = buffer
+        """Where data read goes: `read_length` bytes of the caller's, or made when data comes."""
+        self.data: Buffer = b""
+        """Data read, when it came in one small PDU and there is no `buffer`."""
+        self.received = 0
+        self.tag = 0
+        self.cmd_sn = 0
+        self.deadline = 0.0
+        self.stage = Stage.WAITING
+        self.attempts = 0
+        self.begun = 0.0
+        """When it was sent for the first time."""
+        self.portal_group_tag = 0
+        """Of the session in which it was in flight last."""
+
+    @property
+    def data_in(self) -> Buffer:
+        """The data read so far."""
+        buffer = self.buffer
+        if buffer is None:
+            return self.data
+        if self.received == len(buffer):
+            return buffer
+        return memoryview(buffer)[: self.received]

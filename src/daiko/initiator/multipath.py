@@ -1,0 +1,356 @@
+"""One target behind one or several portals: keeps a session to it, and commands safe over a loss.
+
+Theory of operation. There is at most one session at a time. When it is lost, the portals are tried
+in turn, beginning with the next one, with a pause after each round that doubles up to a limit.
+Commands submitted meanwhile wait, and commands that were in flight wait with them if they may be
+sent again; both for `settings.grace` seconds from the loss on. Then they complete with
+`Unreachable`, and so does whatever is submitted until a session is up again, at once: a host that
+is told soon can turn to another path.
+
+**Which commands are sent again.** A command says so itself (`Command.replay`): reads, and changes
+whose second execution leaves the same blocks as the first (WRITE, WRITE SAME, UNMAP). The danger is
+not the second execution but a late first one: the target might still be working on the lost
+session's write when the retried one, and a newer write to the same block after it, are done.
+That cannot happen inside one target portal group: the new login carries the same initiator name and
+ISID, so it *reinstates* the session, and the target has ended the old one's tasks before it answers
+(RFC 7143, 6.3.5). A portal of another portal group makes another I_T nexus and ends nothing; so a
+command that changes data and was in flight in one group is not sent again in another, it completes
+with `Unreachable`. Commands are sent again in the order of their CmdSN. COMPARE AND WRITE and the
+copy commands never are (executed twice they give another answer).
+
+**Answers that mean "again".** UNIT ATTENTION: sent again at once, the owner is told. BUSY and TASK
+SET FULL: after a pause that doubles; TASK SET FULL also lowers the queue depth. ABORTED COMMAND,
+TASK ABORTED, a failure of the target port and a reset that this session caused: again if the
+command may be. Each with a limit on the attempts; the last answer then counts.
+
+**A new session is looked at first.** The watcher is told of it and calls `release` once it has seen
+that the logical units are the ones it knows; until then only its own (`urgent`) commands go out. So
+no write meant for one LU reaches another that took its place while the connection was down.
+
+`generation` grows with every I_T nexus that ends (session lost, or reset as a unit attention
+tells): aliases and list identifiers at the target are gone then (SPC-4, 5.17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from daiko.device.error import Aborted, DeviceError, Unreachable
+from daiko.initiator.command import Command, Failure
+from daiko.initiator.discovery import new_isid
+from daiko.initiator.login import LoggedIn, log_in
+from daiko.initiator.portal import Portal
+from daiko.initiator.session import Session
+from daiko.initiator.settings import InitiatorSettings
+from daiko.iscsi.error import LoginRefused, RemoteProtocolError
+from daiko.port.connection import Connection
+from daiko.scsi.layout import MalformedData
+from daiko.scsi.opcode import Opcode, Status
+from daiko.scsi.sense import SenseKey, parse_sense
+
+log = structlog.get_logger(__name__)
+
+_RESET_ASC = 0x29
+"""ASC of the unit attentions for power on, reset and I_T nexus loss."""
+
+_NOT_WHILE_REPLAYING = frozenset(
+    {Opcode.EXTENDED_COPY, Opcode.RECEIVE_COPY_RESULTS, Opcode.MAINTENANCE_OUT}
+)
+"""Commands that rest on aliases or list identifiers: after a reset their meaning may have changed,
+so the unit attention goes to who sent them."""
+
+
+class NexusWatcher(Protocol):
+    """Who wants to know what happens to the I_T nexus."""
+
+    def nexus_started(self) -> None:
+        """A session is up. Only commands submitted as `urgent` go to it until `release`."""
+
+    def nexus_lost(self, reason: str) -> None:
+        """The session is gone."""
+
+    def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
+        """The logical unit (8-byte field) reported one; the command is sent again."""
+
+
+class Multipath:
+    """A target by its name and portals. `open` first, `close` at the end."""
+
+    def __init__(
+        self,
+        target_name: str,
+        portals: Sequence[Portal],
+        initiator_name: str,
+        watcher: NexusWatcher,
+        *,
+        settings: InitiatorSettings | None = None,
+        isid: bytes | None = None,
+    ) -> None:
+        if not portals:
+            raise ValueError(f"no portal is given for {target_name}")
+        self.target_name = target_name
+        self.portals = tuple(portals)
+        self.initiator_name = initiator_name
+        self.settings = settings or InitiatorSettings()
+        self.isid = isid or new_isid()
+        self.session: Session | None = None
+        self.portal: Portal | None = None
+        """Of the session; None while there is none."""
+        self.generation = 0
+        self.last_error = ""
+        self._watcher = watcher
+        self._waiting: list[Command] = []
+        self._pausing: set[Command] = set()
+        self._is_open = False
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._is_past_grace = False
+        self._next_portal = 0
+        self._is_held = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether commands go out at once."""
+        return self.session is not None and not self._is_held
+
+    # --- open and close
+
+    async def open(self) -> None:
+        """Try each portal once. Raises Unreachable with what each of them said; may then be
+        called again. After a success a lost session is replaced without being asked."""
+        if self._is_open:
+            return
+        self._is_open = True
+        try:
+            await self._round()
+        except BaseException:
+            self._is_open = False
+            raise
+
+    async def close(self) -> None:
+        """Log out. Commands that are not answered complete with `Aborted`."""
+        self._is_open = False
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.wait([self._reconnecting])
+            self._reconnecting = None
+        session = self.session
+        if session is not None:
+            for command in session.withdraw_queued():
+                self._end(command, Aborted(f"{self.target_name} is being closed"))
+            await session.log_out()
+        if self._grace_timer is not None:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+        self._give_up(Aborted(f"{self.target_name} is closed"))
+
+    # --- commands
+
+    def submit(self, command: Command, urgent: bool = False) -> None:
+        """Send `command` in the session, or as soon as there is one that was released."""
+        session = self.session
+        if session is not None and (not self._is_held or urgent):
+            session.submit(command)
+        elif not self._is_open:
+            command.done(Aborted(f"{self.target_name} is not open"), 0, b"", b"")
+        elif self._is_past_grace or urgent:
+            command.done(Unreachable(self._words()), 0, b"", b"")
+        else:
+            self._waiting.append(command)
+
+    def completed(self, command: Command, status: int, sense: bytes) -> None:
+        """SessionOwner: the target answered."""
+        if status and self._is_tried_again(command, status, sense):
+            return
+        if status > 0xFF:
+            self._end(command, _failure(status, self.target_name, command))
+        else:
+            command.done(None, status, command.data_in, sense)
+
+    def _is_tried_again(self, command: Command, status: int, sense: bytes) -> bool:
+        """Whether the command goes out once more instead of ending with this answer."""
+        if status in (Status.BUSY, Status.TASK_SET_FULL):
+            return self._pause(command, status)
+        if status == Status.CHECK_CONDITION:
+            try:
+                said = parse_sense(sense)
+            except MalformedData:
+                return False  # whoever sent the command sees that there is no sense to read
+            if said.key == SenseKey.UNIT_ATTENTION:
+                if said.asc == _RESET_ASC:
+                    self.generation += 1
+                self._watcher.unit_attention(command.lun, said.asc, said.ascq)
+                again = not (said.asc == _RESET_ASC and command.cdb[0] in _NOT_WHILE_REPLAYING)
+            else:
+                again = said.key == SenseKey.ABORTED_COMMAND and command.replay
+        elif status in (Status.TASK_ABORTED, Failure.TARGET_FAILURE, Failure.RESET):
+            again = command.replay
+        else:
+            again = False
+        if not again or command.attempts >= self.settings.attempts or not self._is_open:
+            return False
+        self.submit(command)
+        return True
+
+    def _pause(self, command: Command, status: int) -> bool:
+        """Send the command again after a while."""
+        settings = self.settings
+        loop = asyncio.get_running_loop()
+        if not self._is_open or loop.time() - command.begun > settings.busy_patience:
+            return False
+        if status == Status.TASK_SET_FULL and self.session is not None:
+            self.session.limit_depth()
+        pause = min(settings.busy_first * 2 ** min(command.attempts - 1, 16), settings.busy_longest)
+        self._pausing.add(command)
+        loop.call_later(pause, self._resume, command)
+        return True
+
+    def _resume(self, command: Command) -> None:
+        if command in self._pausing:  # else given up meanwhile
+            self._pausing.discard(command)
+            self.submit(command)
+
+    def _end(self, command: Command, error: DeviceError) -> None:
+        command.done(error, 0, b"", b"")
+
+    # --- loss and reconnection
+
+    def lost(self, session: Session, error: str) -> None:
+        """SessionOwner: the connection is gone."""
+        if session is not self.session:
+            return
+        tag = session.negotiated.target_portal_group_tag
+        in_flight = session.in_flight
+        self.session = None
+        self.portal = None
+        self.generation += 1
+        self.last_error = error
+        self._is_past_grace = False
+        loop = asyncio.get_running_loop()
+        level = log.warning if self._is_open else log.info
+        level("session lost", target=self.target_name, reason=error, in_flight=in_flight)
+        dropped: list[Command] = []
+        for number, command in enumerate(session.unfinished):
+            was_sent = number < in_flight
+            if not self._is_open or (was_sent and not self._may_repeat(command)):
+                dropped.append(command)
+                continue
+            command.portal_group_tag = tag if was_sent else 0
+            self._waiting.append(command)
+        if self._is_open:
+            self._grace_timer = loop.call_later(self.settings.grace, self._end_of_grace)
+            self._reconnecting = loop.create_task(self._reconnect())
+        self._watcher.nexus_lost(error)
+        failure = Unreachable if self._is_open else Aborted
+        for command in dropped:
+            self._end(command, failure(self._words()))
+
+    def _may_repeat(self, command: Command) -> bool:
+        return command.replay and command.attempts < self.settings.attempts
+
+    def _end_of_grace(self) -> None:
+        self._grace_timer = None
+        self._is_past_grace = True
+        self._give_up(Unreachable(self._words()))
+
+    def _give_up(self, error: DeviceError) -> None:
+        waiting = [*self._waiting, *self._pausing]
+        self._waiting = []
+        self._pausing = set()
+        for command in waiting:
+            self._end(command, error)
+
+    def _words(self) -> str:
+        portals = ", ".join(map(str, self.portals))
+        return f"{self.target_name} at {portals}: {self.last_error or 'no session'}"
+
+    async def _reconnect(self) -> None:
+        pause = self.settings.reconnect_first
+        self._next_portal += 1
+        while True:
+            try:
+                await self._round()
+            except Unreachable:
+                # Chance keeps the sessions of many controllers from coming back all at once.
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+                pause = min(pause * 2, self.settings.reconnect_longest)
+            else:
+                if self._reconnecting is asyncio.current_task():
+                    self._reconnecting = None
+                return
+
+    async def _round(self) -> None:
+        """Each portal once. Raises Unreachable."""
+        words = []
+        for turn in range(len(self.portals)):
+            number = (self._next_portal + turn) % len(self.portals)
+            try:
+                await self._log_in(self.portals[number])
+            except (DeviceError, RemoteProtocolError) as error:
+                words.append(f"{self.portals[number]}: {error}")
+            else:
+                self._next_portal = number
+                return
+        self.last_error = "; ".join(words)
+        raise Unreachable(f"{self.target_name}: {self.last_error}")
+
+    async def _log_in(self, portal: Portal, redirected: bool = False) -> None:
+        def begin(connection: Connection, login: LoggedIn) -> Session:
+            return self._begin(portal, connection, login)
+
+        try:
+            await log_in(
+                portal, self.initiator_name, self.target_name, self.isid, begin, self.settings
+            )
+        except LoginRefused as refusal:
+            if redirected or not refusal.address:
+                raise
+            try:
+                elsewhere = Portal.parse(refusal.address.rpartition(",")[0] or refusal.address)
+            except ValueError:
+                raise refusal from None
+            await self._log_in(elsewhere, redirected=True)
+
+    def _begin(self, portal: Portal, connection: Connection, login: LoggedIn) -> Session:
+        """The full feature phase begins: send what waits."""
+        session = Session(connection, login, self, self.settings, f"{self.target_name} at {portal}")
+        if self._grace_timer is not None:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+        self.session = session
+        self.portal = portal
+        self.last_error = ""
+        self._is_past_grace = False
+        log.info("session up", target=self.target_name, portal=str(portal))
+        self._is_held = True
+        self._watcher.nexus_started()
+        return session
+
+    def release(self) -> None:
+        """Let commands go out in the session that came up; first those that waited for it."""
+        session = self.session
+        if session is None or not self._is_held:
+            return
+        self._is_held = False
+        tag = session.negotiated.target_portal_group_tag
+        waiting, self._waiting = self._waiting, []
+        for command in waiting:
+            if command.data_out and command.portal_group_tag not in (0, tag):
+                words = f"{self.target_name}: lost, and the new path is another portal group"
+                self._end(command, Unreachable(words))
+            else:
+                self.submit(command)
+
+
+def _failure(status: int, target: str, command: Command) -> DeviceError:
+    opcode = f"{command.cdb[0]:02x}h"
+    if status == Failure.TIMED_OUT:
+        return Unreachable(f"{target}: no answer to {opcode} within {command.timeout:g} s")
+    if status == Failure.RESET:
+        return Aborted(f"{target}: {opcode} was ended by a reset of the logical unit")
+    return Unreachable(f"{target}: could not carry out {opcode} (target failure)")
