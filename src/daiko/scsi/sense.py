@@ -356,6 +356,11 @@ def write_error(lba: int | None = None) -> Sense:
     return Sense(SenseKey.MEDIUM_ERROR, 0x0C, 0x00, information=lba)
 
 
+def deferred_write_error() -> Sense:
+    """Data of a command that has had its status could not be written (SPC-4, 4.5.7)."""
+    return Sense(SenseKey.MEDIUM_ERROR, 0x0C, 0x00, deferred=True)
+
+
 def medium_error(*, writing: bool, lba: int | None = None) -> Sense:
     """The blocks could not be read or written; `lba` is the first one concerned."""
     return write_error(lba) if writing else unrecovered_read_error(lba)
@@ -404,6 +409,17 @@ def saving_parameters_not_supported() -> Sense:
 
 def invalid_bits_in_identify_message() -> Sense:
     return Sense(SenseKey.ABORTED_COMMAND, 0x3D, 0x00)
+
+
+def invalid_message_error() -> Sense:
+    """A task attribute or message that means nothing here (SAM-5, 8.4)."""
+    return _illegal(0x49, 0x00)
+
+
+def invalid_field_in_command_information_unit() -> Sense:
+    """The transport announced an amount of data that does not fit the command (FCP-4, SRP and,
+    by custom, iSCSI)."""
+    return _illegal(0x0E, 0x03)
 
 
 def command_sequence_error() -> Sense:
