@@ -1,0 +1,316 @@
+"""The command table TC: one named row for each command and service action [0044].
+
+A command that has no row does not exist. The same row says how the CDB is checked, which field is
+the address, what task order, reservations and unit attentions mean for it, whether it asks for a
+function that a second controller may carry out, and what REPORT SUPPORTED OPERATION CODES tells a
+host. Every column is filled in by hand in every row and has no default: where a row is wrong it
+shows, and a new column cannot be forgotten in old rows. `tests/command_control` walks every cell.
+
+The reservation columns are those of SPC-4, table 13 ff. ("allowed in the presence of a
+reservation", commands from an initiator that is neither holder nor registrant); the ALUA column
+is that of SPC-4, 5.16.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+from daiko.command_control.plan import Function
+from daiko.scsi import sbc, spc
+from daiko.scsi.layout import Field, Layout
+from daiko.scsi.opcode import (
+    MaintenanceIn,
+    MaintenanceOut,
+    Opcode,
+    ServiceActionIn16,
+    ThirdPartyCopyIn,
+    ThirdPartyCopyOut,
+)
+
+
+class CommandSet(Enum):
+    """Who defines the command, and which module of `target/commands` serves it."""
+
+    SPC = auto()
+    SBC = auto()
+    THIRD_PARTY_COPY = auto()
+    """SPC-4, 5.17; served only by a logical unit that has a copy manager (3PC bit)."""
+
+
+class Data(Enum):
+    """Which way the data goes."""
+
+    NONE = auto()
+    IN = auto()
+    """To the initiator."""
+    OUT = auto()
+    """From the initiator."""
+
+
+class Addresses(Enum):
+    """Which blocks of the medium a command speaks of."""
+
+    NOTHING = auto()
+    RANGE = auto()
+    """LBA and length; 0 is no block; not more than MAXIMUM TRANSFER LENGTH (page B0h)."""
+    RANGE_OR_REST = auto()
+    """LBA and length; 0 is everything from the LBA on."""
+    START = auto()
+    """An LBA only."""
+    LIST = auto()
+    """Ranges in the parameter list."""
+
+
+class Order(Enum):
+    """How task attributes bear on the command (SAM-5, 8)."""
+
+    BY_ATTRIBUTE = auto()
+    AT_ONCE = auto()
+    """It begins at once whatever is in the task set (SPC-4: INQUIRY, REPORT LUNS and REQUEST
+    SENSE answer also while other tasks wait)."""
+
+
+class Attention(Enum):
+    """What a pending unit attention condition does to the command (SAM-5, 5.14)."""
+
+    REPORTED = auto()
+    """It is reported by CHECK CONDITION in place of the command, and cleared."""
+    PASSED = auto()
+    """The command is carried out, the condition stays."""
+    RETURNED = auto()
+    """The command returns it as its data: REQUEST SENSE."""
+
+
+class Change(Enum):
+    """What the command does to the medium."""
+
+    NOTHING = auto()
+    WRITES = auto()
+    """Refused by a write-protected unit."""
+
+
+class UnderReservation(NamedTuple):
+    """Is the command of another initiator carried out?"""
+
+    write_exclusive: bool
+    exclusive_access: bool
+
+
+NEITHER = UnderReservation(write_exclusive=False, exclusive_access=False)
+READS = UnderReservation(write_exclusive=True, exclusive_access=False)
+ALWAYS = UnderReservation(write_exclusive=True, exclusive_access=True)
+
+
+class InState(NamedTuple):
+    """Is the command carried out by a target port in this asymmetric access state?"""
+
+    standby: bool
+    unavailable: bool
+
+
+IN_ACTIVE = InState(standby=False, unavailable=False)
+IN_ANY = InState(standby=True, unavailable=True)
+IN_STANDBY = InState(standby=True, unavailable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """A command. All columns are required."""
+
+    name: str
+    """As in `Opcode` or in the service action's enumeration."""
+    opcode: Opcode
+    service_action: int | None
+    """None: the opcode has none."""
+    layout: Layout
+    """Of the CDB; its length is the CDB's, its mask the bits that this product evaluates."""
+    command_set: CommandSet
+    function: Function | None
+    """The function that the command asks for, to be decided on by `decision.py`; None = it is
+    answered here."""
+    data: Data
+    addresses: Addresses
+    order: Order
+    attention: Attention
+    change: Change
+    reservation: UnderReservation
+    state: InState
+
+
+SPC, SBC, COPY = CommandSet.SPC, CommandSet.SBC, CommandSet.THIRD_PARTY_COPY
+NO_DATA, IN, OUT = Data.NONE, Data.IN, Data.OUT
+NOTHING, RANGE, RANGE_OR_REST = Addresses.NOTHING, Addresses.RANGE, Addresses.RANGE_OR_REST
+START, LIST = Addresses.START, Addresses.LIST
+BY_ATTRIBUTE, AT_ONCE = Order.BY_ATTRIBUTE, Order.AT_ONCE
+REPORTED, PASSED, RETURNED = Attention.REPORTED, Attention.PASSED, Attention.RETURNED
+KEEPS, WRITES = Change.NOTHING, Change.WRITES
+
+# fmt: off
+ROWS: tuple[CommandRow, ...] = (
+    CommandRow("TEST_UNIT_READY", Opcode.TEST_UNIT_READY, None,
+               spc.TestUnitReady, SPC, None,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE),
+    CommandRow("REQUEST_SENSE", Opcode.REQUEST_SENSE, None,
+               spc.RequestSense, SPC, None, IN, NOTHING, AT_ONCE, RETURNED, KEEPS, ALWAYS, IN_ANY),
+    CommandRow("INQUIRY", Opcode.INQUIRY, None,
+               spc.Inquiry, SPC, None, IN, NOTHING, AT_ONCE, PASSED, KEEPS, ALWAYS, IN_ANY),
+    CommandRow("MODE_SELECT_6", Opcode.MODE_SELECT_6, None,
+               spc.ModeSelect6, SPC, None,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY),
+    CommandRow("MODE_SENSE_6", Opcode.MODE_SENSE_6, None,
+               spc.ModeSense6, SPC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY),
+    CommandRow("PREVENT_ALLOW_MEDIUM_REMOVAL", Opcode.PREVENT_ALLOW_MEDIUM_REMOVAL, None,
+               spc.PreventAllowMediumRemoval, SPC, None,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("MODE_SELECT_10", Opcode.MODE_SELECT_10, None,
+               spc.ModeSelect10, SPC, None,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY),
+    CommandRow("MODE_SENSE_10", Opcode.MODE_SENSE_10, None,
+               spc.ModeSense10, SPC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY),
+    CommandRow("REPORT_LUNS", Opcode.REPORT_LUNS, None,
+               spc.ReportLuns, SPC, None, IN, NOTHING, AT_ONCE, PASSED, KEEPS, ALWAYS, IN_ANY),
+    CommandRow("REPORT_TARGET_PORT_GROUPS", Opcode.MAINTENANCE_IN,
+               MaintenanceIn.REPORT_TARGET_PORT_GROUPS,
+               spc.ReportTargetPortGroups, SPC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY),
+    CommandRow("REPORT_SUPPORTED_OPERATION_CODES", Opcode.MAINTENANCE_IN,
+               MaintenanceIn.REPORT_SUPPORTED_OPERATION_CODES,
+               spc.ReportSupportedOperationCodes, SPC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS", Opcode.MAINTENANCE_IN,
+               MaintenanceIn.REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
+               spc.ReportSupportedTaskManagementFunctions, SPC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("START_STOP_UNIT", Opcode.START_STOP_UNIT, None,
+               sbc.StartStopUnit, SBC, None,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE),
+    CommandRow("READ_CAPACITY_10", Opcode.READ_CAPACITY_10, None,
+               sbc.ReadCapacity10, SBC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_STANDBY),
+    CommandRow("READ_CAPACITY_16", Opcode.SERVICE_ACTION_IN_16, ServiceActionIn16.READ_CAPACITY_16,
+               sbc.ReadCapacity16, SBC, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_STANDBY),
+    CommandRow("GET_LBA_STATUS", Opcode.SERVICE_ACTION_IN_16, ServiceActionIn16.GET_LBA_STATUS,
+               sbc.GetLbaStatus, SBC, None,
+               IN, START, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("READ_6", Opcode.READ_6, None,
+               sbc.Read6, SBC, None, IN, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("READ_10", Opcode.READ_10, None,
+               sbc.Read10, SBC, None, IN, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("READ_12", Opcode.READ_12, None,
+               sbc.Read12, SBC, None, IN, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("READ_16", Opcode.READ_16, None,
+               sbc.Read16, SBC, None, IN, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("WRITE_6", Opcode.WRITE_6, None,
+               sbc.Write6, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_10", Opcode.WRITE_10, None,
+               sbc.Write10, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_12", Opcode.WRITE_12, None,
+               sbc.Write12, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_16", Opcode.WRITE_16, None,
+               sbc.Write16, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_AND_VERIFY_10", Opcode.WRITE_AND_VERIFY_10, None,
+               sbc.WriteAndVerify10, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_AND_VERIFY_12", Opcode.WRITE_AND_VERIFY_12, None,
+               sbc.WriteAndVerify12, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_AND_VERIFY_16", Opcode.WRITE_AND_VERIFY_16, None,
+               sbc.WriteAndVerify16, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("VERIFY_10", Opcode.VERIFY_10, None,
+               sbc.Verify10, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("VERIFY_12", Opcode.VERIFY_12, None,
+               sbc.Verify12, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("VERIFY_16", Opcode.VERIFY_16, None,
+               sbc.Verify16, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE),
+    CommandRow("SYNCHRONIZE_CACHE_10", Opcode.SYNCHRONIZE_CACHE_10, None,
+               sbc.SynchronizeCache10, SBC, None,
+               NO_DATA, RANGE_OR_REST, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("SYNCHRONIZE_CACHE_16", Opcode.SYNCHRONIZE_CACHE_16, None,
+               sbc.SynchronizeCache16, SBC, None,
+               NO_DATA, RANGE_OR_REST, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_SAME_10", Opcode.WRITE_SAME_10, None,
+               sbc.WriteSame10, SBC, None,
+               OUT, RANGE_OR_REST, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("WRITE_SAME_16", Opcode.WRITE_SAME_16, None,
+               sbc.WriteSame16, SBC, None,
+               OUT, RANGE_OR_REST, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("COMPARE_AND_WRITE", Opcode.COMPARE_AND_WRITE, None,
+               sbc.CompareAndWrite, SBC, None,
+               OUT, RANGE, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("UNMAP", Opcode.UNMAP, None,
+               sbc.Unmap, SBC, None, OUT, LIST, BY_ATTRIBUTE, REPORTED, WRITES, NEITHER, IN_ACTIVE),
+    CommandRow("EXTENDED_COPY_LID1", Opcode.EXTENDED_COPY, ThirdPartyCopyOut.EXTENDED_COPY_LID1,
+               spc.ExtendedCopyLid1, COPY, Function.DIRECT_BACKUP,
+               OUT, LIST, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("RECEIVE_COPY_STATUS_LID1", Opcode.RECEIVE_COPY_RESULTS,
+               ThirdPartyCopyIn.RECEIVE_COPY_STATUS_LID1,
+               spc.ReceiveCopyStatusLid1, COPY, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("RECEIVE_COPY_OPERATING_PARAMETERS", Opcode.RECEIVE_COPY_RESULTS,
+               ThirdPartyCopyIn.RECEIVE_COPY_OPERATING_PARAMETERS,
+               spc.ReceiveCopyOperatingParameters, COPY, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("RECEIVE_COPY_FAILURE_DETAILS_LID1", Opcode.RECEIVE_COPY_RESULTS,
+               ThirdPartyCopyIn.RECEIVE_COPY_FAILURE_DETAILS_LID1,
+               spc.ReceiveCopyFailureDetailsLid1, COPY, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+    CommandRow("REPORT_ALIASES", Opcode.MAINTENANCE_IN, MaintenanceIn.REPORT_ALIASES,
+               spc.ReportAliases, COPY, None,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE),
+    CommandRow("CHANGE_ALIASES", Opcode.MAINTENANCE_OUT, MaintenanceOut.CHANGE_ALIASES,
+               spc.ChangeAliases, COPY, None,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE),
+)
+# fmt: on
+"""In the order of the command sets, then of the opcodes within them. EXTENDED COPY keeps the medium
+of the unit that receives it: what it writes to is checked for each destination by itself."""
+
+BY_NAME = {row.name: row for row in ROWS}
+
+
+RangeDecoder = Callable[[bytes], tuple[int, int, int]]
+"""CDB -> (byte 1, LBA, blocks)."""
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def range_decoder(row: CommandRow) -> RangeDecoder | None:
+    """The quickest way from a CDB to its range of blocks, taken from the row's layout; None for a
+    row whose CDB has no range. Byte 1 holds the flags of all of these commands."""
+    if row.addresses not in (Addresses.RANGE, Addresses.RANGE_OR_REST):
+        return None
+    fields = {field.name: field for field in row.layout.fields}
+    lba, length = fields["lba"], fields["transfer_length"]
+    if row.layout.length == 6:
+        return _short_range
+    return struct.Struct(f">xB{_skip(2, lba)}{_skip(lba.end, length)}").unpack_from
+
+
+def length_byte(row: CommandRow) -> int:
+    """The byte of the CDB where the length of the range stands, for a field pointer."""
+    return next(field.byte for field in row.layout.fields if field.name == "transfer_length")
+
+
+def _skip(at: int, field: Field) -> str:
+    """`struct` codes for the bytes from `at` on up to the end of a field of whole bytes."""
+    return f"{field.byte - at}x{_CODES[field.width // 8]}"
+
+
+def _short_range(cdb: bytes) -> tuple[int, int, int]:
+    """READ(6) and WRITE(6): 21 bits of address, and a length of 0 is 256 blocks (SBC-4)."""
+    return 0, int.from_bytes(cdb[1:4], "big") & 0x1FFFFF, cdb[4] or 256
