@@ -1,6 +1,23 @@
-"""The I_T nexus: one initiator port and one target port that are in session (SAM-5, 4.8)."""
+"""The I_T nexus and the I_T_L nexus (SAM-5, 4.8).
+
+An I_T nexus is one initiator port and one target port in session; an I_T_L nexus adds a logical
+unit to them. What SCSI keeps for each initiator hangs on the latter: the tasks in progress and
+the unit attention conditions. `Nexus.units` is the host's whole view of the target, laid out for
+the data path: one look-up by the LUN field as it arrives leads to everything a command needs.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from daiko.device.block import Buffer
+from daiko.scsi.sense import Sense
+from daiko.target.unit_attention import UnitAttentions
+
+if TYPE_CHECKING:
+    from daiko.target.logical_unit import LogicalUnit
+    from daiko.target.task import Task
 
 
 class Nexus:
@@ -18,6 +35,7 @@ class Nexus:
         "peer_address",
         "portal_group_tag",
         "target_name",
+        "units",
     )
 
     def __init__(
@@ -37,7 +55,49 @@ class Nexus:
         self.portal_group_tag = portal_group_tag
         self.local_address = local_address
         self.peer_address = peer_address
+        self.units: dict[int, ItlNexus] = {}
+        """LUN field as it arrives (8 bytes as an integer) -> what is there for this initiator;
+        a LUN below 256 stands in it in both of its forms. Kept by `Access`; empty before
+        `Access.nexus_started` and after `Access.nexus_lost`."""
 
     @property
     def identity(self) -> tuple[str, bytes, str, int]:
         return (self.initiator_name, self.isid, self.target_name, self.portal_group_tag)
+
+
+class ItlNexus:
+    """One initiator, one target port, one logical unit."""
+
+    __slots__ = ("attentions", "is_lost", "lun", "nexus", "tasks", "unit")
+
+    def __init__(self, nexus: Nexus, lun: int, unit: LogicalUnit) -> None:
+        self.nexus = nexus
+        self.lun = lun
+        """The number (0 to 16383), not the LUN field."""
+        self.unit = unit
+        self.attentions = UnitAttentions()
+        self.tasks: set[Task] = set()
+        """All tasks that have arrived and not been completed, begun or not."""
+        self.is_lost = False
+        """The session is gone, or the host may not see the unit any more; tasks that were at the
+        device may still be ending."""
+
+    def finish(
+        self, task: Task, status: int, data: Sequence[Buffer] = (), sense: bytes = b""
+    ) -> None:
+        """End a task: every task that was submitted ends here, exactly once."""
+        self.tasks.remove(task)
+        task_set = self.unit.task_set
+        if task_set.is_watched:
+            task_set.end(self, task, status, data, sense)
+        else:
+            task.complete(status, data, sense)
+
+    def refuse(self, task: Task, sense: Sense) -> None:
+        """End a task with CHECK CONDITION, in the sense data format that the unit is set to."""
+        self.finish(task, 0x02, (), self.unit.sense_bytes(sense))
+
+    def is_ending(self, task: Task) -> bool:
+        """Task management wants the task ended: a command of several steps goes no further, and
+        finishes with whatever status; the initiator does not see it."""
+        return task.aborted or self.unit.task_set.is_ending(task)

@@ -1,0 +1,1 @@
+"""The commands that a logical unit serves: handlers only, each marked with the rows it serves."""

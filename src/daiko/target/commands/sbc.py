@@ -1,0 +1,302 @@
+"""READ, WRITE, VERIFY and their relatives (SBC-4).
+
+The range has been decoded and checked by the gate; `flags` is byte 1 of the CDB, whose bits lie in
+the same places in all of these commands. READ and WRITE are the data path: one closure each, which
+the device calls when it is done.
+
+Where the initiator announced less data than the command moves, the whole blocks that there are are
+written (RFC 7143, 11.4.5: the residual says how much was not); part of a block cannot be.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daiko.device.block import Buffer, Done, Level
+from daiko.device.emulate import first_difference, write_fua
+from daiko.device.error import DeviceError
+from daiko.scsi import sbc, sense
+from daiko.scsi.block_data import Capacity, pack_capacity_10
+from daiko.scsi.opcode import Status
+from daiko.scsi.sense import CheckCondition
+from daiko.target.commands.handler import serves
+
+if TYPE_CHECKING:
+    from daiko.target.logical_unit import LogicalUnit
+    from daiko.target.nexus import ItlNexus
+    from daiko.target.task import Task
+
+FUA = 0x08
+"""Byte 1 of READ, WRITE and COMPARE AND WRITE: to and from the medium, not a volatile cache."""
+
+GOOD = int(Status.GOOD)
+
+
+@serves("READ_6", "READ_10", "READ_12", "READ_16")
+def read(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
+    """Data from the device to the initiator."""
+
+    def done(error: DeviceError | None, data: Buffer) -> None:
+        if error is None:
+            itl.finish(task, GOOD, (data,))
+        else:
+            unit.fail(itl, task, error)
+
+    if not flags & FUA:
+        unit.device.read(lba, blocks, done)
+        return
+
+    def flushed(error: DeviceError | None) -> None:
+        if error is None:
+            unit.device.read(lba, blocks, done)
+        else:
+            unit.fail(itl, task, error)
+
+    unit.device.flush(flushed)
+
+
+@serves("WRITE_6", "WRITE_10", "WRITE_12", "WRITE_16")
+def write(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
+    """Data from the initiator to the device."""
+
+    def written(error: DeviceError | None) -> None:
+        if error is None:
+            itl.finish(task, GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def received(data: Buffer) -> None:
+        if len(data) != length:
+            cut = _whole_blocks(unit, itl, task, data)
+            if cut is None:
+                return
+            data = cut
+        if flags & FUA or unit.write_through:
+            write_through(unit, lba, data, written)
+        else:
+            unit.device.write(lba, data, written)
+
+    length = blocks * unit.block_size
+    if length:
+        task.fetch(length, received)
+    else:
+        itl.finish(task, GOOD)
+
+
+def _whole_blocks(unit: LogicalUnit, itl: ItlNexus, task: Task, data: Buffer) -> Buffer | None:
+    """What of too little data can be written; None when the task has been ended for it."""
+    if len(data) % unit.block_size:
+        itl.refuse(task, sense.invalid_field_in_command_information_unit())
+        return None
+    if not data:
+        itl.finish(task, GOOD)
+        return None
+    return data
+
+
+def write_through(unit: LogicalUnit, lba: int, data: Buffer, done: Done) -> None:
+    """Write to stable storage, by the device's own means or by a flush afterwards."""
+    if unit.device.capabilities.fua is Level.NONE:
+        write_fua(unit.device, lba, data, done)
+    else:
+        unit.device.write(lba, data, done, True)
+
+
+def flush_after(unit: LogicalUnit, done: Done) -> Done:
+    """A completion that flushes before it reports success to `done`."""
+
+    def written(error: DeviceError | None) -> None:
+        if error is None:
+            unit.device.flush(done)
+        else:
+            done(error)
+
+    return written
+
+
+# ---------------------------------------------------------------------- verification
+
+
+class ByteCheck:
+    """BYTCHK, bits 2 and 1 of byte 1 (SBC-4, 5.36)."""
+
+    NONE = 0
+    """The medium can be read."""
+    ALL = 1
+    """It holds the data that came."""
+    EACH_BLOCK = 3
+    """Each block holds the one block that came."""
+
+
+def _byte_check(flags: int) -> int:
+    return flags >> 1 & 3
+
+
+@serves("VERIFY_10", "VERIFY_12", "VERIFY_16")
+def verify(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
+    """Compare the medium with data from the initiator, or see that it can be read."""
+    check = _byte_check(flags)
+    if check == 2:
+        raise CheckCondition(sense.invalid_field_in_cdb(1, 2))
+    if not blocks:
+        itl.finish(task, GOOD)
+        return
+    if check == ByteCheck.NONE:
+        _compare(unit, itl, task, lba, blocks, None)
+        return
+
+    def received(data: Buffer) -> None:
+        if len(data) != length:
+            raise CheckCondition(sense.invalid_field_in_command_information_unit())
+        expected = bytes(data) * (blocks if check == ByteCheck.EACH_BLOCK else 1)
+        _compare(unit, itl, task, lba, blocks, expected)
+
+    length = unit.block_size * (1 if check == ByteCheck.EACH_BLOCK else blocks)
+    unit.receive(itl, task, length, received)
+
+
+def _compare(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, lba: int, blocks: int, expected: bytes | None
+) -> None:
+    def done(error: DeviceError | None, data: Buffer) -> None:
+        if error is not None:
+            unit.fail(itl, task, error)
+        elif expected is not None and expected != data:
+            itl.refuse(task, sense.miscompare(first_difference(expected, data)))
+        else:
+            itl.finish(task, GOOD)
+
+    unit.device.read(lba, blocks, done)
+
+
+@serves("WRITE_AND_VERIFY_10", "WRITE_AND_VERIFY_12", "WRITE_AND_VERIFY_16")
+def write_and_verify(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """Write to the medium, then see that it can be read or, with BYTCHK, that it holds the data."""
+    check = _byte_check(flags)
+    if check > ByteCheck.ALL:
+        raise CheckCondition(sense.invalid_field_in_cdb(1, 2))
+    if not blocks:
+        itl.finish(task, GOOD)
+        return
+
+    def received(data: Buffer) -> None:
+        cut: Buffer | None = data
+        if len(data) != length:
+            cut = _whole_blocks(unit, itl, task, data)
+        if cut is None:
+            return
+        kept = bytes(cut) if check == ByteCheck.ALL else None
+        count = len(cut) // unit.block_size
+
+        def written(error: DeviceError | None) -> None:
+            if error is None:
+                _compare(unit, itl, task, lba, count, kept)
+            else:
+                unit.fail(itl, task, error)
+
+        write_through(unit, lba, cut, written)
+
+    length = blocks * unit.block_size
+    unit.receive(itl, task, length, received)
+
+
+@serves("COMPARE_AND_WRITE")
+def compare_and_write(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """The data is what must be there, then what is to be there; nothing comes between."""
+    if not blocks:
+        itl.finish(task, GOOD)
+        return
+
+    def done(error: DeviceError | None) -> None:
+        if error is None:
+            itl.finish(task, GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def received(data: Buffer) -> None:
+        both = memoryview(data)
+        completion: Done = done
+        if flags & FUA or unit.write_through:
+            completion = flush_after(unit, done)
+        unit.device.compare_and_write(lba, both[:length], both[length:], completion)
+
+    length = blocks * unit.block_size
+    unit.receive_exactly(itl, task, 2 * length, received)
+
+
+# ---------------------------------------------------------------------- the rest
+
+
+@serves("SYNCHRONIZE_CACHE_10", "SYNCHRONIZE_CACHE_16")
+def synchronize_cache(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """Bring what has been written to stable storage; a device flushes all of it or nothing. With
+    IMMED the status comes first, and a failure later as a deferred error (SPC-4, 4.5.7)."""
+
+    def flushed(error: DeviceError | None) -> None:
+        if error is None:
+            itl.finish(task, GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def flushed_late(error: DeviceError | None) -> None:
+        if error is not None:
+            itl.attentions.establish(sense.deferred_write_error())
+
+    if flags & IMMED:
+        itl.finish(task, GOOD)
+        unit.device.flush(flushed_late)
+    else:
+        unit.device.flush(flushed)
+
+
+IMMED = 0x02
+"""Byte 1 of SYNCHRONIZE CACHE."""
+
+
+@serves("READ_CAPACITY_10")
+def read_capacity_10(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
+    """Last LBA, as far as 32 bits go, and block size."""
+    cdb = sbc.ReadCapacity10.unpack(task.cdb)
+    if cdb.lba and not cdb.pmi:
+        raise CheckCondition(sense.invalid_field_in_cdb(2))
+    itl.finish(task, GOOD, (pack_capacity_10(unit.blocks, unit.block_size),))
+
+
+@serves("READ_CAPACITY_16")
+def read_capacity_16(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
+    """Last LBA, block size and provisioning."""
+    cdb = sbc.ReadCapacity16.unpack(task.cdb)
+    if cdb.lba and not cdb.pmi:
+        raise CheckCondition(sense.invalid_field_in_cdb(2))
+    can_unmap = unit.device.capabilities.unmap is not Level.NONE
+    data = Capacity(
+        unit.blocks,
+        unit.block_size,
+        lbpme=can_unmap,
+        lbprz=can_unmap and unit.device.capabilities.unmapped_reads_zero,
+    ).pack()
+    itl.finish(task, GOOD, (data[: cdb.allocation_length],))
+
+
+@serves("START_STOP_UNIT")
+def start_stop_unit(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
+    """The unit is started and stays so: stopping a disk that other hosts use would take it from
+    them, and there is no medium to load or eject and no other power condition."""
+    cdb = sbc.StartStopUnit.unpack(task.cdb)
+    if cdb.power_condition not in (POWER_CONDITION_START_VALID, POWER_CONDITION_ACTIVE):
+        raise CheckCondition(sense.invalid_field_in_cdb(4, 7))
+    if cdb.loej:
+        raise CheckCondition(sense.invalid_field_in_cdb(4, 1))
+    if cdb.power_condition == POWER_CONDITION_START_VALID and not cdb.start:
+        raise CheckCondition(sense.invalid_field_in_cdb(4, 0))
+    itl.finish(task, GOOD)
+
+
+POWER_CONDITION_START_VALID = 0
+POWER_CONDITION_ACTIVE = 1

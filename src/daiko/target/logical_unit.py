@@ -1,0 +1,362 @@
+"""A logical unit: the gate that every command passes, and what the handlers work with.
+
+`execute` is the data path. A command's way through it: its row (index by opcode) → task order →
+reserved bits of the CDB → unit attention → write protection → range of blocks → handler. Each
+check is one look at an integer or at an empty list; nothing is called for a check that has nothing
+to say. The handler gives the request to the device with a completion that ends the task.
+
+The unit does not know what its device is: a file, a virtual LU, a layer that counts changes. The
+device may be exchanged while the unit works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from daiko.command_control import command_table
+from daiko.command_control.command_table import Addresses, Attention, Change, CommandRow, Order
+from daiko.device.block import BlockDevice, Buffer, Level
+from daiko.device.error import DeviceError
+from daiko.scsi import sense
+from daiko.scsi.opcode import Opcode
+from daiko.scsi.sense import CheckCondition, Sense
+from daiko.scsi.vpd import Designator
+from daiko.target.commands import mode, provisioning, sbc, spc, supported
+from daiko.target.commands.handler import HANDLERS, Handler
+from daiko.target.commands.mode import ModeSettings
+from daiko.target.failure import answer_to
+from daiko.target.task_set import TaskSet
+
+if TYPE_CHECKING:
+    from daiko.target.nexus import ItlNexus, Nexus
+    from daiko.target.task import Task
+
+COMMAND_MODULES = (mode, provisioning, sbc, spc, supported)
+"""Imported for the handlers that they mark."""
+
+MAXIMUM_TRANSFER = 4 << 20
+"""Bytes that one READ, WRITE or VERIFY may ask for; stated in page B0h and enforced."""
+
+MAXIMUM_WRITE_SAME = 1 << 30
+"""Bytes that one WRITE SAME may cover."""
+
+
+class ThirdPartyCopy(Protocol):
+    """The copy manager as a logical unit sees it (SPC-4, 5.17)."""
+
+    def execute(self, unit: LogicalUnit, itl: ItlNexus, task: Task, row: CommandRow) -> None:
+        """Carry out a command of the third-party copy set. May raise CheckCondition; else ends
+        the task by `itl.finish`, now or later."""
+
+    def aborted(self, task: Task) -> None:
+        """Task management wants this task ended: stop the copy, then finish the task."""
+
+    def page(self, unit: LogicalUnit) -> bytes:
+        """VPD page 8Fh, header included."""
+
+    def nexus_lost(self, nexus: Nexus) -> None:
+        """Forget what is kept for this I_T nexus: list identifiers, aliases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a logical unit is; it stays the same over restarts and moves."""
+
+    name: str
+    """Of the volume."""
+    naa: bytes
+    """16 bytes, NAA 6 (SPC-4, 7.8.6.6.5)."""
+    vendor: str = "DAIKO"
+    product: str = "VIRTUAL LU"
+    revision: str = "0001"
+
+    @property
+    def serial(self) -> str:
+        """Page 80h."""
+        return self.naa.hex()
+
+
+class _Served:
+    """A row with all that `execute` needs of it, ready for use."""
+
+    __slots__ = (
+        "decode",
+        "forbidden",
+        "handler",
+        "has_task_order",
+        "reports_attention",
+        "row",
+        "writes",
+    )
+
+    def __init__(self, row: CommandRow, handler: Handler) -> None:
+        self.row = row
+        self.handler = handler
+        evaluated = int.from_bytes(row.layout.mask, "little")
+        self.forbidden = ~evaluated & ((1 << 8 * row.layout.length) - 1)
+        """Bits of the CDB, read as a little-endian number, that must be 0."""
+        self.decode = command_table.range_decoder(row)
+        self.has_task_order = row.order is Order.BY_ATTRIBUTE
+        self.reports_attention = row.attention is Attention.REPORTED
+        self.writes = row.change is Change.WRITES
+
+
+def _hand_to_copy_manager(row: CommandRow) -> Handler:
+    def hand_over(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
+        assert unit.third_party_copy is not None
+        unit.third_party_copy.execute(unit, itl, task, row)
+
+    return hand_over
+
+
+def _serve(row: CommandRow) -> _Served:
+    if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
+        return _Served(row, _hand_to_copy_manager(row))
+    return _Served(row, HANDLERS[row.name])
+
+
+_SERVED = tuple(_serve(row) for row in command_table.ROWS)
+
+_Place = _Served | dict[int, _Served] | None
+
+
+class LogicalUnit:
+    """One volume as hosts see it, whatever LUN each of them knows it by."""
+
+    __slots__ = (
+        "_places",
+        "block_size",
+        "blocks",
+        "device",
+        "identity",
+        "is_write_protected",
+        "maximum_transfer",
+        "maximum_write_same",
+        "mode",
+        "nexuses",
+        "read_only",
+        "rows",
+        "task_set",
+        "third_party_copy",
+        "write_through",
+    )
+
+    def __init__(
+        self,
+        identity: Identity,
+        device: BlockDevice,
+        *,
+        third_party_copy: ThirdPartyCopy | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self.identity = identity
+        self.device = device
+        self.third_party_copy = third_party_copy
+        self.block_size = device.block_size
+        """Bytes."""
+        self.blocks = device.blocks
+        """Capacity."""
+        self.read_only = read_only or device.capabilities.read_only
+        self.mode = ModeSettings()
+        self.is_write_protected = self.read_only
+        self.write_through = False
+        """Every write is as if it had the FUA bit."""
+        self.maximum_transfer = MAXIMUM_TRANSFER // self.block_size
+        """Blocks (page B0h)."""
+        if device.capabilities.maximum_blocks:
+            self.maximum_transfer = min(self.maximum_transfer, device.capabilities.maximum_blocks)
+        self.maximum_write_same = MAXIMUM_WRITE_SAME // self.block_size
+        """Blocks (page B0h)."""
+        self.nexuses: set[ItlNexus] = set()
+        """Every host in session that sees this unit."""
+        self.task_set = TaskSet(self)
+        self.rows = tuple(served.row for served in _SERVED if self._offers(served.row))
+        """The commands that this unit has."""
+        self._places = self._lay_out()
+
+    def _offers(self, row: CommandRow) -> bool:
+        if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
+            return self.third_party_copy is not None
+        level = {
+            Opcode.UNMAP: self.device.capabilities.unmap,
+            Opcode.WRITE_SAME_10: self.device.capabilities.write_same,
+            Opcode.WRITE_SAME_16: self.device.capabilities.write_same,
+            Opcode.COMPARE_AND_WRITE: self.device.capabilities.compare_and_write,
+        }.get(row.opcode, Level.NATIVE)
+        return level is not Level.NONE
+
+    def _lay_out(self) -> list[_Place]:
+        places: list[_Place] = [None] * 256
+        for served in _SERVED:
+            row = served.row
+            if row not in self.rows:
+                continue
+            if row.service_action is None:
+                places[row.opcode] = served
+                continue
+            place = places[row.opcode]
+            if not isinstance(place, dict):
+                place = places[row.opcode] = {}
+            place[row.service_action] = served
+        return places
+
+    # ------------------------------------------------------------------ the gate
+
+    def execute(self, itl: ItlNexus, task: Task, is_admitted: bool = False) -> None:
+        """Carry out a command; it ends with `task.complete`, now or later. `is_admitted` is for
+        the task set, which calls again for a task that it kept back."""
+        cdb = task.cdb
+        served: Any = self._places[cdb[0]]
+        if served.__class__ is dict:
+            served = served.get(cdb[1] & 0x1F)
+        if not is_admitted:
+            itl.tasks.add(task)
+            if (task.attribute > 1 or self.task_set.is_gated) and not self._admits(
+                itl, task, served
+            ):
+                return
+        if served is None:
+            itl.refuse(task, self._unknown(cdb))
+            return
+        if int.from_bytes(cdb, "little") & served.forbidden:
+            itl.refuse(task, _illegal_bit(cdb, served.row))
+            return
+        if itl.attentions and served.reports_attention:
+            itl.refuse(task, itl.attentions.take())
+            return
+        if self.is_write_protected and served.writes:
+            itl.refuse(task, sense.write_protected())
+            return
+        try:
+            decode = served.decode
+            if decode is None:
+                served.handler(self, itl, task)
+                return
+            flags, lba, blocks = decode(cdb)
+            if lba + blocks > self.blocks or not 0 < blocks <= self.maximum_transfer:
+                blocks = self._check_range(served.row, lba, blocks)
+            served.handler(self, itl, task, flags, lba, blocks)
+        except CheckCondition as refused:
+            itl.refuse(task, refused.sense)
+
+    def _admits(self, itl: ItlNexus, task: Task, served: _Served | None) -> bool:
+        if task.attribute == ACA:
+            itl.refuse(task, sense.invalid_message_error())
+            return False
+        if served is None or not served.has_task_order:
+            return True
+        return self.task_set.admit(itl, task)
+
+    def _unknown(self, cdb: bytes) -> Sense:
+        if self._places[cdb[0]] is None:
+            return sense.invalid_opcode()
+        return sense.invalid_field_in_cdb(1, 4)
+
+    def _check_range(self, row: CommandRow, lba: int, blocks: int) -> int:
+        """The range that the quick check stopped at: refuse it, or return its length."""
+        if lba >= self.blocks or lba + blocks > self.blocks:
+            raise CheckCondition(sense.lba_out_of_range())
+        if row.addresses is Addresses.RANGE_OR_REST:
+            return blocks or self.blocks - lba
+        if blocks > self.maximum_transfer:
+            raise CheckCondition(sense.invalid_field_in_cdb(command_table.length_byte(row)))
+        return blocks
+
+    # ------------------------------------------------------------------ for the handlers
+
+    def receive(
+        self, itl: ItlNexus, task: Task, length: int, then: Callable[[Buffer], None]
+    ) -> None:
+        """Collect `length` bytes and pass them on. A `CheckCondition` that `then` raises ends the
+        task. Fewer bytes than that (the initiator announced fewer) are passed on as they are."""
+
+        def received(data: Buffer) -> None:
+            try:
+                then(data)
+            except CheckCondition as refused:
+                itl.refuse(task, refused.sense)
+
+        task.fetch(length, received)
+
+    def receive_exactly(
+        self, itl: ItlNexus, task: Task, length: int, then: Callable[[Buffer], None]
+    ) -> None:
+        """`receive` for commands that mean nothing with part of their data: an initiator that
+        announced more or less than `length` is refused."""
+        if task.expected_out != length:
+            raise CheckCondition(sense.invalid_field_in_command_information_unit())
+        self.receive(itl, task, length, then)
+
+    def fail(self, itl: ItlNexus, task: Task, error: DeviceError) -> None:
+        """End a task with what the device's error means to a host."""
+        status, reported = answer_to(error)
+        if isinstance(reported, Sense):
+            reported = self.sense_bytes(reported)
+        itl.finish(task, status, (), reported or b"")
+
+    def sense_bytes(self, condition: Sense) -> bytes:
+        """In the format that the control mode page asks for (D_SENSE)."""
+        return condition.pack(descriptor_format=self.mode.descriptor_sense)
+
+    @property
+    def designators(self) -> tuple[Designator, ...]:
+        """What page 83h says of the unit itself, best first."""
+        identity = self.identity
+        return (
+            Designator.naa(identity.naa),
+            Designator.t10_vendor_id(identity.vendor, identity.serial),
+        )
+
+    # ------------------------------------------------------------------ for the controller
+
+    def replace_device(self, device: BlockDevice) -> None:
+        """Exchange the device while hosts work: requests under way end at the old one. Raises
+        ValueError when the new one is not of the same geometry."""
+        if (device.block_size, device.blocks) != (self.block_size, self.blocks):
+            raise ValueError("the new device is of another size")
+        self.device = device
+
+    def resize(self, device: BlockDevice) -> None:
+        """Exchange the device for one of another capacity, and tell the hosts."""
+        if device.block_size != self.block_size:
+            raise ValueError("the new device has another block size")
+        self.device = device
+        self.blocks = device.blocks
+        self.alert(sense.capacity_data_changed())
+
+    def alert(self, condition: Sense, *, but: ItlNexus | None = None) -> None:
+        """Establish a unit attention condition for every host, but for the one that caused it."""
+        for itl in self.nexuses:
+            if itl is not but:
+                itl.attentions.establish(condition)
+
+    def set_mode(self, parameters: ModeSettings) -> None:
+        """Work by these mode parameters from now on."""
+        self.mode = parameters
+        self.is_write_protected = self.read_only or parameters.software_write_protect
+        self.write_through = not parameters.write_cache
+
+    def reset(self, done: Callable[[], None], by: Nexus | None = None) -> None:
+        """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the
+        defaults again, and every host is told."""
+        self.set_mode(ModeSettings())
+        self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
+        self.alert(sense.bus_device_reset_occurred())
+
+    def call_back(self, task: Task) -> None:
+        """Task management wants this task ended and cannot end it: it is at the device, which
+        ends it in its own time, or with the copy manager, which can be told."""
+        if task.cdb[0] == Opcode.EXTENDED_COPY and self.third_party_copy is not None:
+            self.third_party_copy.aborted(task)
+
+
+def _illegal_bit(cdb: bytes, row: CommandRow) -> Sense:
+    stray = row.layout.stray_bit(cdb)
+    assert stray is not None
+    return sense.invalid_field_in_cdb(*stray)
+
+
+ACA = 4
+"""Task attribute (SAM-5, 8.4): there is no ACA condition here that such a task could serve."""
