@@ -14,7 +14,7 @@ from daiko.copy_manager.progress import Progress, RateMeter
 from daiko.copy_manager.request import CopyRequest
 from daiko.copy_manager.step_work import StepWork
 from daiko.scsi.copy_parameters import ExtendedCopy
-from daiko.state.record import TERMINAL, JobRecord
+from daiko.state.record import JobRecord
 
 
 class RunningJob:
@@ -42,6 +42,7 @@ class RunningJob:
         self._changed = asyncio.Event()
         self._noted = -1
         self.ended = asyncio.Event()
+        """Set when the last record is in the store."""
 
     @property
     def id(self) -> int:
@@ -67,8 +68,6 @@ class RunningJob:
         steps = tuple(work.record() for work in self.works)
         self.record = self.record.model_copy(update={"steps": steps, **changes})
         self.touch()
-        if self.record.state in TERMINAL:
-            self.ended.set()
         return self.record
 
     def touch(self) -> None:
