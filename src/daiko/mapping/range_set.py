@@ -71,6 +71,8 @@ class RangeSet:
     def within(self, first: int, blocks: int) -> Iterator[tuple[int, int]]:
         """The runs of the set inside the range, cut at its edges."""
         end = _end(first, blocks)
+        if blocks == 0:
+            return
         position = bisect_right(self._ends, first)
         while position < len(self._firsts) and self._firsts[position] < end:
             low = max(first, self._firsts[position])
