@@ -90,9 +90,12 @@ def name_for(
         return _identification(address, limits, directory)
     if limits.aliases and ALIAS in limits.cscd_types and address.portals:
         return Naming(Form.ALIAS)
-    if IDENTIFICATION in limits.cscd_types:
+    if IDENTIFICATION in limits.cscd_types and naa_of(address) is not None:
         return _identification(address, limits, directory)
-    return _portal(executor, address, limits)
+    form = _portal_form(address, limits)
+    if form is not None:
+        return Naming(form)
+    return _identification(address, limits, directory)  # which says why not
 
 
 def _identification(address: DeviceAddress, limits: CopyLimits, directory: Directory) -> Naming:
@@ -122,11 +125,9 @@ def naa_of(address: DeviceAddress) -> bytes | None:
     return min(fitting, key=lambda raw: raw[4] >> 4 != 6, default=None)
 
 
-def _portal(executor: str, address: DeviceAddress, limits: CopyLimits) -> Naming:
+def _portal_form(address: DeviceAddress, limits: CopyLimits) -> Form | None:
     host = address.portals[0].rpartition(":")[0] if address.portals else ""
     if host.startswith("["):
-        if IPV6 in limits.cscd_types:
-            return Naming(Form.IPV6)
-    elif IPV4 in limits.cscd_types and host.replace(".", "").isdigit():
-        return Naming(Form.IPV4)
-    raise Unnameable(f"{executor} takes no form of address in which {address.device} can be named")
+        return Form.IPV6 if IPV6 in limits.cscd_types else None
+    is_ipv4 = bool(host) and host.replace(".", "").isdigit()
+    return Form.IPV4 if is_ipv4 and IPV4 in limits.cscd_types else None
