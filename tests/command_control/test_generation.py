@@ -18,7 +18,6 @@ from daiko.command_control.generation import (
     alias_for,
     cscd_for,
     generate,
-    lun_field,
 )
 from daiko.command_control.naming import Form, Naming, Unnameable, name_for
 from daiko.command_control.plan import THIS_CONTROLLER, Step
@@ -32,6 +31,7 @@ from daiko.scsi.cscd import (
     Ipv4Cscd,
     Ipv6Cscd,
 )
+from daiko.scsi.report import lun_field
 from daiko.scsi.segment import BlockToBlock, VerifyCscd
 from daiko.scsi.vpd import Designator
 
@@ -287,14 +287,6 @@ def test_two_lus_of_one_target_share_an_alias() -> None:
         if isinstance(cscd, AliasCscd)
     ]
     assert luns == [0, 0x412C << 48]
-
-
-@pytest.mark.parametrize(
-    ("lun", "field"),
-    [(0, 0), (1, 0x0001_0000_0000_0000), (255, 0x00FF << 48), (256, 0x4100 << 48)],
-)
-def test_lun_field(lun: int, field: int) -> None:
-    assert lun_field(lun) == field
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,9 @@ from daiko.mapping.extent import DeviceId
 from daiko.scsi.alias import Alias
 from daiko.scsi.copy_parameters import ExtendedCopy, ListIdUsage
 from daiko.scsi.cscd import AliasCscd, Cscd, IdentificationCscd, Ipv4Cscd, Ipv6Cscd
-from daiko.scsi.opcode import Opcode
+from daiko.scsi.report import lun_field
 from daiko.scsi.segment import MAX_BLOCK_TO_BLOCK, BlockToBlock
+from daiko.scsi.spc import ExtendedCopyLid1
 from daiko.scsi.vpd import Designator
 
 __all__ = [
@@ -282,7 +283,7 @@ class _Draft:
         return SecondCommand(
             self._backend,
             self._directory[self._receiver].lun,
-            bytes((Opcode.EXTENDED_COPY,)) + bytes(9) + len(data).to_bytes(4, "big") + bytes(2),
+            ExtendedCopyLid1.pack(parameter_list_length=len(data)),
             data,
             tuple(self._named_aliases()),
             tuple(self._covers),
@@ -317,10 +318,6 @@ def cscd_for(naming: Naming, address: DeviceAddress, given: Cscd | None = None) 
     fresh = _named(naming, address)
     if given is None:
         return replace(fresh, block_length=address.block_size)
-    if type(given) is type(fresh):
-        image = given.image
-    else:
-        image = b""
     return replace(
         fresh,
         device_type=given.device_type,
@@ -328,7 +325,7 @@ def cscd_for(naming: Naming, address: DeviceAddress, given: Cscd | None = None) 
         pad=given.pad,
         fixed=given.fixed,
         nul=given.nul,
-        image=image,
+        image=given.image if type(given) is type(fresh) else b"",
     )
 
 
@@ -352,11 +349,6 @@ def alias_for(address: DeviceAddress) -> Alias:
     value = int.from_bytes(sha256(f"{address.iqn} {portal}".encode()).digest()[:8], "big")
     host, port = _host_and_port(portal)
     return Alias(value, address.iqn, host, port)
-
-
-def lun_field(lun: int) -> int:
-    """The 8-byte LUN field (SAM-5, 4.7): peripheral addressing below 256, flat above."""
-    return (lun if lun < 256 else 0x4000 | lun) << 48
 
 
 def _host_and_port(portal: str) -> tuple[str, int]:
