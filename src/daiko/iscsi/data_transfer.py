@@ -145,6 +145,11 @@ class DataOutTransfer:
         )
 
     @property
+    def is_receiving(self) -> bool:
+        """Whether a sequence has not ended yet."""
+        return self._unsolicited is not None or bool(self._solicitations)
+
+    @property
     def data(self) -> memoryview:
         """The bytes asked for."""
         return memoryview(self._buffer)[: self.wanted]

@@ -140,6 +140,7 @@ class TargetLogin:
         "identity",
         "negotiation",
         "parameters",
+        "refusal",
         "stat_sn",
     )
 
@@ -161,6 +162,8 @@ class TargetLogin:
         """The outcome; None until the login has succeeded."""
         self.stat_sn = 0
         """StatSN of the next PDU that carries one."""
+        self.refusal = ""
+        """Why the login was refused, for the administrator."""
 
     @property
     def tsih(self) -> int:
@@ -172,6 +175,15 @@ class TargetLogin:
         assert self._first is not None
         return self._first.cmd_sn
 
+    @property
+    def is_started(self) -> bool:
+        return self._first is not None
+
+    def refuse(self, status: LoginStatus) -> LoginResponse:
+        """The response that ends a login for a cause outside its own requests."""
+        assert self._first is not None
+        return self._response(self._first, status)
+
     def receive(self, request: LoginRequest) -> tuple[LoginResponse, bool]:
         """Answer a request: the response, and whether the login goes on (or has succeeded).
 
@@ -179,6 +191,7 @@ class TargetLogin:
         try:
             return self._answer(request), True
         except RemoteProtocolError as refusal:
+            self.refusal = str(refusal)
             status = LoginStatus.INITIATOR_ERROR if refusal.login is None else refusal.login
             response = self._response(request, status=status)
             if self._admission.address and status >> 8 == 1:

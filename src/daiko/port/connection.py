@@ -19,7 +19,7 @@ its traceback and ends this connection only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import structlog
@@ -69,10 +69,12 @@ class Connection(asyncio.BufferedProtocol):
         "_role",
         "_scheduled",
         "_transport",
+        "batches",
         "framer",
         "is_congested",
         "local_address",
         "peer_address",
+        "reads_while_congested",
     )
 
     def __init__(self, role: Role) -> None:
@@ -85,7 +87,12 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._header_digest = False
         self._data_digest = False
+        self.batches = 0
+        """Reads so far: a connection on which it stands still is silent."""
         self.is_congested = False
+        self.reads_while_congested = True
+        """A target reads nothing from a host that does not read either. Only one of two peers may
+        do that, or each would wait for the other for ever."""
         self.framer = Framer(role.dispatch())
         self.local_address: tuple[str, int] = ("", 0)
         self.peer_address: tuple[str, int] = ("", 0)
@@ -108,6 +115,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._scheduled = True
+        self.batches += 1
         try:
             self.framer.received(nbytes)
         except RemoteProtocolError as error:
@@ -123,9 +131,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.is_congested = True
+        if not self.reads_while_congested:
+            self.pause_reading()
 
     def resume_writing(self) -> None:
         self.is_congested = False
+        if not self.reads_while_congested:
+            self.resume_reading()
         self._role.congestion_ended()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -156,6 +168,10 @@ class Connection(asyncio.BufferedProtocol):
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the next turn of the event loop."""
+        self._loop.call_soon(callback)
 
     def use_digests(self, header: bool, data: bool) -> None:
         """From the next PDU on, in both directions (after the last PDU of the login)."""

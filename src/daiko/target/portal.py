@@ -1,0 +1,196 @@
+"""The target node: its portals, its sessions, who may log in (RFC 7143, 4.2.7, 6.3).
+
+One portal group with the tag 1: all portals of a target lead to the same sessions. A login with
+the name and ISID of a session that exists reinstates it (6.3.5): the old one ends first, and the
+nexus goes on under the same identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from daiko.iscsi.error import LoginStatus
+from daiko.iscsi.login import Admission, Identity
+from daiko.iscsi.negotiation import OFFER, Offer
+from daiko.target.connection import TargetConnection
+from daiko.target.discovery import format_portal, target_records
+from daiko.target.session import TargetAccess, TargetSession
+
+log = structlog.get_logger(__name__)
+
+PORTAL_GROUP_TAG = 1
+DEFAULT_PORT = 3260
+MAXIMUM_SESSIONS = 4096
+MAXIMUM_CONNECTIONS = 8192
+STOP_SECONDS = 5.0
+"""How long `stop` waits for tasks in progress."""
+
+
+def parse_portal(portal: str) -> tuple[str, int]:
+    """HOST, HOST:PORT or [IPV6]:PORT. Raises ValueError."""
+    host, port = portal, ""
+    if portal.startswith("["):
+        host, bracket, rest = portal[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{portal!r} is no HOST:PORT")
+        port = rest[1:]
+    elif portal.count(":") == 1:
+        host, port = portal.split(":")
+    if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{portal!r} has no port number")
+    return host, int(port) if port else DEFAULT_PORT
+
+
+class Target:
+    """An iSCSI target node with its portals."""
+
+    def __init__(
+        self, iqn: str, access: TargetAccess, *, alias: str = "Daiko", offer: Offer = OFFER
+    ) -> None:
+        self.iqn = iqn
+        self.access = access
+        self.alias = alias
+        self._offer = offer
+        self._servers: dict[str, asyncio.Server] = {}
+        self.connections: set[TargetConnection] = set()
+        self._sessions: dict[int, TargetSession] = {}
+        self._last_tsih = 0
+        self._is_stopping = False
+
+    # --- portals
+
+    async def listen(self, portal: str) -> str:
+        """Take connections at HOST:PORT (port 0: a free one). Returns HOST:PORT as bound.
+
+        Raises OSError, ValueError."""
+        host, port = parse_portal(portal)
+        server = await asyncio.get_running_loop().create_server(
+            self._accept, host or None, port, backlog=128, reuse_address=True
+        )
+        bound = format_portal(host, server.sockets[0].getsockname()[1])
+        self._servers[bound] = server
+        log.info("portal listens", portal=bound, target=self.iqn)
+        return bound
+
+    async def unlisten(self, portal: str) -> None:
+        """Take no more connections there; those that exist stay. Raises KeyError."""
+        self._servers.pop(portal).close()
+
+    @property
+    def portals(self) -> tuple[str, ...]:
+        """HOST:PORT of each, as bound."""
+        return tuple(self._servers)
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        role = TargetConnection(self)
+        if self._is_stopping or len(self.connections) >= MAXIMUM_CONNECTIONS:
+            log.warning("connection refused", reason="too many connections")
+            asyncio.get_running_loop().call_soon(role.connection.abort)
+        return role.connection
+
+    async def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop listening, wait for tasks in progress (at most `seconds`), announce the end to
+        the initiators, close."""
+        self._is_stopping = True
+        servers, self._servers = self._servers, {}
+        for server in servers.values():
+            server.close()
+        try:
+            async with asyncio.timeout(seconds):
+                for session in list(self._sessions.values()):
+                    await _idle(session)
+        except TimeoutError:
+            log.warning("tasks in progress are given up", sessions=len(self._sessions))
+        closing = list(self.connections)
+        for role in closing:
+            role.announce_end()
+            role.close("the target stops")
+        try:
+            async with asyncio.timeout(1.0):
+                for role in closing:
+                    await role.gone.wait()
+        except TimeoutError:
+            for role in closing:
+                role.connection.abort()
+
+    # --- sessions
+
+    @property
+    def sessions(self) -> tuple[TargetSession, ...]:
+        return tuple(self._sessions.values())
+
+    def admit(self, identity: Identity) -> Admission:
+        """Judge the first request of a login (11.13.5)."""
+        if self._is_stopping:
+            return Admission(LoginStatus.SERVICE_UNAVAILABLE)
+        if identity.is_discovery:
+            if identity.tsih:
+                return Admission(LoginStatus.SESSION_DOES_NOT_EXIST)
+            return Admission(
+                tsih=self._take_tsih(), portal_group_tag=PORTAL_GROUP_TAG, alias=self.alias,
+                offer=self._offer,
+            )  # fmt: skip
+        if identity.target_name.lower() != self.iqn.lower():
+            return Admission(LoginStatus.NOT_FOUND)
+        if not self.access.authorize(identity.initiator_name, self.iqn):
+            return Admission(LoginStatus.AUTHORIZATION_FAILURE)
+        if identity.tsih:
+            session = self._sessions.get(identity.tsih)
+            if session is None or session.nexus.initiator_name != identity.initiator_name:
+                return Admission(LoginStatus.SESSION_DOES_NOT_EXIST)
+            return Admission(LoginStatus.TOO_MANY_CONNECTIONS)  # MaxConnections is 1
+        if len(self._sessions) >= MAXIMUM_SESSIONS:
+            return Admission(LoginStatus.OUT_OF_RESOURCES)
+        return Admission(
+            tsih=self._take_tsih(), portal_group_tag=PORTAL_GROUP_TAG, alias=self.alias,
+            offer=self._offer,
+        )  # fmt: skip
+
+    def begin(self, session: TargetSession) -> None:
+        """A login has succeeded: end the session it reinstates (6.3.5), then count it."""
+        for other in list(self._sessions.values()):
+            if other.nexus.identity == session.nexus.identity:
+                log.info(
+                    "session reinstated", initiator=session.nexus.initiator_name, tsih=other.tsih
+                )
+                self.forget(other)
+                other.lose()
+                other.connection.abort()
+        self._sessions[session.tsih] = session
+
+    def forget(self, session: TargetSession) -> None:
+        """The session has ended."""
+        if self._sessions.get(session.tsih) is session:
+            del self._sessions[session.tsih]
+
+    def _take_tsih(self) -> int:
+        tsih = self._last_tsih
+        while True:
+            tsih = tsih % 0xFFFF + 1
+            if tsih not in self._sessions:
+                self._last_tsih = tsih
+                return tsih
+
+    def records(
+        self, initiator_name: str, name: str | None, local: tuple[str, int]
+    ) -> list[tuple[str, str]]:
+        """What SendTargets tells this initiator: nothing of a target it may not use."""
+        if name is not None and name.lower() != self.iqn.lower():
+            return []
+        if not self.access.authorize(initiator_name, self.iqn):
+            return []
+        portals = [parse_portal(portal) for portal in self._servers]
+        return target_records(self.iqn, portals, local, PORTAL_GROUP_TAG)
+
+
+async def _idle(session: TargetSession) -> None:
+    """Wait until the session has no task left."""
+    if not session.tasks or session.is_lost:
+        return
+    idle = asyncio.Event()
+    on_idle: Callable[[], None] = idle.set
+    session.on_idle = on_idle
+    await idle.wait()

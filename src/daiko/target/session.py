@@ -1,0 +1,258 @@
+"""A session at the target port: numbering, the tasks in progress, how much is taken up at once.
+
+MaxConnections is 1, so a session has one connection and one StatSN. Three bounds keep the memory
+that an initiator can make this side hold: the command window (tasks that exist), `ROOM` (bytes of
+data of the tasks that were taken up) and the transport's high-water mark (answers not yet read).
+Commands beyond the last two wait in order and are taken up when there is room again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from daiko.iscsi.bhs import TaskManagementFunction
+from daiko.iscsi.error import RejectReason
+from daiko.iscsi.negotiation import Parameters
+from daiko.iscsi.pdu import Reject
+from daiko.iscsi.session import MASK, CommandWindow, TaskTags
+from daiko.port.connection import Connection
+from daiko.scsi.opcode import Status
+from daiko.scsi.sense import Sense
+from daiko.target.nexus import Nexus
+from daiko.target.port_task import PortTask
+from daiko.target.task import Task
+
+log = structlog.get_logger(__name__)
+
+WINDOW = 128
+"""Commands of one session in progress."""
+ROOM = 32 * 1024 * 1024
+"""Bytes of data-in and data-out of commands taken up; one larger command goes alone."""
+MAXIMUM_IMMEDIATE = 32
+"""Immediate commands in progress; they are outside the command window."""
+
+
+class TargetAccess(Protocol):
+    """What the port needs of the logical units behind it (`target/access.py`)."""
+
+    def authorize(self, initiator_name: str, target_name: str) -> bool:
+        """Whether this initiator may log in."""
+
+    def submit(self, task: Task) -> None:
+        """Carry a command out."""
+
+    def task_management(
+        self,
+        nexus: Nexus,
+        function: int,
+        lun: int,
+        referenced_tag: int,
+        done: Callable[[int], None],
+    ) -> None:
+        """RFC 7143, 11.5; `done` with the response code of 11.6.1."""
+
+    def nexus_started(self, nexus: Nexus) -> None:
+        """A session has begun."""
+
+    def nexus_lost(self, nexus: Nexus) -> None:
+        """A session has ended; its tasks need no answer."""
+
+
+class TargetSession:
+    """One normal session."""
+
+    __slots__ = (
+        "_access",
+        "_deferred",
+        "_immediate",
+        "_is_taking_up",
+        "_room",
+        "_transfer_tags",
+        "collapse_limit",
+        "connection",
+        "is_lost",
+        "is_stopping",
+        "nexus",
+        "on_idle",
+        "parameters",
+        "stat_sn",
+        "tasks",
+        "tsih",
+        "window",
+    )
+
+    def __init__(
+        self,
+        access: TargetAccess,
+        nexus: Nexus,
+        tsih: int,
+        connection: Connection,
+        parameters: Parameters,
+        window: CommandWindow,
+        stat_sn: int,
+    ) -> None:
+        self._access = access
+        self.nexus = nexus
+        self.tsih = tsih
+        self.connection = connection
+        self.parameters = parameters
+        self.window = window
+        self.stat_sn = stat_sn
+        """StatSN of the next answer."""
+        self.collapse_limit = min(parameters.send_limit, parameters.max_burst_length)
+        """Bytes that go in one Data-In PDU with the status."""
+        self.tasks: dict[int, PortTask] = {}
+        """Tasks in progress by initiator task tag, deferred ones included."""
+        self._deferred: deque[PortTask] = deque()
+        self._room = ROOM
+        self._immediate = 0
+        self._is_taking_up = False
+        self._transfer_tags = TaskTags()
+        self.is_lost = False
+        self.is_stopping = False
+        self.on_idle: Callable[[], None] | None = None
+        """Called when a stopping session has no task left."""
+
+    def start(self) -> None:
+        self._access.nexus_started(self.nexus)
+
+    # --- taking up commands
+
+    def submit(self, task: PortTask) -> None:
+        """Take the command up now, or when there is room. Its tag is free (checked before)."""
+        self.tasks[task.tag] = task
+        if task.is_immediate:
+            self._immediate += 1
+        size = task.expected_in + task.expected_out
+        if (
+            (size <= self._room or self._room == ROOM)
+            and not self._deferred
+            and not self.connection.is_congested
+        ):
+            self._room -= size
+            self._access.submit(task)
+        else:
+            self._deferred.append(task)
+
+    def answer_unsubmitted(self, task: PortTask, failure: Sense) -> None:
+        """End a command with CHECK CONDITION that no unit ever saw."""
+        self.tasks[task.tag] = task
+        if task.is_immediate:
+            self._immediate += 1
+        self._room -= task.expected_in + task.expected_out
+        task.complete(Status.CHECK_CONDITION, (), failure.fixed())
+
+    @property
+    def has_room_for_immediate(self) -> bool:
+        return self._immediate < MAXIMUM_IMMEDIATE
+
+    def take_up(self) -> None:
+        """Take up deferred commands as far as there is room."""
+        if self._is_taking_up:
+            return  # A task that completes inline: the loop below goes on.
+        deferred = self._deferred
+        self._is_taking_up = True
+        try:
+            while deferred and not self.connection.is_congested and not self.is_lost:
+                size = deferred[0].expected_in + deferred[0].expected_out
+                if size > self._room and self._room != ROOM:
+                    break
+                self._room -= size
+                self._access.submit(deferred.popleft())
+        finally:
+            self._is_taking_up = False
+
+    def retire(self, task: PortTask) -> bool:
+        """A task has its answer; whether the answer can be sent."""
+        if self.is_lost:
+            return False
+        if self.tasks.get(task.tag) is not task:
+            log.error("a task was completed twice", tag=task.tag, lun=task.lun)
+            return False
+        del self.tasks[task.tag]
+        self._room += task.expected_in + task.expected_out
+        self._release(task)
+        if self._deferred:
+            # Later, so that this answer keeps its place before theirs.
+            self.connection.call_soon(self.take_up)
+        return True
+
+    def _release(self, task: PortTask) -> None:
+        if task.is_immediate:
+            self._immediate -= 1
+        else:
+            self.window.max_cmd_sn = self.window.max_cmd_sn + 1 & MASK
+        if self.on_idle is not None and not self.tasks:
+            self.on_idle()
+
+    # --- task management
+
+    def abort_deferred(self, matches: Callable[[PortTask], bool]) -> int:
+        """Drop commands that were not taken up yet; how many."""
+        kept: deque[PortTask] = deque()
+        dropped = 0
+        for task in self._deferred:
+            if matches(task):
+                task.aborted = True
+                del self.tasks[task.tag]
+                self._release(task)
+                dropped += 1
+            else:
+                kept.append(task)
+        self._deferred = kept
+        return dropped
+
+    def abort_for_port(self, task: PortTask) -> None:
+        """Make the unit let go of a task whose data went wrong; `complete` then answers with the
+        task's failure."""
+        if task in self._deferred:
+            self._deferred.remove(task)
+            self._room -= task.expected_in + task.expected_out
+            task.complete(0)
+            return
+        self._access.task_management(
+            self.nexus, TaskManagementFunction.ABORT_TASK, task.lun, task.tag, _nothing
+        )
+
+    # --- numbers
+
+    def take_stat_sn(self) -> int:
+        stat_sn = self.stat_sn
+        self.stat_sn = stat_sn + 1 & MASK
+        return stat_sn
+
+    def take_transfer_tag(self) -> int:
+        return self._transfer_tags.take(())
+
+    def reject(self, header: bytes, reason: RejectReason) -> None:
+        """Reject a PDU (11.17)."""
+        self.connection.send(
+            Reject(
+                reason, self.take_stat_sn(), self.window.exp_cmd_sn, self.window.max_cmd_sn,
+                0, header,
+            ).pack(),
+            header,
+        )  # fmt: skip
+
+    # --- end
+
+    def lose(self) -> None:
+        """The session has ended: its tasks need no answer any more."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self._deferred.clear()
+        for task in self.tasks.values():
+            task.aborted = True
+        self._access.nexus_lost(self.nexus)
+        self.tasks.clear()
+        if self.on_idle is not None:
+            self.on_idle()
+
+
+def _nothing(response: int) -> None:
+    """The port's own ABORT TASK is answered by the task's end."""
