@@ -17,7 +17,7 @@ def lun_field(lun: int) -> int:
     addressing below 256, flat space addressing up to 16383. Raises ValueError above that."""
     if 0 <= lun < 0x100:
         return lun << 48
-    if lun < 0x4000:
+    if 0 <= lun < 0x4000:
         return (0x4000 | lun) << 48
     raise ValueError(f"LUN {lun} does not fit one level of addressing")
 
