@@ -54,6 +54,7 @@ class Command:
         "stage",
         "tag",
         "timeout",
+        "urgent",
     )
 
     def __init__(
@@ -66,6 +67,7 @@ class Command:
         *,
         timeout: float = 30.0,
         replay: bool = False,
+        urgent: bool = False,
         buffer: memoryview | None = None,
     ) -> None:
         if len(cdb) > 16:
@@ -82,6 +84,8 @@ class Command:
         self.timeout = timeout
         self.replay = replay
         """Whether it may be sent again after the connection was lost while it was in flight."""
+        self.urgent = urgent
+        """Whether it goes out in a session that was not released yet, and waits for no other."""
         self.buffer: Buffer | None = buffer
         """Where data read goes: `read_length` bytes of the caller's, or made when data comes."""
         self.data: Buffer = b""

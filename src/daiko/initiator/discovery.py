@@ -149,7 +149,7 @@ async def discover(
         async with asyncio.timeout(settings.login_timeout):
             pairs = await inquiry.answer
     except TimeoutError:
-        raise Unreachable(f"{portal}: no answer to SendTargets") from None
+        raise Unreachable("no answer to SendTargets") from None
     finally:
         inquiry.close()
     return _targets(pairs, portal)

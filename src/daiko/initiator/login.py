@@ -8,6 +8,7 @@ discovery), so that no PDU can fall between the two.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -137,10 +138,11 @@ async def log_in(
             await link.done
     except TimeoutError:
         connection.abort()
-        raise Unreachable(f"{portal}: no login within {settings.login_timeout:g} s") from None
+        raise Unreachable(f"no login within {settings.login_timeout:g} s") from None
     except OSError as error:
         connection.abort()
-        raise Unreachable(f"{portal}: {error.strerror or error}") from None
+        words = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise Unreachable(words) from None
     except BaseException:
         connection.abort()
         raise

@@ -69,7 +69,7 @@ class NexusWatcher(Protocol):
     """Who wants to know what happens to the I_T nexus."""
 
     def nexus_started(self) -> None:
-        """A session is up. Only commands submitted as `urgent` go to it until `release`."""
+        """A session is up. Only `urgent` commands go to it until `release`."""
 
     def nexus_lost(self, reason: str) -> None:
         """The session is gone."""
@@ -151,14 +151,14 @@ class Multipath:
 
     # --- commands
 
-    def submit(self, command: Command, urgent: bool = False) -> None:
+    def submit(self, command: Command) -> None:
         """Send `command` in the session, or as soon as there is one that was released."""
         session = self.session
-        if session is not None and (not self._is_held or urgent):
+        if session is not None and (not self._is_held or command.urgent):
             session.submit(command)
         elif not self._is_open:
             command.done(Aborted(f"{self.target_name} is not open"), 0, b"", b"")
-        elif self._is_past_grace or urgent:
+        elif self._is_past_grace or command.urgent:
             command.done(Unreachable(self._words()), 0, b"", b"")
         else:
             self._waiting.append(command)
@@ -330,6 +330,11 @@ class Multipath:
         self._is_held = True
         self._watcher.nexus_started()
         return session
+
+    def give_up_session(self, reason: str) -> None:
+        """Drop the session; another one is made as after any loss."""
+        if self.session is not None:
+            self.session.drop(reason)
 
     def release(self) -> None:
         """Let commands go out in the session that came up; first those that waited for it."""

@@ -1,0 +1,334 @@
+"""A logical unit of a second controller as a block device.
+
+A request becomes one READ or WRITE, its CDB packed by a compiled layout, or several that are in
+flight together when it is longer than the unit takes at once (page B0h, MAXIMUM TRANSFER LENGTH).
+The parts of a split read are received into their places in one buffer.
+
+What the unit cannot do is not imitated here, with one exception: FUA without DPOFUA is a write and
+a flush. `device/emulate.py` is for the rest.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Protocol
+
+from daiko.backend.lu_facts import LuFacts
+from daiko.backend.refusal import device_error
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.emulate import write_fua
+from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unreachable, Unsupported
+from daiko.initiator.command import Command
+from daiko.scsi.block_data import LbaRange, pack_unmap
+from daiko.scsi.opcode import Opcode
+from daiko.scsi.report import lun_field
+from daiko.scsi.sbc import CompareAndWrite, SynchronizeCache10, Unmap, WriteSame16
+
+_RANGE_10 = struct.Struct(">BBIBHB")
+"""opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
+_RANGE_16 = struct.Struct(">BBQIBB")
+"""opcode, flags, lba, blocks, group, control: READ (16), WRITE (16)."""
+_FUA = 0x08
+_LONGEST_TRANSFER = 1 << 20
+"""Bytes in one command: what fits the buffers of every target, and keeps a long request from
+holding up short ones."""
+_WRITE_SAME_BLOCKS = (1 << 32) - 1
+_SYNCHRONIZE_ALL = SynchronizeCache10.pack(lba=0, transfer_length=0)
+
+
+class Port(Protocol):
+    """Where commands go."""
+
+    command_timeout: float
+
+    def send(self, command: Command) -> None:
+        """Send it; its `done` is called exactly once."""
+
+
+class _Together:
+    """The completion of several commands as one: the first error counts."""
+
+    __slots__ = ("done", "error", "left")
+
+    def __init__(self, count: int, done: Done) -> None:
+        self.left = count
+        self.done = done
+        self.error: DeviceError | None = None
+
+    def part(self, error: DeviceError | None) -> None:
+        if error is not None and self.error is None:
+            self.error = error
+        self.left -= 1
+        if not self.left:
+            self.done(self.error)
+
+
+class RemoteLu(BlockDevice):
+    """Blocks behind an iSCSI target. `learn` gives it its size and abilities."""
+
+    def __init__(self, port: Port, name: str, lun: int) -> None:
+        self.lun = lun
+        self.name = name
+        """`sd1/0`: for messages."""
+        self._port = port
+        self._field = lun_field(lun)
+        self.block_size = 512
+        self.blocks = 0
+        self.capabilities = Capabilities(Level.NONE, Level.NONE, Level.NONE, Level.EMULATED)
+        self.absence = "it has not been looked at yet"
+        """Why the unit cannot be used; "" when it can."""
+        self._limit = 1
+        self._compare_limit = 0
+        self._unmap_limit = 0
+        self._write_same_limit = 0
+        self._has_cache = True
+
+    # --- what is known of it
+
+    def learn(self, facts: LuFacts) -> None:
+        """Take over size and abilities. The block size of a unit in use does not change."""
+        capacity = facts.capacity
+        if capacity is None:
+            self.absence = f"{self.name} is no disk that is ready"
+            return
+        limits, provisioning = facts.limits, facts.provisioning
+        self.block_size = capacity.block_size
+        self.blocks = capacity.blocks
+        self._limit = max(1, _LONGEST_TRANSFER // capacity.block_size)
+        if limits.max_transfer:
+            self._limit = min(self._limit, limits.max_transfer)
+        has = facts.has_command
+        self._compare_limit = limits.max_compare_and_write * has(Opcode.COMPARE_AND_WRITE)
+        self._unmap_limit = limits.max_unmap if provisioning.lbpu and has(Opcode.UNMAP) else 0
+        can_repeat = bool(provisioning.lbpws or limits.max_write_same) and has(Opcode.WRITE_SAME_16)
+        self._write_same_limit = (
+            min(limits.max_write_same or _WRITE_SAME_BLOCKS, _WRITE_SAME_BLOCKS)
+            if can_repeat
+            else 0
+        )
+        native = {True: Level.NATIVE, False: Level.NONE}
+        self.capabilities = Capabilities(
+            unmap=native[self._unmap_limit > 0],
+            write_same=native[can_repeat],
+            compare_and_write=native[self._compare_limit > 0],
+            fua=Level.NATIVE if facts.has_fua else Level.EMULATED,
+            rotational=facts.characteristics.rotation_rate > 1,
+            read_only=facts.write_protected,
+            optimal_blocks=limits.optimal_granularity or 1 << capacity.physical_exponent,
+            unmap_granularity=max(1, limits.unmap_granularity),
+            unmapped_reads_zero=capacity.lbprz or bool(provisioning.lbprz & 1),
+        )
+        self.absence = ""
+
+    def withdraw(self, reason: str) -> None:
+        """Requests complete with Unreachable from now on, until `learn`."""
+        self.absence = reason
+
+    def _refusal(self, lba: int, blocks: int) -> DeviceError | None:
+        if self.absence:
+            return Unreachable(f"{self.name}: {self.absence}")
+        if lba < 0 or blocks < 0 or lba + blocks > self.blocks:
+            return OutOfRange(f"{self.name}: blocks {lba}..{lba + blocks - 1} of {self.blocks}")
+        return None
+
+    # --- reading and writing
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        if self.absence or lba < 0 or lba + blocks > self.blocks or blocks <= 0:
+            done(self._refusal(lba, blocks), b"")
+            return
+        if blocks > self._limit:
+            self._read_parts(lba, blocks, done)
+            return
+        length = blocks * self.block_size
+
+        def completed(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+            if error is None and not status and len(data) == length:
+                done(None, data)
+            else:
+                done(self._read_error(error, status, sense, lba), b"")
+
+        self._port.send(
+            Command(
+                self._field,
+                _range(Opcode.READ_10, lba, blocks, 0),
+                completed,
+                b"",
+                length,
+                timeout=self._port.command_timeout,
+                replay=True,
+            )
+        )
+
+    def _read_parts(self, lba: int, blocks: int, done: ReadDone) -> None:
+        size, limit = self.block_size, self._limit
+        buffer = bytearray(blocks * size)
+        view = memoryview(buffer)
+        starts = range(0, blocks, limit)
+
+        def all_read(error: DeviceError | None) -> None:
+            done(error, b"" if error is not None else buffer)
+
+        together = _Together(len(starts), all_read)
+        for start in starts:
+            count = min(limit, blocks - start)
+            self._read_part(
+                lba + start, count, view[start * size : (start + count) * size], together
+            )
+
+    def _read_part(self, lba: int, blocks: int, place: memoryview, together: _Together) -> None:
+        def completed(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+            if error is None and not status and len(data) == len(place):
+                together.part(None)
+            else:
+                together.part(self._read_error(error, status, sense, lba))
+
+        self._port.send(
+            Command(
+                self._field,
+                _range(Opcode.READ_10, lba, blocks, 0),
+                completed,
+                b"",
+                len(place),
+                timeout=self._port.command_timeout,
+                replay=True,
+                buffer=place,
+            )
+        )
+
+    def _read_error(
+        self, error: DeviceError | None, status: int, sense: bytes, lba: int
+    ) -> DeviceError:
+        what = f"{self.name}: READ at {lba}"
+        return (
+            error
+            or device_error(status, sense, what, writing=False)
+            or MediumFailure(f"{what} gave less data than was asked for", writing=False, lba=lba)
+        )
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        blocks = len(data) // self.block_size
+        if self.absence or lba < 0 or lba + blocks > self.blocks or blocks <= 0:
+            done(self._refusal(lba, blocks))
+            return
+        if fua and self.capabilities.fua is not Level.NATIVE:
+            write_fua(self, lba, data, done)
+            return
+        flags = _FUA if fua else 0
+        limit = self._limit
+        if blocks <= limit:
+            self._write_part(lba, blocks, data, flags, done)
+            return
+        view, size = memoryview(data), self.block_size
+        starts = range(0, blocks, limit)
+        together = _Together(len(starts), done)
+        for start in starts:
+            count = min(limit, blocks - start)
+            part = view[start * size : (start + count) * size]
+            self._write_part(lba + start, count, part, flags, together.part)
+
+    def _write_part(self, lba: int, blocks: int, data: Buffer, flags: int, done: Done) -> None:
+        def completed(error: DeviceError | None, status: int, _: Buffer, sense: bytes) -> None:
+            if status and error is None:
+                error = device_error(status, sense, f"{self.name}: WRITE at {lba}", writing=True)
+            done(error)
+
+        self._port.send(
+            Command(
+                self._field,
+                _range(Opcode.WRITE_10, lba, blocks, flags),
+                completed,
+                data,
+                timeout=self._port.command_timeout,
+                replay=True,
+            )
+        )
+
+    def flush(self, done: Done) -> None:
+        if self.absence or not self._has_cache:
+            done(self._refusal(0, 0))
+            return
+
+        def synchronized(error: DeviceError | None) -> None:
+            if isinstance(error, Unsupported):
+                # A unit without the command has no volatile cache to write back.
+                self._has_cache = False
+                error = None
+            done(error)
+
+        self._change(_SYNCHRONIZE_ALL, b"", synchronized, "SYNCHRONIZE CACHE")
+
+    # --- optional operations
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        limit = self._unmap_limit
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal)
+        elif not limit:
+            super().unmap(lba, blocks, done)
+        else:
+            starts = range(0, blocks, limit)
+            together = _Together(len(starts), done)
+            for start in starts:
+                data = pack_unmap([LbaRange(lba + start, min(limit, blocks - start))])
+                cdb = Unmap.pack(parameter_list_length=len(data))
+                self._change(cdb, data, together.part, f"UNMAP at {lba + start}")
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        limit = self._write_same_limit
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal)
+        elif not limit:
+            super().write_same(lba, blocks, pattern, done)
+        else:
+            starts = range(0, blocks, limit)
+            together = _Together(len(starts), done)
+            for start in starts:
+                count = min(limit, blocks - start)
+                cdb = WriteSame16.pack(lba=lba + start, transfer_length=count)
+                self._change(cdb, pattern, together.part, f"WRITE SAME at {lba + start}")
+
+    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
+        blocks = len(compare) // self.block_size
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal)
+        elif blocks > self._compare_limit:
+            done(Unsupported(f"{self.name} compares and writes {self._compare_limit} blocks"))
+        else:
+            cdb = CompareAndWrite.pack(lba=lba, transfer_length=blocks)
+            both = bytes(compare) + bytes(data)
+            # Never sent twice: after a first success the second would find a miscompare.
+            self._change(cdb, both, done, f"COMPARE AND WRITE at {lba}", replay=False)
+
+    def _change(
+        self, cdb: bytes, data: Buffer, done: Done, what: str, *, replay: bool = True
+    ) -> None:
+        """Send a command of which only the status matters, and that the unit need not have."""
+
+        def completed(error: DeviceError | None, status: int, _: Buffer, sense: bytes) -> None:
+            if status and error is None:
+                words = f"{self.name}: {what}"
+                error = device_error(status, sense, words, writing=True, optional=True)
+            done(error)
+
+        self._port.send(
+            Command(
+                self._field,
+                cdb,
+                completed,
+                data,
+                timeout=self._port.command_timeout,
+                replay=replay,
+            )
+        )
+
+
+def _range(opcode: int, lba: int, blocks: int, flags: int) -> bytes:
+    """READ or WRITE: (10), which every disk has, as long as the address and the length fit."""
+    if lba + blocks <= 0x1_0000_0000 and blocks < 0x10000:
+        return _RANGE_10.pack(opcode, flags, lba, 0, blocks, 0)
+    # READ (16) and WRITE (16) lie 60h above READ (10) and WRITE (10).
+    return _RANGE_16.pack(opcode + 0x60, flags, lba, blocks, 0, 0)

@@ -1,0 +1,372 @@
+"""A second controller: an iSCSI target that owns logical units, and the commands sent to it.
+
+It joins three things: the sessions to it (`initiator/multipath.py`), the logical units behind them
+as block devices (`remote_lu.py`), and single commands that are no reads or writes (`execute`), such
+as EXTENDED COPY.
+
+Whenever a session comes up anew, the logical units in use are looked at before any other command
+goes out. A unit that is another one now, or has shrunk, or is gone, is withdrawn: its requests
+complete with Unreachable, and `on_lu_changed` is called. Unit attentions that announce changes
+(capacity, INQUIRY data, LUNs) lead to the same look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from daiko.backend.lu_facts import LuFacts, read_facts, report_luns
+from daiko.backend.refusal import device_error
+from daiko.backend.remote_lu import RemoteLu
+from daiko.device.block import Buffer
+from daiko.device.error import DeviceError, Refused, Unreachable
+from daiko.initiator.command import Command, CommandDone
+from daiko.initiator.multipath import Multipath
+from daiko.initiator.portal import Portal
+from daiko.initiator.settings import InitiatorSettings
+from daiko.scsi.layout import MalformedData
+from daiko.scsi.opcode import Opcode
+from daiko.scsi.report import lun_field, lun_number
+
+log = structlog.get_logger(__name__)
+
+_SENT_AGAIN = frozenset(
+    {
+        Opcode.TEST_UNIT_READY, Opcode.REQUEST_SENSE, Opcode.INQUIRY, Opcode.REPORT_LUNS,
+        Opcode.MODE_SENSE_6, Opcode.MODE_SENSE_10, Opcode.READ_CAPACITY_10,
+        Opcode.SERVICE_ACTION_IN_16, Opcode.MAINTENANCE_IN, Opcode.PERSISTENT_RESERVE_IN,
+        Opcode.READ_6, Opcode.READ_10, Opcode.READ_12, Opcode.READ_16,
+        Opcode.WRITE_6, Opcode.WRITE_10, Opcode.WRITE_12, Opcode.WRITE_16,
+        Opcode.WRITE_AND_VERIFY_10, Opcode.WRITE_AND_VERIFY_12, Opcode.WRITE_AND_VERIFY_16,
+        Opcode.VERIFY_10, Opcode.VERIFY_12, Opcode.VERIFY_16,
+        Opcode.SYNCHRONIZE_CACHE_10, Opcode.SYNCHRONIZE_CACHE_16,
+        Opcode.WRITE_SAME_10, Opcode.WRITE_SAME_16, Opcode.UNMAP,
+    }
+)  # fmt: skip
+"""Commands that give the same outcome when they are carried out twice in a row."""
+
+_CAPACITY_CHANGED = (0x2A, 0x09)
+_INQUIRY_CHANGED = (0x3F, 0x03)
+_LUNS_CHANGED = (0x3F, 0x0E)
+
+
+class Outcome(NamedTuple):
+    """How a second controller answered a command."""
+
+    status: int
+    data: Buffer
+    sense: bytes
+    """Sense data without length field; b"" where there is none."""
+
+
+class NexusInfo(NamedTuple):
+    """The session as it is now."""
+
+    initiator_name: str
+    isid: bytes
+    target_name: str
+    portal: Portal
+    portal_group_tag: int
+    in_flight: int
+    header_digest: bool
+    data_digest: bool
+
+
+class SecondController:
+    """A target of this name behind these portals (HOST:PORT). `open` before use."""
+
+    def __init__(
+        self,
+        name: str,
+        iqn: str,
+        portals: Sequence[str],
+        initiator_name: str,
+        *,
+        settings: InitiatorSettings | None = None,
+        isid: bytes | None = None,
+    ) -> None:
+        """Raises ValueError where a portal is none, or none is given."""
+        self.name = name
+        self.iqn = iqn
+        self.settings = settings or InitiatorSettings()
+        self.command_timeout = self.settings.command_timeout
+        self.units: dict[int, LuFacts] = {}
+        """The logical units as they were last looked at, by LUN; disks and others."""
+        self.on_lu_changed: Callable[[SecondController, int, str], None] | None = None
+        """Called with the LUN and a reason when a unit in use was withdrawn, and with "" when its
+        size or abilities changed, or it came back."""
+        self._paths = Multipath(
+            iqn,
+            [Portal.parse(portal) for portal in portals],
+            initiator_name,
+            self,
+            settings=self.settings,
+            isid=isid,
+        )
+        self._devices: dict[int, RemoteLu] = {}
+        self._is_ready = False
+        self._looking: asyncio.Task[None] | None = None
+        self._look_again: set[int] = set()
+
+    # --- open and close
+
+    async def open(self) -> None:
+        """Connect, and look at all logical units. Does nothing while it is open.
+
+        Raises DeviceError: Unreachable where no portal answers, what the controller said where
+        it does not give its logical units. May then be called again."""
+        if self._is_ready:
+            return
+        await self._paths.open()
+        try:
+            await self.refresh()
+        except BaseException:
+            await self.close()
+            raise
+        self._is_ready = True
+        self._paths.release()
+
+    async def close(self) -> None:
+        """Log out. Commands in flight complete with `Aborted`."""
+        self._is_ready = False
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+            self._looking = None
+        await self._paths.close()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a command would go out now."""
+        return self._is_ready and self._paths.is_connected
+
+    @property
+    def last_error(self) -> str:
+        """Why there is no session; "" while there is one."""
+        return self._paths.last_error
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever an I_T nexus with this controller ended: its aliases and list
+        identifiers are gone, and with them the proof that unflushed writes are kept."""
+        return self._paths.generation
+
+    @property
+    def nexus(self) -> NexusInfo | None:
+        """The session; None while there is none."""
+        session, portal = self._paths.session, self._paths.portal
+        if session is None or portal is None:
+            return None
+        return NexusInfo(
+            self._paths.initiator_name,
+            self._paths.isid,
+            self.iqn,
+            portal,
+            session.negotiated.target_portal_group_tag,
+            session.in_flight,
+            session.negotiated.header_digest,
+            session.negotiated.data_digest,
+        )
+
+    # --- commands
+
+    def send(self, command: Command) -> None:
+        """The way of a device's commands."""
+        self._paths.submit(command)
+
+    def submit(
+        self,
+        lun: int,
+        cdb: bytes,
+        done: CommandDone,
+        data_out: Buffer = b"",
+        read_length: int = 0,
+        timeout: float | None = None,
+    ) -> None:
+        """Send one command; `done` is called once with the answer, or an error without one.
+        `timeout` in seconds; `data_out` must not change until then."""
+        self._paths.submit(self._command(lun, cdb, done, data_out, read_length, timeout))
+
+    async def execute(
+        self,
+        lun: int,
+        cdb: bytes,
+        data_out: Buffer = b"",
+        read_length: int = 0,
+        timeout: float | None = None,
+    ) -> Outcome:
+        """Send one command and wait for its status, whatever it is.
+
+        Raises DeviceError where there is none: Unreachable, Aborted."""
+        return await self._execute(lun, cdb, data_out, read_length, timeout, urgent=False)
+
+    async def ask(self, lun: int, cdb: bytes, length: int, *, optional: bool = False) -> Buffer:
+        """The data that a command answers with. Raises DeviceError for every status but GOOD;
+        with `optional`, Unsupported where the controller has no such command or page.
+
+        Goes out also while other commands wait for the units to be looked at."""
+        answer = await self._execute(lun, cdb, b"", length, None, urgent=True)
+        what = f"{self.name}/{lun}: command {cdb[0]:02x}h"
+        error = device_error(answer.status, answer.sense, what, writing=False, optional=optional)
+        if error is not None:
+            raise error
+        return answer.data
+
+    async def _execute(
+        self,
+        lun: int,
+        cdb: bytes,
+        data_out: Buffer,
+        read_length: int,
+        timeout: float | None,
+        *,
+        urgent: bool,
+    ) -> Outcome:
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(Outcome(status, data, sense))
+
+        command = self._command(lun, cdb, done, data_out, read_length, timeout)
+        command.urgent = urgent
+        self._paths.submit(command)
+        return await future
+
+    def _command(
+        self,
+        lun: int,
+        cdb: bytes,
+        done: CommandDone,
+        data_out: Buffer,
+        read_length: int,
+        timeout: float | None,
+    ) -> Command:
+        return Command(
+            lun_field(lun),
+            cdb,
+            done,
+            data_out,
+            read_length,
+            timeout=self.command_timeout if timeout is None else timeout,
+            replay=cdb[0] in _SENT_AGAIN,
+        )
+
+    # --- logical units
+
+    def device(self, lun: int) -> RemoteLu:
+        """The logical unit as a block device: always the same object for a LUN. One that is no
+        disk, or was never seen, answers every request with Unreachable."""
+        device = self._devices.get(lun)
+        if device is None:
+            device = self._devices[lun] = RemoteLu(self, f"{self.name}/{lun}", lun)
+            facts = self.units.get(lun)
+            if facts is not None:
+                device.learn(facts)
+        return device
+
+    async def refresh(self) -> None:
+        """Look at all logical units anew and take them as they are now. Raises DeviceError."""
+        try:
+            numbers = await report_luns(self)
+            found = await asyncio.gather(*(read_facts(self, lun) for lun in numbers))
+        except MalformedData as error:
+            raise Refused(f"{self.name}: {error}", status=0, sense=b"") from error
+        self.units = {facts.lun: facts for facts in found}
+        for lun, device in self._devices.items():
+            if lun in self.units:
+                device.learn(self.units[lun])
+            else:
+                device.withdraw("the controller has no such LU any more")
+
+    # --- what happens to the nexus (NexusWatcher)
+
+    def nexus_started(self) -> None:
+        if self._is_ready:  # else `open` looks
+            self._look(set(self._devices), release=True)
+
+    def nexus_lost(self, reason: str) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
+        number = lun_number(lun)
+        log.info("unit attention", backend=self.name, lun=number, code=f"{asc:02x}/{ascq:02x}")
+        if not self._is_ready:
+            return
+        if (asc, ascq) == _LUNS_CHANGED:
+            self._look(set(self._devices), release=False)
+        elif (asc, ascq) in (_CAPACITY_CHANGED, _INQUIRY_CHANGED) and number in self._devices:
+            self._look({number}, release=False)
+
+    def _look(self, numbers: set[int], *, release: bool) -> None:
+        """Look at the units in use in the background; one look at a time."""
+        self._look_again |= numbers
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_task(self._look_at(release))
+
+    async def _look_at(self, release: bool) -> None:
+        try:
+            while self._look_again:
+                lun = self._look_again.pop()
+                await self._compare(lun)
+        except Unreachable as error:
+            # The session is gone, or is given up here: the next one is looked at again.
+            log.warning("units not looked at", backend=self.name, error=str(error))
+            if release:
+                self._paths.give_up_session(f"its logical units could not be looked at: {error}")
+            return
+        finally:
+            if self._looking is asyncio.current_task():
+                self._looking = None
+        if release:
+            self._paths.release()
+
+    async def _compare(self, lun: int) -> None:
+        """Whether the unit is still the one it was. Raises Unreachable when the nexus ended."""
+        device = self._devices[lun]
+        session = self._paths.session
+        known = self.units.get(lun)
+        reason = ""
+        try:
+            facts = await read_facts(self, lun)
+        except (DeviceError, MalformedData) as error:
+            if session is None or self._paths.session is not session:
+                raise Unreachable(str(error)) from error
+            facts, reason = None, f"it does not answer as before: {error}"
+        if facts is not None and known is not None:
+            reason = _difference(known, facts)
+        changed = reason != device.absence
+        if reason:
+            device.withdraw(reason)
+        elif facts is not None:
+            changed = changed or facts != known
+            self.units[lun] = facts
+            device.learn(facts)
+        if changed:
+            log.warning("logical unit changed", device=device.name, reason=reason)
+            if self.on_lu_changed is not None:
+                self.on_lu_changed(self, lun, reason)
+
+
+def _difference(known: LuFacts, now: LuFacts) -> str:
+    """Why `now` is not the unit that `known` was; "" when it is."""
+    if known.capacity is None:
+        return ""
+    if now.capacity is None:
+        return "it is no disk that is ready any more"
+    if now.identity != known.identity:
+        return "it shows another identity than before: it is another LU"
+    if now.capacity.block_size != known.capacity.block_size:
+        return f"its blocks have {now.capacity.block_size} bytes now"
+    if now.capacity.blocks < known.capacity.blocks:
+        return f"it has shrunk from {known.capacity.blocks} to {now.capacity.blocks} blocks"
+    return ""
