@@ -165,6 +165,16 @@ def test_reserved_bits_survive_an_exchange_of_identifiers(
     assert other[0] == image[0] ^ 0xFF
 
 
+def test_bytes_behind_a_designator_stay_while_it_stays() -> None:
+    image = bytearray(golden("extended_copy_sg_xcopy"))
+    image[16 + 24 : 16 + 28] = b"tail"
+    read = parse_extended_copy(image)
+    assert read.pack() == image
+    first = read.cscds[0]
+    assert isinstance(first, IdentificationCscd)
+    assert replace(first, designator=NAA_0).pack()[24:28] == bytes(4)
+
+
 @given(lists)
 def test_offsets_point_at_the_type_codes(value: ExtendedCopy) -> None:
     data = value.pack()

@@ -148,8 +148,15 @@ class IdentificationCscd(_Cscd):
             association=designator.association,
             designator_type=designator.type,
             designator_length=len(designator.data),
-            designator=designator.data.ljust(_MAX_DESIGNATOR, b"\0"),
+            designator=designator.data + self._behind_designator(),
         )
+
+    def _behind_designator(self) -> bytes:
+        """What fills the field: as it came while the designator is as it came, else zeros."""
+        length = len(self.designator.data)
+        if self.image and self.image[7 : 8 + length] == bytes((length,)) + self.designator.data:
+            return self.image[8 + length : 8 + _MAX_DESIGNATOR]
+        return bytes(_MAX_DESIGNATOR - length)
 
 
 @dataclass(frozen=True, slots=True)
