@@ -57,19 +57,20 @@ class TestRemoteLu(BlockDeviceSuite):
         return controller.device(1)
 
 
+@pytest.fixture(scope="module")
+def strict_tgt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tgt]:
+    folder = tmp_path_factory.mktemp("tgt")
+    with Tgt(folder, image(folder / "a", 16 << 20), name="strict") as tgt:
+        for name in ("HeaderDigest", "DataDigest"):
+            tgt.admin(
+                *("--mode", "target", "--op", "update", "--tid", "1"),
+                *("--name", name, "--value", "CRC32C"),
+            )
+        yield tgt
+
+
 class TestRemoteLuWithDigests(BlockDeviceSuite):
     """The same with header and data digests and without immediate data."""
-
-    @pytest.fixture(scope="class")
-    def strict_tgt(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tgt]:
-        folder = tmp_path_factory.mktemp("tgt")
-        with Tgt(folder, image(folder / "a", 16 << 20), name="strict") as tgt:
-            for name in ("HeaderDigest", "DataDigest"):
-                tgt.admin(
-                    *("--mode", "target", "--op", "update", "--tid", "1"),
-                    *("--name", name, "--value", "CRC32C"),
-                )
-            yield tgt
 
     @pytest.fixture
     async def device(self, strict_tgt: Tgt) -> AsyncIterator[RemoteLu]:
