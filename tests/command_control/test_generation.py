@@ -201,6 +201,13 @@ def test_cscds_that_no_segment_uses_are_left_out() -> None:
     assert len(parse_extended_copy(command.parameter_list).cscds) == 2
 
 
+def test_inline_data_of_the_host_stays_here() -> None:
+    host = replace(host_command(), inline=bytes(8))
+    (command,) = commands([run(L0, 0, L1, 0, 8)], LIO, host)
+    assert parse_extended_copy(command.parameter_list).inline == b""
+    assert len(command.parameter_list) == len(host.pack()) - 8
+
+
 def test_one_cscd_for_both_sides_stays_one_inside_one_lu() -> None:
     host = ExtendedCopy(
         0, ListIdUsage.DISABLE, (IdentificationCscd(ALPHA),), (BlockToBlock(0, 0, 8, 0, 100),)
@@ -415,6 +422,13 @@ def test_steps_of_two_executors_or_of_this_controller_are_refused() -> None:
 
 def test_no_steps_no_commands() -> None:
     assert commands([]) == []
+
+
+def test_lu_too_many_begins_another_command() -> None:
+    steps = [run(L0, 0, L1, 0, 8), run(L0, 8, L1, 8, 8), run(L0, 16, L2, 0, 8)]
+    made = commands(steps, replace(DAIKO, max_cscds=2))
+    assert [[cover.step for cover in command.covers] for command in made] == [[0, 1], [2]]
+    assert len(commands(steps, replace(DAIKO, max_cscds=3))) == 1
 
 
 def test_commands_are_made_as_they_are_asked_for() -> None:

@@ -338,15 +338,16 @@ def test_failed_block_of_an_extent_at_the_same_address_keeps_it(
     assert error.lba == 12
 
 
+@pytest.mark.parametrize("late_one", [A, B], ids=["higher comes last", "lower comes last"])
 def test_of_several_errors_the_one_at_the_lowest_address_is_reported(
-    memories: dict[DeviceId, MemoryDevice],
+    memories: dict[DeviceId, MemoryDevice], late_one: DeviceId
 ) -> None:
-    slow, failing = Fault(memories[B]), Fault(memories[A])
-    slow.fail(error=lambda: Unreachable("sd2 is away"))
-    failing.fail(error=medium(10, writing=False))
-    late = Delay(slow)
-    lu = VirtualLu(table(*SCATTERED), {A: failing, B: late, C: memories[C]}, SIZE)
-    outcome = read(lu, 40, 10)
+    lower, higher = Fault(memories[B]), Fault(memories[A])
+    lower.fail(error=lambda: Unreachable("sd2 is away"))
+    higher.fail(error=medium(10, writing=False))
+    devices: dict[DeviceId, BlockDevice] = {A: higher, B: lower, C: memories[C]}
+    late = devices[late_one] = Delay(devices[late_one])
+    outcome = read(VirtualLu(table(*SCATTERED), devices, SIZE), 40, 10)
     assert outcome.pending
     late.release()
     assert isinstance(outcome.error, Unreachable)
