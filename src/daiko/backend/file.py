@@ -115,7 +115,6 @@ class FileDevice(BlockDevice):
         self.capabilities = capabilities
         self._descriptor = descriptor
         self._unmap_mode = unmap_mode
-        self._size = blocks * block_size
         self._read_flags = os.RWF_NOWAIT
         self._pace = _Pace()
         self._lock = RangeLock()
@@ -387,6 +386,10 @@ class FileDevice(BlockDevice):
                 done(None if self._is_open else Aborted(f"{self.path} is closed"))
 
         self._workers.run(work, finished)
+
+    def refresh(self) -> None:
+        """Take the size as it is now; the file or block device may have grown. Raises OSError."""
+        self.blocks = os.lseek(self._descriptor, 0, os.SEEK_END) // self.block_size
 
     def close(self) -> None:
         """Requests in threads complete with `Aborted` once their thread is done with the file."""
