@@ -158,21 +158,28 @@ class Process:
 
     def lines_until(self, last: str) -> list[str]:
         """The lines that it prints, up to the one that is `last`."""
+        return self._printed_until(f"\n{last}\n".encode())
+
+    def lines_until_match(self, part: str) -> list[str]:
+        """The lines that it prints, up to the first that has `part` in it."""
+        return self._printed_until(part.encode())
+
+    def _printed_until(self, wanted: bytes) -> list[str]:
         assert self.popen is not None
         assert self.popen.stdout is not None
         descriptor = self.popen.stdout.fileno()
         deadline = time.monotonic() + PATIENCE
-        received = b""
-        while f"\n{last}\n".encode() not in b"\n" + received:
+        received = b"\n"
+        while wanted not in received:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                raise self.failed(f"did not print {last!r}, but {received!r}")
+                raise self.failed(f"did not print {wanted!r}, but {received!r}")
             chunk = os.read(descriptor, 65536)
             if not chunk:
                 status = self.popen.wait(PATIENCE)
                 raise self.failed(f"ended with status {status} after printing {received!r}")
             received += chunk
-        return received.decode().splitlines()
+        return received.decode().splitlines()[1:]
 
 
 class Daiko(Process):
@@ -219,8 +226,12 @@ class Daiko(Process):
         """iscsi://…, as qemu-img and libiscsi's tools take it."""
         return f"iscsi://{self.portal}/{self.iqn}/{lun}"
 
+    def program(self) -> list[str]:
+        """The `daiko` command itself."""
+        return [sys.executable, "-m", "daiko"]
+
     def command(self) -> Sequence[str]:
-        command = [sys.executable, "-m", "daiko", "serve"]
+        command = [*self.program(), "serve"]
         command += ["--portal", self.portal, "--iqn", self.iqn, "--api", self.api]
         if self.store is not None:
             command += ["--store", str(self.store)]
@@ -239,6 +250,17 @@ class Daiko(Process):
         """The URLs that it printed, one for each LUN."""
         return [line for line in self.lines if line.startswith("iscsi://")]
 
+    def wait_until_connected(self, iqn: str) -> None:
+        """Return when the back end with this target is connected. Raises ProcessFailed."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            backends = self.rest("GET", "/v1/backends").raise_for_status().json()
+            if any(backend["iqn"] == iqn and backend["connected"] for backend in backends):
+                return
+            # The API has no event for it; asking is what an administrator would do.
+            time.sleep(0.05)
+        raise self.failed(f"is not connected to {iqn}")
+
     def rest(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """One request to its REST API."""
         return httpx.request(method, self.api + path, timeout=PATIENCE, **arguments)
@@ -246,7 +268,7 @@ class Daiko(Process):
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run `daiko ARGUMENTS` against it."""
         environment = {**os.environ, "DAIKO_API": self.api, "COLUMNS": "200"}
-        return run(sys.executable, "-m", "daiko", *arguments, check=check, env=environment)
+        return run(*self.program(), *arguments, check=check, env=environment)
 
 
 class Tgt(Process):
