@@ -1,0 +1,306 @@
+"""Make the system match a document, and write the document of a system.
+
+`apply` compares first: what it would do is a list of `Action`s, in the order in which they would
+be done, and with `dry_run` that is all. Applied twice, the second time finds nothing to do.
+
+What takes long or can fail at somebody else's hands, attaching back ends, comes first; then
+everything else happens in one transaction; detaching comes last. A volume's data is never moved
+or given another identity: a document that asks for that is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from daiko.command_control.function_table import FunctionCell, Known, ReachCell
+from daiko.control import volumes
+from daiko.control.document import BackendPart, Document, VolumePart, parse_size
+from daiko.control.error import Conflict, Invalid
+from daiko.control.system import System, put_host
+from daiko.state.record import (
+    BackendRecord,
+    ExtentRecord,
+    FunctionRecord,
+    HostRecord,
+    ReachRecord,
+    Record,
+    VolumeRecord,
+)
+from daiko.state.store import Transaction
+
+
+class Verb(StrEnum):
+    ADD = "add"
+    CHANGE = "change"
+    REMOVE = "remove"
+
+
+class Action(NamedTuple):
+    """One difference between the system and a document."""
+
+    verb: Verb
+    kind: str
+    """system, backend, volume, host, function, reach."""
+    name: str
+    detail: str
+    """What becomes different, for the administrator."""
+
+
+async def apply(
+    system: System, text: str, *, dry_run: bool = False, prune: bool = True
+) -> tuple[Action, ...]:
+    """Make the system match the TOML document, and return what was, or with `dry_run` would be,
+    done. Without `prune`, what the document does not name is left alone.
+
+    Raises Invalid, NotFound, Conflict or Unavailable; what was attached before a failure stays
+    attached, and applying again goes on from there.
+    """
+    return await apply_document(system, Document.parse(text), dry_run=dry_run, prune=prune)
+
+
+def export(system: System) -> str:
+    """The document of the system, in TOML."""
+    return Document.of(system.store).text()
+
+
+async def apply_document(
+    system: System, document: Document, *, dry_run: bool = False, prune: bool = True
+) -> tuple[Action, ...]:
+    """`apply` for a document that was read already."""
+    async with system.changing:
+        actions = tuple(differences(Document.of(system.store), document, prune=prune))
+        if dry_run or not actions:
+            return actions
+        for name in _names(actions, "backend", Verb.ADD):
+            await system.attach_backend(document.backend[name].record(name))
+        async with system.store.transaction() as change:
+            _Applying(system, document, change, actions).run()
+        if _names(actions, "system", Verb.CHANGE):
+            await system.change_record(document.system.model_dump(exclude_none=True))
+        for name in _names(actions, "backend", Verb.REMOVE):
+            await system.detach_backend(name)
+        return actions
+
+
+def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
+    """What makes `now` into `wanted`. Raises Conflict for what cannot be made."""
+    changed = {
+        field: value
+        for field, value in wanted.system.model_dump(mode="json", exclude_none=True).items()
+        if now.system.model_dump(mode="json")[field] != value
+    }
+    if changed:
+        yield Action(Verb.CHANGE, "system", "system", _said(changed))
+    yield from _backends(now, wanted)
+    yield from _volumes(now, wanted)
+    for name, host in wanted.host.items():
+        if name not in now.host:
+            yield Action(Verb.ADD, "host", name, f"sees {_luns(host.luns)}")
+        elif now.host[name] != host:
+            yield Action(
+                Verb.CHANGE,
+                "host",
+                name,
+                f"sees {_luns(host.luns)} instead of {_luns(now.host[name].luns)}"
+                if host.luns != now.host[name].luns
+                else f"initiators {', '.join(host.initiators)}; "
+                f"may copy to {', '.join(host.remote_copy) or 'no other machine'}",
+            )
+    yield from _cells(now, wanted, prune=prune)
+    if prune:
+        for kind in ("host", "volume", "backend"):
+            for name in getattr(now, kind):
+                if name not in getattr(wanted, kind):
+                    yield Action(Verb.REMOVE, kind, name, "it is not in the document")
+
+
+def _backends(now: Document, wanted: Document) -> Iterator[Action]:
+    for name, backend in wanted.backend.items():
+        if name not in now.backend:
+            yield Action(Verb.ADD, "backend", name, _where(backend))
+        elif now.backend[name] != backend:
+            raise Conflict(
+                f"back end {name} is {_where(now.backend[name])}, not {_where(backend)}",
+                "detach it and attach it anew, or give the new one another name",
+                field=f"backend.{name}",
+            )
+
+
+def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
+    for name, volume in wanted.volume.items():
+        there = now.volume.get(name)
+        if there is None:
+            yield Action(Verb.ADD, "volume", name, _lies_on(volume))
+            continue
+        if volume.naa and volume.naa != there.naa:
+            raise Conflict(
+                f"volume {name} has the identity {there.naa}, which it keeps for ever",
+                field=f"volume.{name}.naa",
+            )
+        if volume.extents and there.extents and volume.extents != there.extents:
+            raise Conflict(
+                f"volume {name} lies elsewhere; applying a document moves no data",
+                field=f"volume.{name}.extents",
+            )
+        if volume.devices and volume.devices != tuple(e.device for e in there.extents):
+            raise Conflict(
+                f"volume {name} does not lie on {', '.join(volume.devices)}, but on "
+                f"{', '.join(dict.fromkeys(e.device for e in there.extents)) or there.image}",
+                "give what it lies on, or another LUN or store",
+                field=f"volume.{name}.devices",
+            )
+        if volume.image and volume.image != there.image:
+            raise Conflict(
+                f"volume {name} is not the image of {volume.image}", field=f"volume.{name}.image"
+            )
+        if volume.mode != there.mode:
+            yield Action(
+                Verb.CHANGE, "volume", name, f"mode {volume.mode or 'as the system has it'}"
+            )
+
+
+def _cells(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
+    functions = {(cell.backend, cell.function): cell for cell in now.function}
+    for cell in wanted.function:
+        there = functions.pop((cell.backend, cell.function), None)
+        if there != cell:
+            verb = Verb.ADD if there is None else Verb.CHANGE
+            yield Action(verb, "function", f"{cell.backend}:{cell.function}", _can(cell.can))
+    reaches = {(cell.backend, cell.device): cell for cell in now.reach}
+    for reach in wanted.reach:
+        known = reaches.pop((reach.backend, reach.device), None)
+        if known != reach:
+            verb = Verb.ADD if known is None else Verb.CHANGE
+            yield Action(verb, "reach", f"{reach.backend}:{reach.device}", _can(reach.can))
+    if prune:
+        for backend, function in functions:
+            yield Action(
+                Verb.REMOVE, "function", f"{backend}:{function}", "what was found holds again"
+            )
+        for backend, device in reaches:
+            yield Action(Verb.REMOVE, "reach", f"{backend}:{device}", "what was found holds again")
+
+
+class _Applying:
+    """The part of an application that happens in one transaction."""
+
+    def __init__(
+        self, system: System, document: Document, change: Transaction, actions: tuple[Action, ...]
+    ) -> None:
+        self._system = system
+        self._document = document
+        self._change = change
+        self._actions = actions
+
+    def run(self) -> None:
+        change = self._change
+        for name in _names(self._actions, "host", Verb.REMOVE):
+            change.delete(HostRecord, name)
+        # What hosts no longer see may go; what they will see must be there before they do.
+        kept = {name: host.luns for name, host in self._document.host.items()}
+        for host in change.list(HostRecord):
+            if host.name in kept:
+                luns = {n: v for n, v in host.luns.items() if kept[host.name].get(n) == v}
+                change.put(host.model_copy(update={"luns": luns}))
+        for name in _names(self._actions, "volume", Verb.REMOVE):
+            record = change.get(VolumeRecord, name)
+            assert record is not None
+            volumes.refuse_while_used(change, record)
+            change.delete(VolumeRecord, name)
+        for name in _names(self._actions, "volume", Verb.CHANGE):
+            record = change.get(VolumeRecord, name)
+            assert record is not None
+            change.put(record.model_copy(update={"mode": self._document.volume[name].mode}))
+        for name in _names(self._actions, "volume", Verb.ADD):
+            self._add_volume(name, self._document.volume[name])
+        for name, wanted in self._document.host.items():
+            put_host(change, wanted.record(name))
+        self._put_cells()
+
+    def _add_volume(self, name: str, volume: VolumePart) -> None:
+        volumes.put_new(
+            self._change,
+            name,
+            self._extents(volume),
+            naa=volume.naa or volumes.new_naa(self._system.record.company_id),
+            mode=volume.mode,
+            image=bool(volume.image),
+        )
+
+    def _extents(self, volume: VolumePart) -> list[ExtentRecord]:
+        if volume.extents:
+            return list(volume.extents)
+        if volume.source:
+            candidates = [volumes.parse_device(text) for text in volume.source]
+            return volumes.find_room(self._change, parse_size(volume.size), candidates)
+        devices = [volume.image] if volume.image else list(volume.devices)
+        return volumes.whole(self._change, [volumes.parse_device(text) for text in devices])
+
+    def _put_cells(self) -> None:
+        for action in self._actions:
+            if action.verb is Verb.REMOVE and action.kind in ("function", "reach"):
+                kind: type[Record] = FunctionRecord if action.kind == "function" else ReachRecord
+                self._change.delete(kind, f"{action.name}:hand")
+        backends = {record.name for record in self._change.list(BackendRecord)}
+        for cell in self._document.function:
+            _must_exist(cell.backend, backends, "function")
+            found = FunctionCell(cell.can, Known.DECLARED, time.time(), cell.reason, cell.limits)
+            record = FunctionRecord(backend=cell.backend, function=cell.function, cell=found)
+            there = self._change.get(FunctionRecord, record.key)
+            if there is None or (there.cell.can, there.cell.reason, there.cell.limits) != (
+                cell.can,
+                cell.reason,
+                cell.limits,
+            ):
+                self._change.put(record)
+        for reach in self._document.reach:
+            _must_exist(reach.backend, backends, "reach")
+            reached = ReachCell(reach.can, Known.DECLARED, time.time(), reach.reason)
+            column = ReachRecord(backend=reach.backend, device=reach.device, cell=reached)
+            known = self._change.get(ReachRecord, column.key)
+            if known is None or (known.cell.can, known.cell.reason) != (reach.can, reach.reason):
+                self._change.put(column)
+
+
+def _must_exist(backend: str, backends: set[str], field: str) -> None:
+    if backend not in backends:
+        raise Invalid(
+            f"a {field} cell names the back end {backend}, which is not there", field=field
+        )
+
+
+def _names(actions: tuple[Action, ...], kind: str, verb: Verb) -> list[str]:
+    return [action.name for action in actions if action.kind == kind and action.verb is verb]
+
+
+def _where(backend: BackendPart) -> str:
+    if backend.path:
+        return f"{backend.path} with blocks of {backend.block_size} bytes"
+    return f"{backend.iqn} at {', '.join(backend.portals)}"
+
+
+def _lies_on(volume: VolumePart) -> str:
+    if volume.extents:
+        devices = dict.fromkeys(extent.device for extent in volume.extents)
+        return f"{len(volume.extents)} extents on {', '.join(devices)}"
+    if volume.source:
+        return f"{volume.size} from {', '.join(volume.source)}"
+    return f"image of {volume.image}" if volume.image else f"all of {', '.join(volume.devices)}"
+
+
+def _luns(luns: dict[int, str]) -> str:
+    return ", ".join(f"{volume} as LUN {lun}" for lun, volume in sorted(luns.items())) or "nothing"
+
+
+def _can(can: bool) -> str:
+    return "can, by hand" if can else "cannot, by hand"
+
+
+def _said(values: dict[str, object]) -> str:
+    return ", ".join(
+        f"{name} {', '.join(value) if isinstance(value, list) else value}"
+        for name, value in values.items()
+    )

@@ -1,0 +1,249 @@
+"""One back end as it is attached: what the store says of it, and what is live of it.
+
+A back end that does not answer is attached all the same: its devices are there with the sizes
+that they had, every request to them fails with `Unreachable`, and it is tried again in the
+background, at longer and longer intervals. When it answers for the first time its LUs are compared
+with what they were when the administrator attached them: an LU that shows another identity is
+another LU, whose data must not be taken for that of the old one, and it stays out until the
+administrator has looked (`daiko backend rescan`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from daiko.backend.file import FileDevice
+from daiko.backend.probe import ProbeResult, probe
+from daiko.backend.second_controller import SecondController
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.error import DeviceError, Unreachable
+from daiko.state.record import BackendKind, BackendRecord, DeviceFacts
+
+log = structlog.get_logger(__name__)
+
+FIRST_RETRY: Final = 1.0
+LONGEST_RETRY: Final = 30.0
+"""Seconds between two attempts to reach a back end that does not answer; doubled each time."""
+
+
+class BackendUnavailable(Exception):
+    """The back end does not answer, or its file is not there; the message says what it said."""
+
+
+class AbsentDevice(BlockDevice):
+    """A device that is not there now, with the size that it had."""
+
+    capabilities = Capabilities(
+        unmap=Level.NONE, write_same=Level.NONE, compare_and_write=Level.NONE, fua=Level.NATIVE
+    )
+
+    def __init__(self, facts: DeviceFacts, reason: str) -> None:
+        self.block_size = facts.block_size
+        self.blocks = facts.blocks
+        self.reason = reason
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        done(Unreachable(self.reason), b"")
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        done(Unreachable(self.reason))
+
+    def flush(self, done: Done) -> None:
+        done(Unreachable(self.reason))
+
+
+class Attachment:
+    """A back end while it is attached. `changed` is called, with its name, whenever its devices
+    have become others: they went from absent to present, or were opened anew."""
+
+    def __init__(
+        self, record: BackendRecord, initiator_iqn: str, changed: Callable[[str], None]
+    ) -> None:
+        self.record = record
+        self.controller: SecondController | None = None
+        if record.type is BackendKind.ISCSI:
+            self.controller = SecondController(
+                record.name, record.iqn, record.portals, initiator_iqn
+            )
+            self.controller.on_lu_changed = self._lu_changed
+        self.found: ProbeResult | None = None
+        """What the last probe found; None until the back end has answered once."""
+        self._error = "not tried yet"
+        """Why it could not be opened."""
+        self._file: FileDevice | None = None
+        self._kept_out: dict[int, str] = {}
+        """Why an LU is not in use, by LUN."""
+        self._changed = changed
+        self._devices: dict[int, BlockDevice] = {}
+        self._retrying: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        if self.controller is not None:
+            return self.found is not None and self.controller.is_connected
+        return bool(self._devices)
+
+    @property
+    def detail(self) -> str:
+        """Why it is not connected, which LUs are kept out, or by which portal it is connected."""
+        if self._error:
+            return self._error
+        if self.controller is not None and not self.controller.is_connected:
+            return self.controller.last_error
+        if self._kept_out:
+            return "; ".join(f"LU {lun}: {why}" for lun, why in sorted(self._kept_out.items()))
+        nexus = self.controller.nexus if self.controller is not None else None
+        return "" if nexus is None else f"through {nexus.portal}"
+
+    def device(self, lun: int) -> BlockDevice:
+        """The device, or what stands for it while it is not there. Raises LookupError when the
+        back end never had such an LU."""
+        device = self._devices.get(lun)
+        if device is not None:
+            return device
+        return AbsentDevice(self.facts(lun), f"{self.record.name}: {self.detail}")
+
+    def facts(self, lun: int) -> DeviceFacts:
+        """What is known of an LU. Raises LookupError when the back end never had such an LU."""
+        for facts in self.record.devices:
+            if facts.lun == lun:
+                return facts
+        raise LookupError(f"back end {self.record.name} has no LU {lun}")
+
+    async def open(self) -> tuple[DeviceFacts, ...]:
+        """Connect or open it, and ask what it has. Returns what its devices are now, without
+        taking them into use. Raises BackendUnavailable."""
+        if self.controller is None:
+            return (self._open_file(),)
+        was_open = self.found is not None
+        try:
+            await self.controller.open()
+            self.found = await probe(self.controller)
+        except DeviceError as error:
+            if not was_open:
+                self._error = str(error)
+            raise BackendUnavailable(str(error)) from error
+        self._error = ""
+        return self.found.devices
+
+    def take(self, devices: tuple[DeviceFacts, ...]) -> None:
+        """Take the devices into use as they are now: the administrator attached them, or has
+        looked at them again."""
+        self.record = self.record.model_copy(update={"devices": devices})
+        self._error = ""
+        self._kept_out = {}
+        self._devices = {facts.lun: self._device(facts.lun) for facts in devices}
+        self._changed(self.record.name)
+
+    def resume(self, devices: tuple[DeviceFacts, ...]) -> None:
+        """Take into use those devices that are the ones that were attached."""
+        now = {facts.lun: facts for facts in devices}
+        self._error = ""
+        self._kept_out = {}
+        for known in self.record.devices:
+            facts = now.get(known.lun)
+            reason = "it is gone" if facts is None else _difference(known, facts)
+            if reason:
+                self._kept_out[known.lun] = reason
+            else:
+                self._devices[known.lun] = self._device(known.lun)
+        if self._kept_out:
+            log.warning("devices kept out", backend=self.record.name, reasons=self.detail)
+        self._changed(self.record.name)
+
+    def retry(self, opened: Callable[[Attachment, tuple[DeviceFacts, ...]], None]) -> None:
+        """Try to open it in the background until that succeeds, then call `opened`."""
+        self._retrying = asyncio.ensure_future(self._retry(opened))
+
+    async def _retry(self, opened: Callable[[Attachment, tuple[DeviceFacts, ...]], None]) -> None:
+        pause = FIRST_RETRY
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_RETRY)
+            try:
+                devices = await self.open()
+            except BackendUnavailable:
+                continue
+            log.info("backend answers again", backend=self.record.name)
+            opened(self, devices)
+            return
+
+    async def close(self) -> None:
+        """Let go of it; requests in flight complete with an error."""
+        if self._retrying is not None:
+            self._retrying.cancel()
+            await asyncio.gather(self._retrying, return_exceptions=True)
+        if self.controller is not None:
+            await self.controller.close()
+        if self._file is not None:
+            self._file.close()
+        self._devices = {}
+
+    def _lu_changed(self, controller: SecondController, lun: int, reason: str) -> None:
+        """A reconnect found an LU as it was not before; it has withdrawn itself where it must."""
+        if reason:
+            self._kept_out[lun] = reason
+        else:
+            self._kept_out.pop(lun, None)
+        self._changed(self.record.name)
+
+    def _device(self, lun: int) -> BlockDevice:
+        """The living device. It has been opened."""
+        if self.controller is not None:
+            return self.controller.device(lun)
+        assert self._file is not None, "the file has been opened"
+        return self._file
+
+    def _open_file(self) -> DeviceFacts:
+        try:
+            if self._file is None:
+                self._file = open_file(Path(self.record.path), self.record.block_size)
+            else:
+                self._file.refresh()
+        except OSError as error:
+            raise BackendUnavailable(f"{self.record.path}: {error.strerror}") from error
+        except BackendUnavailable as error:
+            self._error = str(error)
+            raise
+        self._error = ""
+        return DeviceFacts(
+            lun=0,
+            block_size=self._file.block_size,
+            blocks=self._file.blocks,
+            vendor="DAIKO",
+            product="INTERNAL",
+        )
+
+
+def open_file(path: Path, block_size: int) -> FileDevice:
+    """Open the file or block device of an INTERNAL LU. Raises BackendUnavailable."""
+    try:
+        device = FileDevice.open(path, block_size)
+    except OSError as error:
+        raise BackendUnavailable(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise BackendUnavailable(str(error)) from error
+    size = os.stat(path).st_size
+    if size % block_size:
+        device.close()
+        raise BackendUnavailable(
+            f"{path}: its size, {size} bytes, is no multiple of the block size, {block_size} bytes"
+        )
+    return device
+
+
+def _difference(known: DeviceFacts, now: DeviceFacts) -> str:
+    """Why `now` is not the LU that `known` was; "" when it is."""
+    if now.block_size != known.block_size:
+        return f"has blocks of {now.block_size} bytes, not {known.block_size} as before"
+    if now.blocks < known.blocks:
+        return f"has shrunk from {known.blocks} to {now.blocks} blocks"
+    if now.designators != known.designators:
+        return "shows another identity than before: it is another LU"
+    return ""

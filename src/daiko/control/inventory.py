@@ -1,0 +1,248 @@
+"""All back ends that are attached, and what is known of what they can do.
+
+The inventory opens back ends, asks them what they have and can do, and keeps the answers in the
+store: devices in the BackendRecord, cells of the function table and of the reachability column in
+records of their own. Cells set by hand are never touched here.
+
+Reachability is asked for as soon as there is somebody to ask: when a back end is attached or
+probed, each controller that can copy is asked about the devices of all others. Controllers whose
+standard INQUIRY data say nothing of third-party copy are asked nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+import structlog
+
+from daiko.backend.probe import probe_reach
+from daiko.command_control.function_table import CopyLimits, FunctionTable, Known, ReachCell
+from daiko.command_control.naming import DeviceAddress
+from daiko.command_control.plan import Function
+from daiko.control.attachment import Attachment, BackendUnavailable
+from daiko.device.error import DeviceError
+from daiko.mapping.extent import DeviceId
+from daiko.state.record import (
+    BackendRecord,
+    DeviceFacts,
+    FunctionRecord,
+    ReachRecord,
+)
+from daiko.state.store import Store, Transaction
+
+log = structlog.get_logger(__name__)
+
+START_PATIENCE: Final = 5.0
+"""Seconds that a start waits for back ends; those that need longer come in the background."""
+
+
+class Inventory:
+    """The attached back ends. `changed` is called with a back end's name whenever its devices
+    have become others."""
+
+    def __init__(self, store: Store, initiator_iqn: str, changed: Callable[[str], None]) -> None:
+        self._store = store
+        self._initiator_iqn = initiator_iqn
+        self._changed = changed
+        self._attachments: dict[str, Attachment] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Attach all back ends of the store. Those that do not answer are tried again in the
+        background."""
+        records = self._store.list(BackendRecord)
+        for record in records:
+            self._attachments[record.name] = self._attachment(record)
+        opening = [self._spawn(self._resume(a)) for a in self._attachments.values()]
+        if opening:
+            await asyncio.wait(opening, timeout=START_PATIENCE)
+
+    async def stop(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await asyncio.gather(*(a.close() for a in self._attachments.values()))
+        self._attachments.clear()
+
+    async def attach(self, record: BackendRecord) -> BackendRecord:
+        """Open a new back end, take its devices into use, find out what it can do, and store all
+        that. Raises BackendUnavailable, with nothing changed, when it does not answer."""
+        attachment = self._attachment(record)
+        try:
+            devices = await attachment.open()
+        except BaseException:
+            await attachment.close()
+            raise
+        self._attachments[record.name] = attachment
+        attachment.take(devices)
+        await self._remember(attachment, fresh=True)
+        await self._ask_about_reach(record.name)
+        return attachment.record
+
+    async def detach(self, name: str) -> None:
+        """Let go of a back end and forget it and its cells. Raises KeyError."""
+        attachment = self._attachments.pop(name)
+        async with self._store.transaction() as change:
+            change.delete(BackendRecord, name)
+            for cell in change.list(FunctionRecord):
+                if cell.backend == name:
+                    change.delete(FunctionRecord, cell.key)
+            for reach in change.list(ReachRecord):
+                if name in (reach.backend, reach.device.rpartition("/")[0], reach.device):
+                    change.delete(ReachRecord, reach.key)
+        await attachment.close()
+        self._changed(name)
+
+    async def rescan(self, name: str, *, functions: bool) -> BackendRecord:
+        """Look again at what a back end has and, with `functions`, at what it can do and reach;
+        what is found is taken into use as it is. Raises KeyError, BackendUnavailable."""
+        attachment = self._attachments[name]
+        attachment.take(await attachment.open())
+        await self._remember(attachment, fresh=functions)
+        if functions:
+            await self._ask_about_reach(name)
+        return attachment.record
+
+    async def ask_reach(self, name: str, device: DeviceId) -> ReachCell:
+        """Find out whether a controller reaches a device by itself, and store the answer.
+        Raises KeyError (no such controller or device), BackendUnavailable."""
+        cell = await self._probe_reach(self._attachments[name], self.directory()[device])
+        await self._store.put(ReachRecord(backend=name, device=str(device), cell=cell))
+        return cell
+
+    def attachment(self, name: str) -> Attachment:
+        """Raises KeyError."""
+        return self._attachments[name]
+
+    def directory(self) -> dict[DeviceId, DeviceAddress]:
+        """All devices, with what a second command needs to name them."""
+        found = {}
+        for attachment in self._attachments.values():
+            for facts in attachment.record.devices:
+                address = device_address(attachment.record, facts)
+                found[address.device] = address
+        return found
+
+    def function_table(self) -> FunctionTable:
+        """The function table as the store has it."""
+        return FunctionTable.of(
+            ((r.backend, r.function, r.cell) for r in self._store.list(FunctionRecord)),
+            ((r.backend, r.device, r.cell) for r in self._store.list(ReachRecord)),
+        )
+
+    def _attachment(self, record: BackendRecord) -> Attachment:
+        return Attachment(record, self._initiator_iqn, self._changed)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def _resume(self, attachment: Attachment) -> None:
+        try:
+            devices = await attachment.open()
+        except BackendUnavailable as error:
+            log.warning("backend does not answer", backend=attachment.record.name, error=str(error))
+            attachment.retry(self._came_back_later)
+            self._changed(attachment.record.name)
+        else:
+            await self._came_back(attachment, devices)
+
+    def _came_back_later(self, attachment: Attachment, devices: tuple[DeviceFacts, ...]) -> None:
+        self._spawn(self._came_back(attachment, devices))
+
+    async def _came_back(self, attachment: Attachment, devices: tuple[DeviceFacts, ...]) -> None:
+        attachment.resume(devices)
+        await self._remember(attachment, fresh=False)
+
+    async def _remember(self, attachment: Attachment, *, fresh: bool) -> None:
+        """Store what was found. Unless `fresh`, what was learned from a failure stands: the
+        controller said the same of itself before it failed."""
+        now = time.time()
+        record = attachment.record.model_copy(update={"probed_at": now})
+        attachment.record = record
+        async with self._store.transaction() as change:
+            if fresh or change.get(BackendRecord, record.name) is not None:
+                change.put(record)
+                self._put_cells(change, attachment, fresh=fresh)
+
+    def _put_cells(self, change: Transaction, attachment: Attachment, *, fresh: bool) -> None:
+        if attachment.found is None:
+            return
+        name = attachment.record.name
+        for function, cell in attachment.found.cells.items():
+            record = FunctionRecord(backend=name, function=function, cell=cell)
+            old = change.get(FunctionRecord, record.key)
+            learned = old is not None and old.cell.known is Known.LEARNED
+            if fresh or not (learned and old is not None and old.cell.on == cell.on):
+                change.put(record)
+
+    async def _ask_about_reach(self, name: str) -> None:
+        """Ask the controllers that can copy: the named one about the devices of all others, and
+        all others about its devices."""
+        directory = self.directory()
+        table = self.function_table()
+        questions = [
+            (attachment, address)
+            for attachment in self._attachments.values()
+            for address in directory.values()
+            if name in (attachment.record.name, address.device.backend)
+            and address.device.backend != attachment.record.name
+            and not address.internal
+            and _limits(table, attachment.record.name) is not None
+        ]
+        answers = await asyncio.gather(*(self._answer(*question) for question in questions))
+        async with self._store.transaction() as change:
+            for record in answers:
+                if record is not None:
+                    change.put(record)
+
+    async def _answer(self, attachment: Attachment, address: DeviceAddress) -> ReachRecord | None:
+        try:
+            cell = await self._probe_reach(attachment, address)
+        except BackendUnavailable as error:
+            log.warning(
+                "reach not known",
+                backend=attachment.record.name,
+                device=str(address.device),
+                error=str(error),
+            )
+            return None
+        return ReachRecord(backend=attachment.record.name, device=str(address.device), cell=cell)
+
+    async def _probe_reach(self, attachment: Attachment, address: DeviceAddress) -> ReachCell:
+        name = attachment.record.name
+        limits = _limits(self.function_table(), name)
+        if attachment.controller is None or limits is None:
+            reason = f"{name} takes no copy commands"
+            return ReachCell(False, Known.PROBED, time.time(), reason)
+        try:
+            return await probe_reach(attachment.controller, address, limits, self.directory())
+        except DeviceError as error:
+            raise BackendUnavailable(str(error)) from error
+
+
+def _limits(table: FunctionTable, backend: str) -> CopyLimits | None:
+    """The limits of the controller's copy commands; None where it cannot copy."""
+    for function in Function:
+        cell = table.function(backend, function)
+        if cell is not None and cell.can:
+            return cell.limits
+    return None
+
+
+def device_address(record: BackendRecord, facts: DeviceFacts) -> DeviceAddress:
+    """A device as second commands name it."""
+    return DeviceAddress(
+        device=DeviceId(record.name, facts.lun),
+        block_size=facts.block_size,
+        designators=tuple(bytes.fromhex(text) for text in facts.designators),
+        iqn=record.iqn,
+        portals=record.portals,
+        lun=facts.lun,
+        third_party_copy=facts.third_party_copy,
+    )

@@ -1,0 +1,198 @@
+"""What hosts see: volumes as logical units, and which host sees which.
+
+The publication follows the store. Each VolumeRecord is a logical unit over a virtual LU (or over
+the device itself, where the volume is one whole device); each HostRecord a row of the access
+control. When a back end comes, goes or is opened anew, the volumes on it get their devices anew
+without the hosts' sessions noticing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from daiko.command_control.decision import Place
+from daiko.device.block import BlockDevice
+from daiko.device.emulate import Emulate
+from daiko.device.layer.change_tracking import ChangeTracking
+from daiko.mapping.extent import DeviceId, Extent
+from daiko.mapping.mapping_table import MappingTable
+from daiko.state.record import HostRecord, VolumeRecord
+from daiko.state.store import Change, Store
+from daiko.target.access import Access
+from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
+from daiko.virtual_lu.virtual_lu import VirtualLu
+
+DeviceSource = Callable[[DeviceId], BlockDevice]
+
+
+class PublishedVolume:
+    """A volume as it lives: its mapping table, its device, and its logical unit."""
+
+    def __init__(
+        self,
+        record: VolumeRecord,
+        device_of: DeviceSource,
+        third_party_copy: ThirdPartyCopy | None,
+    ) -> None:
+        self.record = record
+        self.table = mapping_table(record)
+        self._device_of = device_of
+        self._trackings: list[ChangeTracking] = []
+        self._tracked = 0
+        self.unit = LogicalUnit(
+            Identity(record.name, bytes.fromhex(record.naa)),
+            self._build(),
+            third_party_copy=third_party_copy,
+        )
+
+    @property
+    def place(self) -> Place:
+        """The volume as decisions see it."""
+        return Place(self.record.name, self.record.block_size, self.table.blocks, self.table)
+
+    def lies_on(self, device: DeviceId) -> bool:
+        return device in self.table.devices
+
+    def rebuild(self) -> None:
+        """Take the devices as they are now; what is tracked stays tracked."""
+        device = self._build()
+        for tracking in self._trackings:
+            tracking.capabilities = device.capabilities
+        if self._trackings:
+            self._trackings[0].below = device
+        else:
+            self.unit.replace_device(device)
+
+    def track(self) -> ChangeTracking:
+        """Note every block that hosts write from now on. Each call needs an `untrack`.
+
+        The trackings lie one on another, so each sees all writes since it was put there. They
+        leave together with the last `untrack`: a job never loses what it tracks because another
+        one ends."""
+        tracking = ChangeTracking(self.unit.device)
+        self._trackings.append(tracking)
+        self._tracked += 1
+        self.unit.replace_device(tracking)
+        return tracking
+
+    def untrack(self) -> None:
+        """Take back one `track`."""
+        self._tracked -= 1
+        if not self._tracked:
+            device = self._trackings[0].below
+            self._trackings.clear()
+            self.unit.replace_device(device)
+
+    def _build(self) -> BlockDevice:
+        table = self.table
+        if len(table) == 1:
+            only = next(iter(table))
+            device = self._device_of(only.device)
+            if only.device_lba == 0 and only.blocks == device.blocks:
+                return with_all_commands(device)
+        devices = {each: with_all_commands(self._device_of(each)) for each in table.devices}
+        return VirtualLu(table, devices, self.record.block_size)
+
+
+class Publication:
+    """All volumes, published to the hosts that the store gives them to."""
+
+    def __init__(self, store: Store, device_of: DeviceSource, access: Access) -> None:
+        self.access = access
+        self.third_party_copy: ThirdPartyCopy | None = None
+        """Set before `start`: what carries out the copy commands of hosts."""
+        self._store = store
+        self._device_of = device_of
+        self._volumes: dict[str, PublishedVolume] = {}
+        self._unwatch: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Publish all that the store has, and follow the store from now on."""
+        for record in self._store.list(VolumeRecord):
+            self._add(record)
+        self._publish()
+        self._unwatch = self._store.watch(self._follow)
+
+    def stop(self) -> None:
+        """Take everything away from the hosts."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        self.access.publish({})
+        self._volumes.clear()
+
+    def volume(self, name: str) -> PublishedVolume:
+        """Raises KeyError."""
+        return self._volumes[name]
+
+    def volumes_on(self, backend: str) -> tuple[PublishedVolume, ...]:
+        """The volumes that have blocks on any device of a back end."""
+        return tuple(
+            volume
+            for volume in self._volumes.values()
+            if any(device.backend == backend for device in volume.table.devices)
+        )
+
+    def backend_changed(self, name: str) -> None:
+        """The devices of a back end have become others."""
+        for volume in self.volumes_on(name):
+            volume.rebuild()
+
+    def _add(self, record: VolumeRecord) -> None:
+        self._volumes[record.name] = PublishedVolume(record, self._device_of, self.third_party_copy)
+
+    def _follow(self, changes: Sequence[Change]) -> None:
+        concerned = False
+        for change in changes:
+            if change.type is HostRecord:
+                concerned = True
+            elif change.type is VolumeRecord:
+                concerned = True
+                self._follow_volume(change)
+        if concerned:
+            self._publish()
+
+    def _follow_volume(self, change: Change) -> None:
+        after = change.after
+        if not isinstance(after, VolumeRecord):
+            del self._volumes[change.key]
+            return
+        living = self._volumes.get(change.key)
+        if living is not None and living.record.extents == after.extents:
+            living.record = after
+        else:
+            self._add(after)
+
+    def _publish(self) -> None:
+        hosts: dict[str, dict[int, LogicalUnit]] = {}
+        for host in self._store.list(HostRecord):
+            units = {lun: self._volumes[name].unit for lun, name in host.luns.items()}
+            for initiator in host.initiators:
+                hosts[initiator] = units
+        self.access.publish(hosts)
+
+
+def with_all_commands(device: BlockDevice) -> BlockDevice:
+    """The device with WRITE SAME, COMPARE AND WRITE and FUA, emulated where it lacks them. UNMAP
+    is left as it is: done by writing zeros it would cost a host much and give back nothing."""
+    has = device.capabilities
+    if has.write_same and has.compare_and_write and has.fua:
+        return device
+    whole = Emulate(device)
+    whole.capabilities = replace(
+        whole.capabilities, unmap=has.unmap, unmapped_reads_zero=has.unmapped_reads_zero
+    )
+    return whole
+
+
+def mapping_table(record: VolumeRecord) -> MappingTable:
+    """The mapping table of a stored volume."""
+
+    def extents() -> Iterator[Extent]:
+        lba = 0
+        for extent in record.extents:
+            yield Extent(lba, extent.blocks, DeviceId.parse(extent.device), extent.lba)
+            lba += extent.blocks
+
+    return MappingTable(extents())

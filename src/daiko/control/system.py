@@ -1,0 +1,283 @@
+"""The running whole: store, back ends, volumes, hosts, copies, and the target that serves them.
+
+`System` builds the parts, starts them in order and stops them in the reverse order, and is what
+every noun of `control` works on. It does little itself: `inventory.py` knows the back ends,
+`publication.py` what hosts see, `devices.py` is the copy manager's view of both.
+
+Changes are live: what the store is told to hold is what hosts see when the request returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from daiko.command_control.decision import Place
+from daiko.command_control.function_table import FunctionTable, ReachCell
+from daiko.command_control.naming import DeviceAddress
+from daiko.control.attachment import BackendUnavailable
+from daiko.control.devices import LiveDevices
+from daiko.control.error import Conflict, NotFound, Unavailable
+from daiko.control.inventory import Inventory
+from daiko.control.publication import Publication
+from daiko.copy_manager.copy_manager import CopyManager
+from daiko.device.block import BlockDevice
+from daiko.mapping.extent import DeviceId
+from daiko.state.record import (
+    TERMINAL,
+    BackendRecord,
+    FunctionRecord,
+    HostRecord,
+    JobRecord,
+    ReachRecord,
+    SystemRecord,
+    VolumeRecord,
+)
+from daiko.state.store import Store, Transaction
+from daiko.target.access import Access
+from daiko.target.logical_unit import LogicalUnit
+from daiko.target.nexus import Nexus
+from daiko.target.portal import Target
+
+
+class System:
+    """One controller. Made and started by `start`; `stop` ends it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.changing = asyncio.Lock()
+        """Held by whoever reads, checks and then changes what the administrator has set up."""
+        record = self.record
+        self.access = Access()
+        self._inventory = Inventory(store, record.initiator_iqn, self._backend_changed)
+        self._publication = Publication(store, self._block_device, self.access)
+        self.devices = LiveDevices(self._inventory, self._publication)
+        self.copy_manager = CopyManager(store, self.devices)
+        self._target = Target(record.iqn, self.access)
+
+    @classmethod
+    async def start(cls, store: Store) -> System:
+        """Start the controller whose state the store holds. Its back ends are open, or being
+        tried in the background; its volumes answer; unfinished jobs go on. Hosts reach it after
+        `listen`."""
+        system = cls(store)
+        await system._inventory.start()
+        system._publication.start()
+        await system.copy_manager.start()
+        return system
+
+    async def listen(self) -> None:
+        """Open the portals to hosts. Raises Unavailable where one cannot be listened on."""
+        for portal in self.record.portals:
+            await self._listen(portal)
+
+    async def stop(self) -> None:
+        """Stop in order: no new commands, jobs to a checkpoint, hosts logged out, back ends
+        let go. The store stays open."""
+        await self._target.stop()
+        await self.copy_manager.stop()
+        self._publication.stop()
+        await self._inventory.stop()
+
+    # What there is
+
+    @property
+    def record(self) -> SystemRecord:
+        """What this controller is."""
+        record = self.store.get(SystemRecord, "system")
+        assert record is not None, "the store has not been initialised"
+        return record
+
+    def function_table(self) -> FunctionTable:
+        """The function table, by hand and found together."""
+        return self._inventory.function_table()
+
+    def directory(self) -> dict[DeviceId, DeviceAddress]:
+        """All devices, with what a second command needs to name them."""
+        return self._inventory.directory()
+
+    def place(self, name: str) -> Place:
+        """A volume; BACKEND/LUN; or BACKEND, where it has one LU. Raises NotFound."""
+        try:
+            return self.devices.place(name)
+        except LookupError as error:
+            raise NotFound(
+                str(error), "`daiko volume ls` and `daiko backend ls` show all"
+            ) from error
+
+    def unit(self, volume: str) -> LogicalUnit:
+        """The logical unit that hosts reach a volume by. Raises NotFound."""
+        try:
+            return self._publication.volume(volume).unit
+        except KeyError:
+            raise NotFound(f"there is no volume {volume}", "`daiko volume ls` shows all") from None
+
+    def backend_status(self, name: str) -> tuple[bool, str]:
+        """(connected, why not or which of its LUs are kept out). Raises NotFound."""
+        self._existing(name)
+        attachment = self._inventory.attachment(name)
+        return attachment.is_connected, attachment.detail
+
+    @property
+    def portals(self) -> tuple[str, ...]:
+        """HOST:PORT as they are listened on."""
+        return self._target.portals
+
+    def sessions(self) -> tuple[Nexus, ...]:
+        """The hosts that are logged in."""
+        return self.access.sessions()
+
+    async def change_record(self, changes: Mapping[str, Any]) -> None:
+        """Change what the system record says. The mode and the portals change at once; the iSCSI
+        names, by which hosts and back ends know this controller, only at a restart with --iqn.
+        Raises Conflict, Unavailable (a portal cannot be listened on)."""
+        now = self.record
+        for name in ("iqn", "initiator_iqn"):
+            if changes.get(name, getattr(now, name)) != getattr(now, name):
+                raise Conflict(
+                    f"{name} is {getattr(now, name)} while this controller runs",
+                    "stop it, and start it with --iqn",
+                    field=f"system.{name}",
+                )
+        wanted = now.model_copy(update=dict(changes))
+        for portal in wanted.portals:
+            if portal not in now.portals:
+                await self._listen(portal)
+        for portal in now.portals:
+            if portal not in wanted.portals:
+                await self._target.unlisten(portal)
+        await self.store.put(wanted)
+
+    # Back ends
+
+    async def attach_backend(self, record: BackendRecord) -> BackendRecord:
+        """Open a back end, find out what it has and can do, and keep all that. Raises Conflict
+        (the name, target or file is taken) and Unavailable (it does not answer)."""
+        for other in self.store.list(BackendRecord):
+            if other.name == record.name:
+                raise Conflict(f"there is a back end {record.name} already", field="name")
+            if (record.iqn and other.iqn == record.iqn) or (
+                record.path and other.path == record.path
+            ):
+                raise Conflict(f"it is attached already, as {other.name}")
+        if self.store.get(VolumeRecord, record.name) is not None:
+            raise Conflict(f"a volume has the name {record.name}", field="name")
+        try:
+            return await self._inventory.attach(record)
+        except BackendUnavailable as error:
+            raise Unavailable(str(error), _look_at(record)) from error
+
+    async def detach_backend(self, name: str) -> None:
+        """Let go of a back end and forget what is known of it. Raises NotFound, and Conflict
+        while a volume lies on it or a job works on it."""
+        self._existing(name)
+        for volume in self.store.list(VolumeRecord):
+            if any(DeviceId.parse(extent.device).backend == name for extent in volume.extents):
+                raise Conflict(
+                    f"volume {volume.name} lies on {name}",
+                    f"`daiko volume rm {volume.name}` first",
+                )
+        for job in self.store.list(JobRecord):
+            if job.state not in TERMINAL and name in _backends_of(job):
+                raise Conflict(
+                    f"job {job.id} works on {name}", f"`daiko job cancel {job.id}` first"
+                )
+        await self._inventory.detach(name)
+
+    async def probe_backend(self, name: str, *, functions: bool = True) -> BackendRecord:
+        """Look again at what a back end has and, with `functions`, at what it can do and reach.
+        Raises NotFound, Unavailable."""
+        record = self._existing(name)
+        try:
+            return await self._inventory.rescan(name, functions=functions)
+        except BackendUnavailable as error:
+            raise Unavailable(str(error), _look_at(record)) from error
+
+    async def probe_reach(self, backend: str, device: DeviceId) -> ReachCell:
+        """Find out whether a controller reaches a device by itself. Raises NotFound,
+        Unavailable."""
+        record = self._existing(backend)
+        if device not in self._inventory.directory():
+            raise NotFound(f"there is no device {device}", "`daiko backend ls` shows all")
+        try:
+            return await self._inventory.ask_reach(backend, device)
+        except BackendUnavailable as error:
+            raise Unavailable(str(error), _look_at(record)) from error
+
+    # Hosts, cells, the system itself
+
+    async def put_host(self, record: HostRecord) -> None:
+        """Add a host or change what it sees. Raises NotFound (no such volume) and Conflict
+        (another host has the initiator)."""
+        async with self.store.transaction() as change:
+            put_host(change, record)
+
+    async def remove_host(self, name: str) -> None:
+        """Forget a host; it sees nothing from now on. Raises NotFound."""
+        async with self.store.transaction() as change:
+            if change.get(HostRecord, name) is None:
+                raise NotFound(f"there is no host {name}", "`daiko host ls` shows all")
+            change.delete(HostRecord, name)
+
+    async def put_cell(self, record: FunctionRecord | ReachRecord) -> None:
+        """Set a cell of the function table or of the reachability column. Raises NotFound."""
+        self._existing(record.backend)
+        await self.store.put(record)
+
+    async def remove_cell(self, kind: type[FunctionRecord | ReachRecord], key: str) -> None:
+        """Take a cell away, so that another one for the same place shows again. Raises
+        NotFound."""
+        async with self.store.transaction() as change:
+            if change.get(kind, key) is None:
+                raise NotFound(f"there is no cell {key}", "`daiko function ls` shows all")
+            change.delete(kind, key)
+
+    def _existing(self, name: str) -> BackendRecord:
+        record = self.store.get(BackendRecord, name)
+        if record is None:
+            raise NotFound(f"there is no back end {name}", "`daiko backend ls` shows all")
+        return record
+
+    async def _listen(self, portal: str) -> None:
+        try:
+            await self._target.listen(portal)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot listen on {portal}: {os.strerror(error.errno or 0)}",
+                "stop what uses the address, or give another with --portal",
+                field="system.portals",
+            ) from error
+
+    def _block_device(self, device: DeviceId) -> BlockDevice:
+        return self.devices.block_device(device)
+
+    def _backend_changed(self, name: str) -> None:
+        self._publication.backend_changed(name)
+
+
+def put_host(change: Transaction, record: HostRecord) -> None:
+    """Check a host and put its record, inside a transaction. Raises NotFound, Conflict."""
+    for lun, volume in record.luns.items():
+        if change.get(VolumeRecord, volume) is None:
+            raise NotFound(f"there is no volume {volume}", field=f"luns.{lun}")
+    for other in change.list(HostRecord):
+        if other.name != record.name:
+            for initiator in set(other.initiators) & set(record.initiators):
+                raise Conflict(
+                    f"host {other.name} has the initiator {initiator}", field="initiators"
+                )
+    change.put(record)
+
+
+def _backends_of(job: JobRecord) -> set[str]:
+    devices = [device for step in job.steps for device in (step.source, step.destination)]
+    names = {DeviceId.parse(device).backend for device in devices}
+    return names | {job.source.partition("/")[0], job.destination.partition("/")[0]}
+
+
+def _look_at(record: BackendRecord) -> str:
+    if record.path:
+        return "look whether the file is there and this process may use it"
+    return f"look whether {record.iqn} is served at {', '.join(record.portals)}"

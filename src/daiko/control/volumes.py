@@ -1,0 +1,290 @@
+"""Volumes: made by hand or automatically, taken in as they are and given back [0014, 0060].
+
+A volume is a record: its extents, its identity, its name. Nothing here touches a byte of the
+data. What is checked is checked inside the transaction that stores the record, so that two
+requests at once cannot both get the same blocks.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
+
+from daiko.command_control.plan import Mode
+from daiko.control.error import Conflict, Invalid, NotFound
+from daiko.control.system import System
+from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
+from daiko.mapping.extent import DeviceId
+from daiko.mapping.range_set import RangeSet
+from daiko.state.record import (
+    TERMINAL,
+    BackendRecord,
+    DeviceFacts,
+    ExtentRecord,
+    HostRecord,
+    JobRecord,
+    VolumeRecord,
+)
+from daiko.state.store import Transaction
+
+ALIGNMENT = 1 << 20
+"""Bytes: where on a device automatically made extents begin, so that no array has to read, merge
+and write back a stripe or page because of us."""
+
+
+async def create_by_hand(
+    system: System, name: str, extents: Sequence[ExtentRecord], *, mode: Mode | None = None
+) -> VolumeRecord:
+    """Make a volume of these extents, end to end in this order.
+
+    Raises Invalid (bad name, block sizes that differ), NotFound (no such device), Conflict (the
+    name is taken; blocks are taken or outside their device).
+    """
+    async with system.changing, system.store.transaction() as change:
+        return put_new(change, name, extents, naa=new_naa(system.record.company_id), mode=mode)
+
+
+async def create_automatic(
+    system: System,
+    name: str,
+    size: int,
+    candidates: Sequence[DeviceId],
+    *,
+    mode: Mode | None = None,
+) -> VolumeRecord:
+    """Make a volume of at least `size` bytes on free room of the candidate devices, taken in the
+    order in which they are given.
+
+    Raises as `create_by_hand`; Conflict when there is not enough room.
+    """
+    if size <= 0:
+        raise Invalid(f"a volume of {size} bytes cannot be", field="size")
+    if not candidates:
+        raise Invalid("no device is given to take room from", field="devices")
+    async with system.changing, system.store.transaction() as change:
+        return put_new(
+            change,
+            name,
+            find_room(change, size, candidates),
+            naa=new_naa(system.record.company_id),
+            mode=mode,
+        )
+
+
+async def create_whole(
+    system: System, name: str, devices: Sequence[DeviceId], *, mode: Mode | None = None
+) -> VolumeRecord:
+    """Make a volume of whole devices, end to end. Raises as `create_by_hand`."""
+    async with system.changing, system.store.transaction() as change:
+        return put_new(
+            change, name, whole(change, devices), naa=new_naa(system.record.company_id), mode=mode
+        )
+
+
+async def take_image(
+    system: System, name: str, device: DeviceId, *, mode: Mode | None = None
+) -> VolumeRecord:
+    """Take an existing LU in as it is: block for block, nothing copied, to be given back by
+    `release`. Raises as `create_by_hand`."""
+    async with system.changing, system.store.transaction() as change:
+        return put_new(
+            change,
+            name,
+            whole(change, [device]),
+            naa=new_naa(system.record.company_id),
+            mode=mode,
+            image=True,
+        )
+
+
+async def release(system: System, name: str) -> str:
+    """Give an image volume's LU back, with all that is on it. Returns what to do next.
+
+    Raises NotFound, Invalid (no image volume), Conflict (a host or a job uses it).
+    """
+    record = await _take_away(system, name, only_image=True)
+    device = record.extents[0].device
+    return (
+        f"{device} holds {record.blocks} blocks of {record.block_size} bytes as they were in "
+        f"{name}: hosts can use it directly again"
+    )
+
+
+async def remove(system: System, name: str) -> None:
+    """Forget a volume; its blocks become free, their contents stay until they are used again.
+
+    Raises NotFound, Conflict (a host or a job uses it).
+    """
+    await _take_away(system, name, only_image=False)
+
+
+def put_new(
+    change: Transaction,
+    name: str,
+    extents: Sequence[ExtentRecord],
+    *,
+    naa: str,
+    mode: Mode | None = None,
+    image: bool = False,
+) -> VolumeRecord:
+    """Check a new volume and put its record, inside a transaction. Raises as `create_by_hand`."""
+    if change.get(VolumeRecord, name) is not None:
+        raise Conflict(f"there is a volume {name} already", field="name")
+    backends = change.list(BackendRecord)
+    if any(backend.name == name for backend in backends):
+        # `backup run alpha --to NAME` takes volumes and back ends alike.
+        raise Conflict(f"a back end has the name {name}", field="name")
+    if not extents:
+        raise Invalid("a volume needs at least one extent", field="extents")
+    facts = [device_facts(backends, parse_device(extent.device)) for extent in extents]
+    block_size = one_block_size(facts)
+    parts = [(parse_device(extent.device), extent.lba, extent.blocks) for extent in extents]
+    sizes = {part[0]: device.blocks for part, device in zip(parts, facts, strict=True)}
+    try:
+        by_hand(parts, sizes, used_ranges(change.list(VolumeRecord)))
+    except Unfit as error:
+        raise Conflict(
+            str(error), "`daiko mapping ls` shows what lies where", field="extents"
+        ) from error
+    if any(volume.naa == naa for volume in change.list(VolumeRecord)):
+        raise Conflict(f"another volume has the identity {naa}", field="naa")
+    try:
+        record = VolumeRecord(
+            name=name,
+            block_size=block_size,
+            extents=tuple(extents),
+            naa=naa,
+            image=image,
+            mode=mode,
+            created=time.time(),
+        )
+    except ValidationError as error:
+        raise Invalid(
+            f"{name!r} is no name for a volume",
+            "use lower case letters, digits, `.`, `_` and `-`",
+            field="name",
+        ) from error
+    change.put(record)
+    return record
+
+
+def find_room(change: Transaction, size: int, candidates: Sequence[DeviceId]) -> list[ExtentRecord]:
+    """Extents of at least `size` bytes on free room of the candidates. Raises as
+    `create_automatic`."""
+    if size <= 0:
+        raise Invalid(f"a volume of {size} bytes cannot be", field="size")
+    if not candidates:
+        raise Invalid("no device is given to take room from", field="devices")
+    backends = change.list(BackendRecord)
+    facts = {device: device_facts(backends, device) for device in candidates}
+    block_size = one_block_size(facts.values())
+    try:
+        extents = allocate(
+            -(-size // block_size),
+            [(device, found.blocks) for device, found in facts.items()],
+            used_ranges(change.list(VolumeRecord)),
+            max(1, ALIGNMENT // block_size),
+        )
+    except NoRoom as error:
+        raise Conflict(
+            str(error), "give more devices, or look at `daiko mapping ls` for what uses them"
+        ) from error
+    return [
+        ExtentRecord(device=str(extent.device), lba=extent.device_lba, blocks=extent.blocks)
+        for extent in extents
+    ]
+
+
+def whole(change: Transaction, devices: Sequence[DeviceId]) -> list[ExtentRecord]:
+    """Extents that are whole devices. Raises NotFound."""
+    backends = change.list(BackendRecord)
+    return [
+        ExtentRecord(device=str(device), lba=0, blocks=device_facts(backends, device).blocks)
+        for device in devices
+    ]
+
+
+async def _take_away(system: System, name: str, *, only_image: bool) -> VolumeRecord:
+    async with system.changing, system.store.transaction() as change:
+        record = change.get(VolumeRecord, name)
+        if record is None:
+            raise NotFound(f"there is no volume {name}", "`daiko volume ls` shows all")
+        if only_image and not record.image:
+            raise Invalid(
+                f"{name} was not taken in as it is, so there is no LU to give back",
+                f"`daiko volume rm {name}` forgets it",
+            )
+        refuse_while_used(change, record)
+        change.delete(VolumeRecord, name)
+        return record
+
+
+def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
+    """Raise Conflict when a host sees the volume or a job that is not finished works on it."""
+    for host in change.list(HostRecord):
+        luns = [str(lun) for lun, name in host.luns.items() if name == volume.name]
+        if luns:
+            raise Conflict(
+                f"host {host.name} sees {volume.name} as LUN {', '.join(luns)}",
+                f"`daiko mapping rm {host.name} {luns[0]}` takes it away from the host",
+            )
+    for job in change.list(JobRecord):
+        if job.state not in TERMINAL and volume.name in (job.source, job.destination):
+            raise Conflict(
+                f"job {job.id} ({job.type}) works on {volume.name}",
+                f"wait for it, or `daiko job cancel {job.id}`",
+            )
+
+
+def new_naa(company_id: int) -> str:
+    """A new identity, 16 bytes in hex: NAA 6 with the company id (24 bits) and 100 random bits
+    (SPC-4, 7.8.6.6.5: VENDOR SPECIFIC IDENTIFIER and its extension)."""
+    return f"{(6 << 124) | (company_id << 100) | secrets.randbits(100):032x}"
+
+
+def parse_device(text: str) -> DeviceId:
+    """BACKEND/LUN. Raises Invalid."""
+    try:
+        return DeviceId.parse(text)
+    except ValueError as error:
+        raise Invalid(str(error), field="device") from error
+
+
+def device_facts(backends: Iterable[BackendRecord], device: DeviceId) -> DeviceFacts:
+    """What is known of a device. Raises NotFound."""
+    for backend in backends:
+        if backend.name == device.backend:
+            for facts in backend.devices:
+                if facts.lun == device.lun:
+                    return facts
+            luns = ", ".join(str(facts.lun) for facts in backend.devices) or "none"
+            raise NotFound(
+                f"back end {device.backend} has no LU {device.lun} (it has: {luns})",
+                f"`daiko backend rescan {device.backend}` looks again",
+            )
+    raise NotFound(f"there is no back end {device.backend}", "`daiko backend ls` shows all")
+
+
+def one_block_size(facts: Iterable[DeviceFacts]) -> int:
+    """The block size that all devices have. Raises Invalid when they differ."""
+    sizes = sorted({device.block_size for device in facts})
+    if len(sizes) != 1:
+        raise Invalid(
+            f"the devices have blocks of {' and '.join(map(str, sizes))} bytes; "
+            "all devices of a volume must have the same",
+            field="extents",
+        )
+    return sizes[0]
+
+
+def used_ranges(volumes: Iterable[VolumeRecord]) -> dict[DeviceId, RangeSet]:
+    """The blocks of each device that volumes lie on."""
+    found: dict[DeviceId, RangeSet] = {}
+    for volume in volumes:
+        for extent in volume.extents:
+            device = DeviceId.parse(extent.device)
+            found.setdefault(device, RangeSet()).add(extent.lba, extent.blocks)
+    return found
