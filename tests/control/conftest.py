@@ -1,0 +1,49 @@
+"""A running controller on files, for tests of what an administrator can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daiko.command_control.plan import Mode
+from daiko.control.system import System
+from daiko.state.record import BackendKind, BackendRecord, SystemRecord
+from daiko.state.sqlite import SqliteStore
+
+IQN = "iqn.2026-11.com.example:test"
+
+
+def initial_record(mode: Mode = Mode.LOCAL) -> SystemRecord:
+    return SystemRecord(
+        iqn=IQN, initiator_iqn=f"{IQN}.initiator", portals=("127.0.0.1:0",), mode=mode
+    )
+
+
+def disk(folder: Path, name: str, blocks: int, block_size: int = 512) -> BackendRecord:
+    """A file of zeros and the record of the back end that it will be."""
+    path = folder / f"{name}.img"
+    with path.open("wb") as file:
+        file.truncate(blocks * block_size)
+    return BackendRecord(
+        name=name, type=BackendKind.INTERNAL, path=str(path), block_size=block_size
+    )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore.open(tmp_path / "store")
+    await store.put(initial_record())
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def system(store: SqliteStore, tmp_path: Path) -> AsyncIterator[System]:
+    """With the INTERNAL devices a/0 and b/0 of 4096 blocks of 512 bytes."""
+    system = await System.start(store)
+    for name in ("a", "b"):
+        await system.attach_backend(disk(tmp_path, name, 4096))
+    yield system
+    await system.stop()
