@@ -7,13 +7,18 @@ it asks for, what it answers, and when. `hold` keeps the completions of commands
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 from daiko.device.block import Buffer
 from daiko.scsi import sense
 from daiko.scsi.opcode import Opcode
 from daiko.target.nexus import Nexus
+from daiko.target.portal import Target
 from daiko.target.task import Task
+
+IQN = "iqn.2026-11.example:mem"
 
 BLOCK = 512
 _READ_WRITE = {
@@ -21,6 +26,12 @@ _READ_WRITE = {
     Opcode.WRITE_10: struct.Struct(">xxIxH"),
     Opcode.READ_16: struct.Struct(">xxQI"),
     Opcode.WRITE_16: struct.Struct(">xxQI"),
+}
+_PAGES = {
+    0x00: bytes.fromhex("0000000400 80b0b2".replace(" ", "")),
+    0x80: b"\0\x80\0\x04TEST",
+    0xB0: b"\0\xb0\0\x3c" + bytes(60),
+    0xB2: b"\0\xb2\0\x04" + bytes(4),
 }
 
 
@@ -138,7 +149,20 @@ class MemoryAccess:
             self._complete(task, 0, (struct.pack(">I4xQ", 8, 0),))
         elif opcode == Opcode.MODE_SENSE_6:
             self._complete(task, 0, (bytes([3, 0, 0, 0]),))
+        elif opcode == Opcode.INQUIRY and cdb[2] in _PAGES:
+            self._complete(task, 0, (_PAGES[cdb[2]][: int.from_bytes(cdb[3:5], "big")],))
         elif opcode == Opcode.INQUIRY:
-            self._complete(task, 2, (), sense.invalid_field_in_cdb(1, 0).fixed())
+            self._complete(task, 2, (), sense.invalid_field_in_cdb(2).fixed())
         else:
             self._complete(task, 2, (), sense.invalid_opcode().fixed())
+
+
+@asynccontextmanager
+async def serving(access: MemoryAccess, **options: Any) -> AsyncIterator[tuple[Target, str]]:
+    """A target on a free port of loopback: (target, HOST:PORT)."""
+    target = Target(IQN, access, **options)
+    portal = await target.listen("127.0.0.1:0")
+    try:
+        yield target, portal
+    finally:
+        await target.stop(0.5)

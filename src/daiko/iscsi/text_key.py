@@ -174,7 +174,7 @@ KEYS: dict[str, Key] = {
             "TaskReporting", When.LEADING, ("RFC3720",), ("RFC3720", "ResponseFence", "FastAbort"),
             "13.23", discovery=False,
         ),
-        _number("iSCSIProtocolLevel", Rule.MINIMUM, 1, 0, 31, "13.24", discovery=True),
+        _number("iSCSIProtocolLevel", Rule.MINIMUM, 1, 0, 31, "13.24"),
         _obsolete("IFMarker", "No"),
         _obsolete("OFMarker", "No"),
         _obsolete("IFMarkInt", REJECT),

@@ -198,6 +198,8 @@ class TargetConnection:
         else:
             self._ping(session)
         self._last_activity = (session.stat_sn, self.connection.batches)
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._watch)
 
     def _ping(self, session: TargetSession) -> None:

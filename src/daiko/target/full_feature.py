@@ -375,6 +375,7 @@ class FullFeaturePhase:
             image = bytes(header[at : at + BHS_LENGTH])
             self._session.reject(image, error.reject or RejectReason.PROTOCOL_ERROR)
         else:
+            self._session.follow_parameters()
             response.stat_sn = self._session.take_stat_sn()
             response.exp_cmd_sn = self._window.exp_cmd_sn
             response.max_cmd_sn = self._window.max_cmd_sn

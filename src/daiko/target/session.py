@@ -103,8 +103,9 @@ class TargetSession:
         self.window = window
         self.stat_sn = stat_sn
         """StatSN of the next answer."""
-        self.collapse_limit = min(parameters.send_limit, parameters.max_burst_length)
+        self.collapse_limit = 0
         """Bytes that go in one Data-In PDU with the status."""
+        self.follow_parameters()
         self.tasks: dict[int, PortTask] = {}
         """Tasks in progress by initiator task tag, deferred ones included."""
         self._deferred: deque[PortTask] = deque()
@@ -116,6 +117,11 @@ class TargetSession:
         self.is_stopping = False
         self.on_idle: Callable[[], None] | None = None
         """Called when a stopping session has no task left."""
+
+    def follow_parameters(self) -> None:
+        """The initiator may have declared its segment length again."""
+        parameters = self.parameters
+        self.collapse_limit = min(parameters.send_limit, parameters.max_burst_length)
 
     def start(self) -> None:
         self._access.nexus_started(self.nexus)
