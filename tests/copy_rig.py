@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from daiko.backend.lu_facts import LuFacts
 from daiko.backend.memory import MemoryDevice
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import (
@@ -27,8 +28,10 @@ from daiko.device.layer.fault import Fault
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.mapping_table import MappingTable
 from daiko.scsi.alias import parse_change_aliases
+from daiko.scsi.block_data import Capacity
 from daiko.scsi.copy_parameters import ExtendedCopy, parse_extended_copy
 from daiko.scsi.cscd import AliasCscd, IdentificationCscd
+from daiko.scsi.inquiry import StandardInquiry
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.segment import BlockToBlock
 from daiko.scsi.sense import copy_target_not_reachable
@@ -241,6 +244,25 @@ class Rig:
         count = disk.blocks - first if blocks is None else blocks
         disk.below.read(first, count, lambda _, data: got.append(data))
         return bytes(got[0])
+
+    def unlist(self, name: str) -> str:
+        """Make a back end a machine that nobody attached; returns its iSCSI name."""
+        self.addresses = {
+            device: address for device, address in self.addresses.items() if device.backend != name
+        }
+        return self.iqns[name]
+
+    def facts(self, name: str) -> Mapping[int, LuFacts]:
+        """What the LUs of a back end say of themselves."""
+        return {
+            device.lun: LuFacts(
+                device.lun,
+                StandardInquiry(),
+                Capacity(disk.blocks, disk.block_size),
+            )
+            for device, disk in self.disks.items()
+            if device.backend == name
+        }
 
     def limit(self, name: str, **changes: int) -> None:
         """Change the limits of a back end."""

@@ -493,6 +493,23 @@ async def test_cancel_ends_the_job_and_copies_nothing_more(rig: Rig, manager: Co
         await manager.cancel(job)
 
 
+async def test_a_cancel_right_after_the_request_is_not_lost(
+    rig: Rig, manager: CopyManager, store: SqliteStore
+) -> None:
+    job = (await manager.submit(backup_request(rig, "alpha", "vault"))).id
+    asked: list[asyncio.Task[JobRecord]] = []
+
+    def cancel_when_running(_: object) -> None:
+        if manager.job(job).state is JobState.RUNNING and not asked:
+            asked.append(asyncio.ensure_future(manager.cancel(job)))
+
+    store.watch(cancel_when_running)
+    async with asyncio.timeout(20):
+        record = await manager.wait(job)
+    assert record.state is JobState.CANCELLED
+    assert rig.controllers["sd1"].received == []
+
+
 async def test_a_queued_job_can_be_cancelled_before_it_begins(rig: Rig, store: SqliteStore) -> None:
     manager = CopyManager(store, rig, settings=replace(QUICK, running_jobs=1))
     await manager.start()

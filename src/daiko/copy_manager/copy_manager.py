@@ -24,6 +24,7 @@ from daiko.command_control.function_table import CopyLimits
 from daiko.command_control.plan import Mode, Plan
 from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.checkpoint import Checkpoint
+from daiko.copy_manager.connections import Connections
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyFailed, CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.execution import Execution, Workshop
@@ -31,6 +32,7 @@ from daiko.copy_manager.halt import HaltReason
 from daiko.copy_manager.job import JobEvent
 from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.learning import Learning
+from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.progress import Progress
 from daiko.copy_manager.request import CopyRequest
 from daiko.copy_manager.running_job import RunningJob
@@ -53,10 +55,13 @@ class CopyManager:
         devices: Devices,
         *,
         settings: CopySettings | None = None,
+        connections: ConnectionMaker | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`connections` makes the sessions to LUs on other machines that a host names."""
         self._store = store
-        self._devices = devices
+        self.other_machines = OtherMachines(devices, connections or Connections(store))
+        self._devices: Devices = WithOtherMachines(devices, self.other_machines)
         self.settings = settings or CopySettings()
         self.budget = TransferBudget(self.settings.buffer_bytes)
         self._wall_clock = wall_clock
@@ -98,15 +103,14 @@ class CopyManager:
         self._stopping = True
         for job in self._live.values():
             job.halt.request(HaltReason.SHUTDOWN)
-        tasks = set(self._tasks)
-        if not tasks:
-            return
-        _, late = await asyncio.wait(tasks, timeout=self.settings.stop_seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            log.warning("jobs cut off at stop", jobs=len(late))
-            await asyncio.wait(late)
+        if self._tasks:
+            _, late = await asyncio.wait(set(self._tasks), timeout=self.settings.stop_seconds)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning("jobs cut off at stop", jobs=len(late))
+                await asyncio.wait(late)
+        await self.other_machines.close()
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -221,6 +225,11 @@ class CopyManager:
             await live.ended.wait()
             return live.record
         return self.job(job)
+
+    @property
+    def devices(self) -> Devices:
+        """The devices of the system, and those on other machines that copies hold."""
+        return self._devices
 
     @property
     def has_room_for_host(self) -> bool:

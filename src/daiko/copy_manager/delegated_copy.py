@@ -2,8 +2,8 @@
 
 The commands of a batch of steps are made while they are sent, a few ahead, so that a terabyte
 needs no more memory than a megabyte. GOOD means that the blocks a command covers are at the
-destination; any other end means that nobody knows which of them are, and they stay missing. No
-byte of payload passes through this controller.
+destination; of a command that failed at a segment only those before it are, by the number in its
+sense data; all other blocks stay missing. No byte of payload passes through this controller.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from daiko.command_control.answer import confirmed
 from daiko.command_control.function_table import CopyLimits
 from daiko.command_control.generation import SecondCommand, generate
 from daiko.command_control.naming import DeviceAddress
@@ -22,6 +23,11 @@ from daiko.copy_manager.settings import Retries
 from daiko.copy_manager.step_work import StepWork
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
+from daiko.scsi.layout import MalformedData
+from daiko.scsi.sense import parse_sense
+
+Covered = tuple[StepWork, int, int]
+"""A run of a step: (step, first block, blocks)."""
 
 
 class Dropped(Exception):
@@ -79,7 +85,7 @@ class DelegatedCopy:
         if self._failure is not None:
             raise Dropped(self._failure)
 
-    def _commands(self) -> Iterator[tuple[SecondCommand, list[tuple[StepWork, int, int]]]]:
+    def _commands(self) -> Iterator[tuple[SecondCommand, list[Covered]]]:
         """The second commands for all that is missing, each with the blocks that it covers."""
         origins: dict[int, tuple[StepWork, int]] = {}
         parts: list[Step] = []
@@ -97,7 +103,7 @@ class DelegatedCopy:
     async def _carry_out(
         self,
         command: SecondCommand,
-        covers: list[tuple[StepWork, int, int]],
+        covers: list[Covered],
         room: asyncio.Semaphore,
     ) -> None:
         generations = [self._generation(work) for work, _, _ in covers]
@@ -106,14 +112,19 @@ class DelegatedCopy:
         except CommandFailed as failed:
             if self._failure is None:
                 self._failure = failed.failure
+            done = _done_before(command, failed.sense)
+            self._note(covers[:done], generations[:done])
         except Halted:
             return
         else:
-            for (work, first, blocks), generation in zip(covers, generations, strict=True):
-                work.note_written(first, blocks, generation)
-            self._moved()
+            self._note(covers, generations)
         finally:
             room.release()
+
+    def _note(self, covers: Sequence[Covered], generations: Sequence[int]) -> None:
+        for (work, first, blocks), generation in zip(covers, generations, strict=True):
+            work.note_written(first, blocks, generation)
+        self._moved()
 
     def _share_out(self, seconds: float, before: Sequence[int]) -> None:
         """The time goes to the steps by what was done of each."""
@@ -121,3 +132,13 @@ class DelegatedCopy:
         total = sum(done)
         for work, blocks in zip(self.works, done, strict=True):
             work.seconds += seconds * blocks / total if total else seconds / len(self.works)
+
+
+def _done_before(command: SecondCommand, sense: bytes) -> int:
+    """How many of the command's segments were surely copied before it failed."""
+    if not sense:
+        return 0
+    try:
+        return len(confirmed(command, parse_sense(sense)))
+    except MalformedData:
+        return 0

@@ -37,8 +37,10 @@ class Halt:
             listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when the end is asked for."""
+        """Call `listener` when the end is asked for, at once if it was already."""
         self._listeners.append(listener)
+        if self.requested:
+            listener()
 
     def unlisten(self, listener: Callable[[], None]) -> None:
         """Take a listener back."""

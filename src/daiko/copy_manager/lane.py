@@ -33,9 +33,11 @@ _CHANGE_ALIASES = bytes((Opcode.MAINTENANCE_OUT, MaintenanceOut.CHANGE_ALIASES, 
 class CommandFailed(Exception):
     """A second command did not end GOOD, and trying again is no use."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, sense: bytes = b"") -> None:
         super().__init__(failure.reason)
         self.failure = failure
+        self.sense = sense
+        """Of a CHECK CONDITION; b"" otherwise."""
 
 
 class Halted(Exception):
@@ -81,7 +83,7 @@ class Lane:
             if halt.requested:
                 raise Halted
             generation = self.port.generation
-            failure = await self._send(command, parameter_list)
+            failure, said = await self._send(command, parameter_list)
             if failure is None:
                 return
             tried += 1
@@ -91,17 +93,19 @@ class Lane:
                 lost_aliases and failure.verdict is Verdict.FALL_BACK
             )
             if not again or delay is None:
-                raise CommandFailed(failure)
+                raise CommandFailed(failure, said)
             if self._inside > 1:
                 self.width = 1  # it has no room for more than one at a time after all
             await halt.pause(delay)
 
-    async def _send(self, command: SecondCommand, parameter_list: bytes) -> Failure | None:
-        """One try; None is GOOD."""
+    async def _send(
+        self, command: SecondCommand, parameter_list: bytes
+    ) -> tuple[Failure | None, bytes]:
+        """One try; None is GOOD. The second value is sense data."""
         try:
             failure = await self._set_aliases(command.lun, command.aliases)
             if failure is not None:
-                return failure
+                return failure, b""
             answer = await self.port.execute(
                 command.lun,
                 command.cdb,
@@ -109,10 +113,10 @@ class Lane:
                 timeout=self._settings.command_seconds,
             )
         except DeviceError as error:
-            return classify_error(error)
+            return classify_error(error), b""
         if answer.status == Status.GOOD:
-            return None
-        return classify_answer(answer.status, answer.sense)
+            return None, b""
+        return classify_answer(answer.status, answer.sense), answer.sense
 
     async def _set_aliases(self, lun: int, aliases: Sequence[Alias]) -> Failure | None:
         """See that the LU knows the aliases that a command names."""
