@@ -20,7 +20,17 @@ NAA = bytes.fromhex("602da100000000000000000000000001")
 class FakeTask(Task):
     """A command whose data is all here (or, with `slow_data`, comes when `deliver` is called)."""
 
-    __slots__ = ("_data", "_slow", "_then", "answers", "data_in", "fetched", "sense", "status")
+    __slots__ = (
+        "_data",
+        "_slow",
+        "_then",
+        "answers",
+        "data_in",
+        "fetched",
+        "sense",
+        "sense_bytes",
+        "status",
+    )
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class FakeTask(Task):
         self.status: int | None = None
         self.data_in = b""
         self.sense: Sense | None = None
+        self.sense_bytes = b""
 
     def fetch(self, length: int, then: Callable[[Buffer], None]) -> None:
         assert self.fetched is None, "fetched twice"
@@ -77,6 +88,7 @@ class FakeTask(Task):
             return
         self.status = status
         self.data_in = b"".join(bytes(part) for part in data)[: self.expected_in]
+        self.sense_bytes = sense
         self.sense = parse_sense(sense) if sense else None
 
     @property

@@ -1,0 +1,396 @@
+"""EXTENDED COPY (LID1), RECEIVE COPY RESULTS, CHANGE and REPORT ALIASES (SPC-4, 5.17 and 6.4).
+
+A host's EXTENDED COPY becomes a job of the copy manager, the same kind of job as an administrator's
+backup, and its single status goes to the host when the job has ended. Before the job begins
+everything is checked that can be known: the list itself (ILLEGAL REQUEST), then in the order of the
+segments what each names and whether its ranges lie there (COPY ABORTED with the segment's number).
+So a command that cannot be carried out to its end writes nothing at all.
+
+The loss of the I_T nexus does not stop a copy; its result can no longer be asked for. Task
+management does stop it: what is in flight comes to its end, then the command ends with COPY
+ABORTED, COMMANDS CLEARED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+from daiko.command_control.command_table import CommandRow
+from daiko.command_control.decision import Undecidable
+from daiko.command_control.plan import Function
+from daiko.copy_manager.copy_manager import CopyManager
+from daiko.copy_manager.devices import Devices
+from daiko.copy_manager.error import CopyRefused
+from daiko.copy_manager.halt import HaltReason
+from daiko.copy_manager.request import CopyRange, CopyRequest
+from daiko.copy_manager.running_job import RunningJob
+from daiko.device.awaitable import read
+from daiko.device.block import Buffer
+from daiko.device.error import DeviceError
+from daiko.scsi import sense
+from daiko.scsi.alias import pack_report_aliases, parse_change_aliases
+from daiko.scsi.copy_parameters import ExtendedCopy, ListIdUsage, parse_extended_copy
+from daiko.scsi.copy_results import OperatingParameters
+from daiko.scsi.cscd import RECEIVING_LOGICAL_UNIT, AliasCscd
+from daiko.scsi.opcode import (
+    MaintenanceIn,
+    MaintenanceOut,
+    Opcode,
+    Status,
+    ThirdPartyCopyIn,
+    ThirdPartyCopyOut,
+)
+from daiko.scsi.segment import BlockToBlock, VerifyCscd
+from daiko.scsi.sense import CheckCondition, Sense
+from daiko.scsi.third_party_page import GeneralOperations, ParameterData, ThirdPartyCopyPage
+from daiko.state.record import HostRecord
+from daiko.state.store import Store, StoreError
+from daiko.target.commands import copy_answer
+from daiko.target.commands.alias_list import AliasLists
+from daiko.target.commands.copy_answer import HostSegment
+from daiko.target.commands.cscd_resolution import CscdResolution, Resolved
+from daiko.target.commands.list_identifiers import CopyResult, ListIdentifiers
+from daiko.target.failure import answer_to
+from daiko.target.logical_unit import LogicalUnit
+from daiko.target.nexus import ItlNexus, Nexus
+from daiko.target.task import Task
+
+log = structlog.get_logger(__name__)
+
+PARAMETERS = OperatingParameters(
+    max_cscds=64,
+    max_segments=64,
+    max_list_bytes=64 * 32 + 64 * 28,
+    max_segment_bytes=65535 * 4096,
+    total_concurrent=64,
+    concurrent=16,
+    data_granularity=9,
+    no_list_id=True,
+    descriptor_types=(
+        BlockToBlock.TYPE,
+        VerifyCscd.TYPE,
+        0xE4,
+        0xE5,
+        0xE6,
+        0xEA,
+    ),
+)
+"""What we say of ourselves (84h/03h, page 8Fh), and what `parse_extended_copy` holds hosts to."""
+
+_LONGEST_LIST = 16 + PARAMETERS.max_list_bytes + 4096
+"""Bytes; a parameter list may be longer than its parts, but not by any amount."""
+
+_LONGEST_ALIAS_LIST = 1 << 19
+
+_PAGE = ThirdPartyCopyPage(
+    commands=(
+        (Opcode.EXTENDED_COPY, (ThirdPartyCopyOut.EXTENDED_COPY_LID1,)),
+        (
+            Opcode.RECEIVE_COPY_RESULTS,
+            (
+                ThirdPartyCopyIn.RECEIVE_COPY_STATUS_LID1,
+                ThirdPartyCopyIn.RECEIVE_COPY_OPERATING_PARAMETERS,
+                ThirdPartyCopyIn.RECEIVE_COPY_FAILURE_DETAILS_LID1,
+            ),
+        ),
+        (Opcode.MAINTENANCE_IN, (MaintenanceIn.REPORT_ALIASES,)),
+        (Opcode.MAINTENANCE_OUT, (MaintenanceOut.CHANGE_ALIASES,)),
+    ),
+    general=GeneralOperations(
+        total_concurrent=PARAMETERS.total_concurrent,
+        identified_concurrent=PARAMETERS.concurrent,
+        max_segment_bytes=PARAMETERS.max_segment_bytes,
+        data_granularity=PARAMETERS.data_granularity,
+    ),
+    parameter_data=ParameterData(
+        PARAMETERS.max_cscds, PARAMETERS.max_segments, PARAMETERS.max_list_bytes
+    ),
+    descriptor_types=PARAMETERS.descriptor_types,
+    cscd_ids=(RECEIVING_LOGICAL_UNIT,),
+).pack()
+
+
+class ThirdPartyCopyCommands:
+    """The copy manager as hosts see it; one for all logical units of a target."""
+
+    def __init__(self, copy_manager: CopyManager, store: Store, devices: Devices) -> None:
+        self._copy_manager = copy_manager
+        self._store = store
+        self._devices = devices
+        self.list_identifiers = ListIdentifiers()
+        self.aliases = AliasLists()
+        self._running: dict[Task, _HostCopy] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what a logical unit calls (target/logical_unit.py) --------------------------------------
+
+    def execute(self, unit: LogicalUnit, itl: ItlNexus, task: Task, row: CommandRow) -> None:
+        """Carry out one of the commands above. Raises CheckCondition."""
+        fields = row.layout.unpack(task.cdb)
+        match row.name:
+            case "EXTENDED_COPY_LID1":
+                self._extended_copy(unit, itl, task, fields.parameter_list_length, row.function)
+            case "RECEIVE_COPY_STATUS_LID1":
+                data = self.list_identifiers.copy_status(
+                    itl.nexus, fields.list_id, fields.allocation_length
+                )
+                itl.finish(task, Status.GOOD, (data,))
+            case "RECEIVE_COPY_FAILURE_DETAILS_LID1":
+                data = self.list_identifiers.failure_details(
+                    itl.nexus, fields.list_id, fields.allocation_length
+                )
+                itl.finish(task, Status.GOOD, (data,))
+            case "RECEIVE_COPY_OPERATING_PARAMETERS":
+                itl.finish(task, Status.GOOD, (PARAMETERS.pack()[: fields.allocation_length],))
+            case "CHANGE_ALIASES":
+                self._change_aliases(unit, itl, task, fields.parameter_list_length)
+            case "REPORT_ALIASES":
+                data = pack_report_aliases(self.aliases.aliases(itl.nexus))
+                itl.finish(task, Status.GOOD, (data[: fields.allocation_length],))
+            case name:
+                raise AssertionError(f"row {name} is not of the third-party copy set")
+
+    def page(self, unit: LogicalUnit) -> bytes:
+        """VPD page 8Fh."""
+        return _PAGE
+
+    def aborted(self, task: Task) -> None:
+        """Task management wants this task ended."""
+        copy = self._running.get(task)
+        if copy is not None:
+            copy.cancel()
+
+    def nexus_lost(self, nexus: Nexus) -> None:
+        """Results and aliases are gone; running copies go on."""
+        self.list_identifiers.forget(nexus)
+        self.aliases.forget(nexus)
+
+    # --- commands -------------------------------------------------------------------------------
+
+    def _change_aliases(self, unit: LogicalUnit, itl: ItlNexus, task: Task, length: int) -> None:
+        if length == 0:
+            itl.finish(task, Status.GOOD)
+            return
+        if length > _LONGEST_ALIAS_LIST:
+            raise CheckCondition(sense.parameter_list_length_error())
+
+        def change(data: Buffer) -> None:
+            self.aliases.change(itl.nexus, parse_change_aliases(data))
+            itl.finish(task, Status.GOOD)
+
+        unit.receive(itl, task, length, change)
+
+    def _extended_copy(
+        self,
+        unit: LogicalUnit,
+        itl: ItlNexus,
+        task: Task,
+        length: int,
+        function: Function | None,
+    ) -> None:
+        assert function is not None  # the row says what it asks for
+        if length == 0:
+            itl.finish(task, Status.GOOD)
+            return
+        if length > _LONGEST_LIST:
+            raise CheckCondition(sense.parameter_list_length_error())
+
+        def begin(data: Buffer) -> None:
+            parameters = parse_extended_copy(data, PARAMETERS)
+            if not self._copy_manager.has_room_for_host:
+                itl.finish(task, Status.TASK_SET_FULL)
+                return
+            result = CopyResult()
+            if parameters.list_id_usage != ListIdUsage.DISABLE:
+                result = self.list_identifiers.begin(itl.nexus, parameters.list_id)
+            copy = _HostCopy(self, unit, itl, task, parameters, function, result)
+            self._running[task] = copy
+            self._spawn(copy.run())
+
+        unit.receive(itl, task, length, begin)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        running = asyncio.create_task(work)
+        self._tasks.add(running)
+        running.add_done_callback(self._tasks.discard)
+
+
+class _HostCopy:
+    """One EXTENDED COPY of a host, from its parameter list to its status."""
+
+    def __init__(
+        self,
+        commands: ThirdPartyCopyCommands,
+        unit: LogicalUnit,
+        itl: ItlNexus,
+        task: Task,
+        parameters: ExtendedCopy,
+        function: Function,
+        result: CopyResult,
+    ) -> None:
+        self._commands = commands
+        self._manager = commands._copy_manager
+        self._unit = unit
+        self._itl = itl
+        self._task = task
+        self._parameters = parameters
+        self._function = function
+        self._result = result
+        self._job: RunningJob | None = None
+        self._cancelled = asyncio.Event()
+        self._segments: dict[int, HostSegment] = {}
+        self._resolution = CscdResolution(
+            parameters,
+            itl.nexus,
+            unit,
+            aliases=commands.aliases,
+            remote=self._manager.other_machines,
+            store=commands._store,
+        )
+
+    def cancel(self) -> None:
+        """Stop as soon as nothing is in flight."""
+        self._cancelled.set()
+        if self._job is not None:
+            self._job.halt.request(HaltReason.CANCEL)
+
+    async def run(self) -> None:
+        """Check, copy, answer."""
+        nexus = self._itl.nexus
+        named = [cscd.alias for cscd in self._parameters.cscds if isinstance(cscd, AliasCscd)]
+        self._commands.aliases.hold(nexus, named)
+        try:
+            status, condition = await self._outcome()
+        finally:
+            self._commands.aliases.release(nexus, named)
+            await self._manager.other_machines.release(self._resolution.remote_places)
+            del self._commands._running[self._task]
+        self._finish(status, condition)
+
+    def _finish(self, status: int, condition: Sense | None) -> None:
+        data = b"" if condition is None else self._unit.sense_bytes(condition)
+        processed = len(self._parameters.segments)
+        if self._job is not None and status != Status.GOOD:
+            processed = copy_answer.first_unfinished(self._job)
+        elif status != Status.GOOD:
+            processed = 0
+        if self._job is None and condition is not None and condition.key != _COPY_ABORTED:
+            # Refused before it was begun as a copy: there is no result to ask for.
+            self._commands.list_identifiers.withdraw(
+                self._itl.nexus, self._parameters.list_id, self._result
+            )
+        self._result.end(status, data, processed)
+        self._itl.finish(self._task, status, (), data)
+
+    async def _outcome(self) -> tuple[int, Sense | None]:
+        try:
+            await self._check()
+            ranges = self._ranges()
+            if self._cancelled.is_set():
+                return Status.CHECK_CONDITION, sense.copy_commands_cleared(0)
+            if not ranges:
+                return Status.GOOD, None
+            self._job = await self._manager.begin(self._request(ranges), template=self._parameters)
+        except CheckCondition as refusal:
+            return Status.CHECK_CONDITION, refusal.sense
+        except Undecidable as refusal:
+            return Status.CHECK_CONDITION, copy_answer.refused(refusal, self._segments)
+        except (CopyRefused, StoreError) as error:
+            log.warning("copy of a host refused", host=self._host_name(), error=str(error))
+            return Status.CHECK_CONDITION, sense.third_party_error(0)
+        self._result.job = self._job
+        if self._cancelled.is_set():
+            self._job.halt.request(HaltReason.CANCEL)
+        await self._job.ended.wait()
+        return copy_answer.answer(self._job, self._segments)
+
+    # --- before anything is written -------------------------------------------------------------
+
+    async def _check(self) -> None:
+        """Every segment against what it names. Raises CheckCondition."""
+        for number, segment in enumerate(self._parameters.segments):
+            if isinstance(segment, VerifyCscd):
+                found = await self._resolution.resolve(segment.cscd, number)
+                if segment.test_unit_ready:
+                    await self._verify_ready(found, number)
+                continue
+            source = await self._resolution.resolve(segment.source, number)
+            destination = await self._resolution.resolve(segment.destination, number)
+            self._segments[number] = self._check_ranges(number, segment, source, destination)
+
+    async def _verify_ready(self, found: Resolved, number: int) -> None:
+        """The unit must answer: a read of its first block shows that all the way down."""
+        place = self._manager.devices.place(found.place)
+        device, lba, _ = place.table.locate(0)
+        try:
+            await read(self._manager.devices.block_device(device), lba, 1)
+        except DeviceError as error:
+            status, said = answer_to(error)
+            data = said.fixed() if isinstance(said, Sense) else said or b""
+            raise CheckCondition(
+                sense.third_party_device_failure(
+                    number,
+                    cscd_byte=found.cscd_byte,
+                    source=sense.ForwardedSense(status, data),
+                )
+            ) from None
+
+    def _check_ranges(
+        self, number: int, segment: BlockToBlock, source: Resolved, destination: Resolved
+    ) -> HostSegment:
+        counted = destination if segment.dc else source
+        size = segment.blocks * counted.block_size
+        if size % source.block_size or size % destination.block_size:
+            raise CheckCondition(sense.unexpected_inexact_segment(number))
+        blocks, written = size // source.block_size, size // destination.block_size
+        if segment.source_lba + blocks > source.blocks:
+            raise CheckCondition(copy_answer.beyond_the_end(number, source, at_source=True))
+        if segment.destination_lba + written > destination.blocks:
+            raise CheckCondition(copy_answer.beyond_the_end(number, destination, at_source=False))
+        unit = destination.unit
+        if unit is not None and unit.is_write_protected:
+            refusal = sense.ForwardedSense(Status.CHECK_CONDITION, sense.write_protected().fixed())
+            raise CheckCondition(
+                sense.third_party_device_failure(
+                    number, cscd_byte=destination.cscd_byte, destination=refusal
+                )
+            )
+        return HostSegment(number, segment, source, destination, blocks)
+
+    # --- the job --------------------------------------------------------------------------------
+
+    def _ranges(self) -> tuple[CopyRange, ...]:
+        return tuple(
+            CopyRange(
+                lba=segment.descriptor.source_lba,
+                blocks=segment.blocks,
+                destination_lba=segment.descriptor.destination_lba,
+                source=segment.source.place,
+                destination=segment.destination.place,
+                number=segment.number,
+            )
+            for segment in self._segments.values()
+            if segment.blocks
+        )
+
+    def _request(self, ranges: tuple[CopyRange, ...]) -> CopyRequest:
+        return CopyRequest(
+            type="copy",
+            function=self._function,
+            source=ranges[0].source,
+            destination=ranges[0].destination,
+            ranges=ranges,
+            asked_by=self._host_name(),
+        )
+
+    def _host_name(self) -> str:
+        iqn = self._itl.nexus.initiator_name
+        named = [host for host in self._commands._store.list(HostRecord) if iqn in host.initiators]
+        return f"host {named[0].name} ({iqn})" if named else f"host ({iqn})"
+
+
+_COPY_ABORTED = sense.SenseKey.COPY_ABORTED
