@@ -344,7 +344,7 @@ SCENARIOS = {
         SD1,
         SD1B,
         HERE,
-        NOBODY,
+        "no controller that owns the data is left that can do it",
         {"second controller sd1": "it failed: connection lost"},
         excluded={second("sd1"): "connection lost"},
     ),

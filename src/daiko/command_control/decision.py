@@ -273,6 +273,8 @@ class _Decision:
             return f"mode {self.mode}: this controller does everything itself"
         if not owners:
             return "source and destination are disks of this controller"
+        if any(executor.delegated for executor in self.excluded):
+            return "no controller that owns the data is left that can do it"
         return "no controller that owns the data can do it"
 
 

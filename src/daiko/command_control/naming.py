@@ -5,7 +5,9 @@
   designators are used (every known copy manager takes those), and only as the LU itself gave
   them: what looks computable is not (firmware and forks build theirs differently).
 - **Alias** (E6h) stands for an iSCSI name and portal that this controller has told it before with
-  CHANGE ALIASES; for LUs on other machines.
+  CHANGE ALIASES; for LUs on other machines. The LUN beside it is the one that this controller
+  sees: a target that numbers its LUs otherwise for the copy manager's initiator name must not be
+  declared reachable.
 - **Address** (E5h, EAh) names a portal but no target. It is the last choice, and only for a copy
   manager that takes nothing better: the portal alone does not say which of its targets is meant.
 
