@@ -1,0 +1,217 @@
+"""Back ends: second controllers and own disks, attached, probed and taken away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from daiko.control import functions, names
+from daiko.control.error import Conflict, Invalid, Unavailable
+from daiko.device.error import DeviceError
+from daiko.initiator.discovery import discover
+from daiko.initiator.portal import Portal
+from daiko.iscsi.error import LoginRefused, RemoteProtocolError
+from daiko.state.record import TERMINAL, BackendKind, BackendRecord, VolumeRecord
+
+if TYPE_CHECKING:
+    from daiko.control.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class BackendState:
+    """A back end and how it is now."""
+
+    record: BackendRecord
+    connected: bool
+    detail: str
+    """Why it is not connected, or by which portal it is."""
+    functions: tuple[functions.FunctionRow, ...]
+    used_by: tuple[str, ...]
+    """Volumes with extents on it."""
+
+
+async def add(
+    system: System,
+    name: str,
+    address: str,
+    *,
+    iqn: str = "",
+    portals: tuple[str, ...] = (),
+    block_size: int = 512,
+) -> BackendState:
+    """Attach a back end, and probe it.
+
+    `address` is `iscsi://HOST[:PORT][/IQN]` for a second controller, with further `portals` of the
+    same target, or the path of a file or block device for a disk of this controller. Without an
+    IQN the portal is asked for its targets, and must have exactly one.
+
+    Raises Invalid, Conflict when the name or the target is attached already, Unavailable when it
+    does not answer.
+    """
+    names.name(name)
+    for record in system.store.list(BackendRecord):
+        if record.name == name:
+            raise Conflict(
+                f"a back end is called {name!r} already",
+                f"see it with `daiko backend show {name}`, or choose another name",
+                field="name",
+            )
+    if address.startswith("iscsi:"):
+        record = await _second_controller(system, name, address, iqn, portals)
+    else:
+        if iqn or portals:
+            raise Invalid(
+                "a file or block device has no iSCSI name and no portals",
+                "leave them out, or write the address as iscsi://HOST:PORT/IQN",
+                field="iqn" if iqn else "portals",
+            )
+        record = _internal(name, address, block_size)
+    for other in system.store.list(BackendRecord):
+        same_target = record.iqn and record.iqn == other.iqn
+        same_path = record.path and record.path == other.path
+        if same_target or same_path:
+            raise Conflict(
+                f"{record.iqn or record.path} is attached already, as {other.name!r}",
+                "one back end stands for one target: add its other portals to that one",
+                field="address",
+            )
+    attached = await system.attach_backend(record)
+    return _state(system, attached)
+
+
+async def _second_controller(
+    system: System, name: str, address: str, iqn: str, portals: tuple[str, ...]
+) -> BackendRecord:
+    try:
+        parts = urlsplit(address)
+        authority, path = parts.netloc, [unquote(part) for part in parts.path.split("/") if part]
+    except ValueError as error:
+        raise Invalid(f"{address!r} is not an address: {error}", field="address") from None
+    if not authority or len(path) > 2 or (path and iqn and path[0].lower() != iqn.lower()):
+        raise Invalid(
+            f"{address!r} is not the address of a target",
+            "write it as iscsi://HOST:PORT/IQN",
+            field="address",
+        )
+    first = names.portal(authority, "address")
+    everywhere = tuple(dict.fromkeys([first, *(names.portal(text) for text in portals)]))
+    target = path[0] if path else iqn
+    if not target:
+        target = await _only_target(system, first)
+    return BackendRecord(
+        name=name,
+        type=BackendKind.ISCSI,
+        iqn=names.iscsi_name(target, "address"),
+        portals=everywhere,
+    )
+
+
+async def _only_target(system: System, portal: str) -> str:
+    try:
+        found = await discover(Portal.parse(portal), system.record.initiator_iqn)
+    except (DeviceError, LoginRefused, RemoteProtocolError) as error:
+        raise Unavailable(
+            f"{portal} does not say which targets it has: {error}",
+            "look whether a target listens there, or write the IQN as in iscsi://HOST:PORT/IQN",
+            field="address",
+        ) from error
+    targets = [target.name for target in found]
+    if len(targets) != 1:
+        raise Invalid(
+            f"{portal} has {len(targets)} targets for {system.record.initiator_iqn}",
+            "say which: "
+            + (
+                " or ".join(f"iscsi://{portal}/{iqn}" for iqn in targets[:8])
+                or "iscsi://HOST:PORT/IQN"
+            ),
+            field="address",
+        )
+    return targets[0]
+
+
+def _internal(name: str, path: str, block_size: int) -> BackendRecord:
+    if not path.startswith("/"):
+        raise Invalid(
+            f"{path!r} is neither an address nor the whole path of a file",
+            "write iscsi://HOST:PORT/IQN, or a path that begins with '/'",
+            field="address",
+        )
+    if block_size not in (512, 4096):
+        raise Invalid(
+            f"a block of {block_size} bytes is not possible",
+            "use a block size of 512 or 4096",
+            field="block_size",
+        )
+    return BackendRecord(name=name, type=BackendKind.INTERNAL, path=path, block_size=block_size)
+
+
+def ls(system: System) -> list[BackendState]:
+    """All back ends by name."""
+    return [_state(system, record) for record in system.store.list(BackendRecord)]
+
+
+def show(system: System, name: str) -> BackendState:
+    """One back end. Raises NotFound."""
+    return _state(system, names.backend_of(system, name))
+
+
+async def probe(system: System, name: str) -> BackendState:
+    """Ask the back end everything again: devices, functions, limits, reachability. Cells set by
+    hand stay. Raises NotFound, Unavailable."""
+    names.backend_of(system, name)
+    return _state(system, await system.probe_backend(name))
+
+
+async def rescan(system: System, name: str = "") -> list[BackendState]:
+    """Find new, grown and vanished LUs of one back end, or of all. Raises NotFound; Unavailable
+    when none of them answers."""
+    found = [names.backend_of(system, name)] if name else list(system.store.list(BackendRecord))
+    return [
+        _state(system, await system.probe_backend(record.name, functions=False)) for record in found
+    ]
+
+
+async def remove(system: System, name: str) -> None:
+    """Detach a back end. No data on it is touched. Raises NotFound; Conflict while a volume has
+    extents on it or a job works with it."""
+    names.backend_of(system, name)
+    volumes = used_by(system, name)
+    if volumes:
+        raise Conflict(
+            f"{name!r} holds data of {_and(volumes)}",
+            f"take the volume away first, with `daiko volume rm {volumes[0]}`",
+        )
+    for job in system.copy_manager.jobs():
+        devices = {d for step in job.steps for d in (step.source, step.destination)}
+        if job.state not in TERMINAL and any(d.rpartition("/")[0] == name for d in devices):
+            raise Conflict(
+                f"job {job.id} works with {name!r}",
+                f"wait for it with `daiko job wait {job.id}`, or cancel it",
+            )
+    await system.detach_backend(name)
+
+
+def used_by(system: System, name: str) -> tuple[str, ...]:
+    """Names of the volumes with extents on the back end."""
+    return tuple(
+        volume.name
+        for volume in system.store.list(VolumeRecord)
+        if any(extent.device.rpartition("/")[0] == name for extent in volume.extents)
+    )
+
+
+def _state(system: System, record: BackendRecord) -> BackendState:
+    connected, detail = system.backend_status(record.name)
+    return BackendState(
+        record,
+        connected,
+        detail,
+        tuple(row for row in functions.ls(system) if row.backend == record.name),
+        used_by(system, record.name),
+    )
+
+
+def _and(things: tuple[str, ...]) -> str:
+    quoted = [repr(thing) for thing in things]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]

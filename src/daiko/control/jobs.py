@@ -1,0 +1,162 @@
+"""Jobs: every copy of whatever kind, from its request to its report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from daiko.control.error import Conflict, Invalid, NotFound
+from daiko.copy_manager.error import CopyRefused, JobNotRunning
+from daiko.copy_manager.request import CopyRequest
+from daiko.mapping.range_set import RangeSet
+from daiko.state.record import TERMINAL, JobRecord, JobState, VolumeRecord
+
+if TYPE_CHECKING:
+    from daiko.control.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job and how far it is."""
+
+    record: JobRecord
+    confirmed_blocks: int
+    """Known to be done, as of now; the record's own figure is as of its last checkpoint."""
+    blocks_per_second: float
+    eta_seconds: float | None
+    """None: not known, or nothing is left."""
+    version: int
+    """Changes whenever any of this does, as long as this process lives."""
+
+
+def ls(
+    system: System,
+    *,
+    type: str = "",
+    state: JobState | None = None,
+    before: int = 0,
+    limit: int = 0,
+) -> list[JobStatus]:
+    """Jobs, newest first; of one type or state, older than job `before`, at most `limit`."""
+    found = [
+        job
+        for job in reversed(system.copy_manager.jobs())
+        if (not type or job.type == type)
+        and (state is None or job.state is state)
+        and (not before or job.id < before)
+    ]
+    return [_status(system, job) for job in (found[:limit] if limit else found)]
+
+
+def show(system: System, id: int, *, type: str = "") -> JobStatus:
+    """One job, with `type` only if it is of that type. Raises NotFound."""
+    try:
+        job = system.copy_manager.job(id)
+    except LookupError:
+        raise NotFound(f"there is no job {id}", "see `daiko job ls`") from None
+    if type and job.type != type:
+        raise NotFound(f"job {id} is a {job.type}, not a {type}", f"see `daiko job show {id}`")
+    return _status(system, job)
+
+
+async def changed(system: System, id: int, since: int, seconds: float) -> JobStatus:
+    """The job as soon as its version differs from `since`, at the latest after `seconds`; at once
+    when it has ended. Raises NotFound."""
+    status = show(system, id)
+    if status.version == since and status.record.state not in TERMINAL:
+        try:
+            async with asyncio.timeout(seconds):
+                await system.copy_manager.changed(id, since)
+        except TimeoutError:
+            return status
+    return show(system, id)
+
+
+async def cancel(system: System, id: int) -> JobStatus:
+    """Stop a job; what it confirmed stays where it is. Raises NotFound; Conflict when it has ended
+    already."""
+    status = show(system, id)
+    if status.record.state in TERMINAL:
+        raise Conflict(
+            f"job {id} has ended already: {status.record.state}", f"see `daiko job show {id}`"
+        )
+    try:
+        await system.copy_manager.cancel(id)
+    except JobNotRunning:
+        raise Conflict(f"job {id} has just ended", f"see `daiko job show {id}`") from None
+    return show(system, id)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn what the copy manager refuses into this package's errors."""
+    try:
+        yield
+    except CopyRefused as refused:
+        if isinstance(refused.__cause__, LookupError):
+            raise NotFound(
+                str(refused),
+                refused.next_step or "see `daiko volume ls` and `daiko backend ls`",
+                field=refused.field,
+            ) from refused
+        raise Invalid(str(refused), refused.next_step, field=refused.field) from refused
+    except LookupError as missing:
+        raise NotFound(str(missing.args[0]) if missing.args else "no such thing") from missing
+
+
+def same_place(system: System, source: str, destination: str, first: int) -> int:
+    """Block `first` of the source in blocks of the destination. Raises LookupError; Invalid where
+    it does not begin a block there."""
+    if not first:
+        return 0
+    here, there = system.devices.place(source), system.devices.place(destination)
+    at, rest = divmod(first * here.block_size, there.block_size)
+    if rest:
+        raise Invalid(
+            f"block {first} of {source} does not begin a block of {destination}",
+            f"blocks there have {there.block_size} bytes; say where with --at",
+            field="at",
+        )
+    return at
+
+
+def spare_volumes(system: System, wanted: CopyRequest) -> CopyRequest:
+    """The request, if it writes to no block of a volume that it does not name: who writes to a
+    device as such may not know what lies there. Raises Conflict, NotFound."""
+    with refusals():
+        destination = system.devices.place(wanted.destination)
+    if system.store.get(VolumeRecord, wanted.destination) is not None:
+        return wanted
+    with refusals():
+        source = system.devices.place(wanted.source)
+    written: dict[str, RangeSet] = {}
+    for span in wanted.ranges:
+        blocks = span.blocks * source.block_size // destination.block_size
+        for piece in destination.table.lookup(span.destination_lba, blocks):
+            written.setdefault(str(piece.device), RangeSet()).add(piece.lba, piece.blocks)
+    for volume in system.store.list(VolumeRecord):
+        for extent in volume.extents:
+            if extent.device in written and written[extent.device].overlaps(
+                extent.lba, extent.blocks
+            ):
+                raise Conflict(
+                    f"volume {volume.name!r} lies on those blocks of {extent.device}",
+                    f"name the volume if you mean to overwrite it, or see what is free with "
+                    f"`daiko mapping ls --device {extent.device}`",
+                    field="destination",
+                )
+    return wanted
+
+
+def _status(system: System, job: JobRecord) -> JobStatus:
+    progress = system.copy_manager.progress(job.id)
+    return JobStatus(
+        job,
+        progress.confirmed_blocks,
+        progress.blocks_per_second,
+        progress.eta_seconds,
+        progress.version,
+    )
