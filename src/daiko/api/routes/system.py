@@ -1,0 +1,43 @@
+"""The controller as a whole, and its configuration as a file."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+
+from daiko.api.routes.dependency import Running
+from daiko.api.schema.system import ApplyRequest, ApplyResult, ChangeView, SystemView
+from daiko.control import apply, status
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/system", operation_id="showSystem")
+async def show(system: Running) -> SystemView:
+    """This controller at a glance."""
+    return SystemView.of(status.show(system))
+
+
+@router.post("/apply", operation_id="apply")
+async def apply_file(system: Running, body: ApplyRequest) -> ApplyResult:
+    """Make the store match a system file; with `dry_run` only say what would change."""
+    actions = await apply.apply(system, body.toml, dry_run=body.dry_run, prune=body.prune)
+    return ApplyResult(
+        dry_run=body.dry_run,
+        changes=[
+            ChangeView(action=done.verb, kind=done.kind, name=done.name, detail=done.detail)
+            for done in actions
+        ],
+    )
+
+
+class TomlResponse(PlainTextResponse):
+    """A TOML document."""
+
+    media_type = "application/toml"
+
+
+@router.get("/export", operation_id="export", response_class=TomlResponse)
+async def export_file(system: Running) -> TomlResponse:
+    """The configuration as a system file (TOML)."""
+    return TomlResponse(apply.export(system))

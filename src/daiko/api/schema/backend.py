@@ -1,0 +1,43 @@
+"""Back ends."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from daiko.api.schema.function import FunctionView
+from daiko.control.backends import BackendState
+from daiko.state.record import BackendRecord
+
+
+class BackendView(BackendRecord):
+    """A second controller, or a disk of this controller."""
+
+    connected: bool = Field(description="It answers now")
+    detail: str = Field(description="Why it does not, or through which portal it does")
+    functions: list[FunctionView] = Field(description="What it can do; empty for an own disk")
+    used_by: list[str] = Field(description="Volumes with extents on it")
+
+    @classmethod
+    def of(cls, state: BackendState) -> Self:
+        return cls(
+            **dict(state.record),
+            connected=state.connected,
+            detail=state.detail,
+            functions=[FunctionView.of(row) for row in state.functions],
+            used_by=list(state.used_by),
+        )
+
+
+class AddBackend(BaseModel, extra="forbid"):
+    """A back end to attach."""
+
+    name: str = Field(examples=["sd1"])
+    address: str = Field(
+        description="iscsi://HOST:PORT/IQN, iscsi://HOST:PORT where there is one target only, "
+        "or the whole path of a file or block device",
+        examples=["iscsi://10.0.0.5:3260/iqn.2003-01.com.example:array1"],
+    )
+    portals: list[str] = Field(default=[], description="Further HOST:PORT of the same target")
+    block_size: int = Field(default=512, description="Bytes, 512 or 4096; for a file only")

@@ -1,0 +1,25 @@
+"""Extents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from daiko.control.mappings import MappingRow
+
+
+class MappingView(BaseModel):
+    """A run of blocks of a volume, and where it lies."""
+
+    volume: str
+    lba: int = Field(description="First block in the volume")
+    blocks: int
+    block_size: int = Field(description="Bytes")
+    device: str = Field(description="BACKEND/LUN")
+    device_lba: int = Field(description="First block in the device")
+
+    @classmethod
+    def of(cls, row: MappingRow) -> Self:
+        return cls(**asdict(row))

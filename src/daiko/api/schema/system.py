@@ -1,0 +1,77 @@
+"""The controller as a whole."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from daiko.command_control.plan import Mode
+from daiko.control.status import Status
+
+
+class Unreachable(BaseModel):
+    """A back end that does not answer."""
+
+    backend: str
+    reason: str
+
+
+class SystemView(BaseModel):
+    """This controller at a glance."""
+
+    version: str
+    iqn: str = Field(description="iSCSI name of the target")
+    initiator_iqn: str = Field(description="iSCSI name towards second controllers")
+    portals: list[str] = Field(description="HOST:PORT where hosts reach the target")
+    mode: Mode
+    backends: int
+    unreachable: list[Unreachable] = Field(description="Back ends that do not answer")
+    volumes: int
+    volume_bytes: int
+    hosts: int
+    sessions: int = Field(description="Hosts' iSCSI sessions now")
+    jobs_active: int = Field(description="Queued or running")
+    jobs_failed: int
+
+    @classmethod
+    def of(cls, status: Status) -> Self:
+        return cls(
+            version=status.version,
+            iqn=status.record.iqn,
+            initiator_iqn=status.record.initiator_iqn,
+            portals=list(status.record.portals),
+            mode=status.record.mode,
+            backends=status.backends,
+            unreachable=[Unreachable(backend=b, reason=r) for b, r in status.unreachable],
+            volumes=status.volumes,
+            volume_bytes=status.volume_bytes,
+            hosts=status.hosts,
+            sessions=status.sessions,
+            jobs_active=status.jobs_active,
+            jobs_failed=status.jobs_failed,
+        )
+
+
+class ApplyRequest(BaseModel):
+    """A system file to make the store match."""
+
+    toml: str = Field(description="The text of the file, as `daiko export` writes it")
+    dry_run: bool = Field(default=False, description="Only say what would change")
+    prune: bool = Field(default=True, description="Remove what the file does not name")
+
+
+class ChangeView(BaseModel):
+    """One difference between the store and a system file."""
+
+    action: str = Field(examples=["add"], description="add, change or remove")
+    kind: str = Field(examples=["volume"])
+    name: str = Field(examples=["alpha"])
+    detail: str = Field(default="", description="What changes in it")
+
+
+class ApplyResult(BaseModel):
+    """What was, or with `dry_run` would be, changed."""
+
+    dry_run: bool
+    changes: list[ChangeView]
