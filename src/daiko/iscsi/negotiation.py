@@ -217,6 +217,13 @@ class Negotiation:
         """The outcome. `declared_by_us`: the declarations this side has sent.
 
         Raises RemoteProtocolError where a proposal of ours was never answered."""
+        for name in tuple(self._proposed):
+            # Where our value alone decides (AND with No, OR with Yes), the answer is optional
+            # (6.2.2); the kernel's target leaves it out.
+            row = KEYS[name]
+            if row.rule in _DECISIVE and self.ours(row) is _DECISIVE[row.rule]:
+                self._proposed.discard(name)
+                self.results[name] = self.ours(row)
         if self._proposed:
             raise error(
                 f"{', '.join(sorted(self._proposed))} not answered", LoginStatus.INITIATOR_ERROR
@@ -245,6 +252,9 @@ def _number(value: Value) -> int:
     assert isinstance(value, int)
     return value
 
+
+_DECISIVE = {Rule.AND: False, Rule.OR: True}
+"""The value of one side that decides a boolean negotiation."""
 
 _ATTRIBUTES = {
     "HeaderDigest": "header_digest",
