@@ -13,8 +13,12 @@ NOTHING: frozenset[str] = frozenset()
 
 @pytest.mark.parametrize(
     ("key", "ours"),
-    [("DataPDUInOrder", True), ("DataSequenceInOrder", True), ("InitialR2T", True)]
-    + [("ImmediateData", False)],
+    [
+        ("DataPDUInOrder", True),
+        ("DataSequenceInOrder", True),
+        ("InitialR2T", True),
+        ("ImmediateData", False),
+    ],
 )
 def test_answer_left_out_where_our_value_decides_is_our_value(key: str, ours: bool) -> None:
     negotiation = Negotiation(Sender.INITIATOR, {**OFFER, key: ours})
