@@ -1,0 +1,128 @@
+"""Invariant: any command with any data gets one answer, readable, and the unit goes on serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from daiko.backend.memory import MemoryDevice
+from daiko.command_control.command_table import ROWS
+from daiko.device.block import Buffer
+from daiko.scsi.block_data import LbaRange, pack_unmap
+from daiko.scsi.mode_page import CachingPage, ControlPage, pack_mode_parameters
+from daiko.scsi.opcode import Opcode, Status
+from daiko.scsi.sbc import CompareAndWrite, Read16, Unmap, Write10, Write16, WriteSame16
+from daiko.scsi.sense import parse_sense
+from daiko.scsi.spc import ModeSelect6, TestUnitReady
+from daiko.target.access import Access
+from daiko.target.logical_unit import Identity, LogicalUnit
+from daiko.target.nexus import Nexus
+from daiko.target.task import Task, TaskAttribute
+
+# A case: bits 0-2 of the first byte = task attribute, bits 3-4 = LUN (3: none of ours), 16 bytes
+# of CDB, 2 bytes: room for data-in; the rest is data-out.
+HEAD = 19
+BLOCKS = 64
+STATUSES = {int(status) for status in Status}
+
+
+class FuzzTask(Task):
+    """A command whose data has all come already."""
+
+    __slots__ = ("answers", "data", "length", "sense", "status")
+
+    def __init__(self, nexus: Nexus, lun: int, cdb: bytes, attribute: int, data: bytes) -> None:
+        self.nexus = nexus
+        self.lun = lun << 48
+        self.tag = 1
+        self.cdb = cdb
+        self.attribute = TaskAttribute(attribute)
+        self.expected_out = len(data)
+        self.expected_in = 1 << 16
+        self.aborted = False
+        self.fetching = False
+        self.data = data
+        self.answers = 0
+        self.status = -1
+        self.sense = b""
+        self.length = 0
+
+    def fetch(self, length: int, then: Callable[[Buffer], None]) -> None:
+        then(memoryview(self.data)[:length])
+
+    def complete(self, status: int, data: Sequence[Buffer] = (), sense: bytes = b"") -> None:
+        self.answers += 1
+        self.status = status
+        self.sense = sense
+        self.length = sum(map(len, data))
+
+
+def _serve() -> Nexus:
+    units = {
+        lun: LogicalUnit(
+            Identity(f"unit-{lun}", bytes((0x60, *bytes(14), lun))), MemoryDevice(BLOCKS, size)
+        )
+        for lun, size in ((0, 512), (1, 4096))
+    }
+    units[2] = LogicalUnit(
+        Identity("unit-2", bytes((0x60, *bytes(14), 2))), MemoryDevice(BLOCKS), read_only=True
+    )
+    ACCESS.publish({"*": units})
+    nexus = Nexus("iqn.2026-11.net.daiko:fuzz", bytes(6), "iqn.2026-11.net.daiko:target")
+    ACCESS.nexus_started(nexus)
+    return nexus
+
+
+ACCESS = Access()
+NEXUS = _serve()
+READY = TestUnitReady.pack().ljust(16, b"\0")
+START = bytes((Opcode.START_STOP_UNIT, 0, 0, 0, 1)).ljust(16, b"\0")
+
+
+def _entry(cdb: bytes, data: bytes = b"", lun: int = 0) -> bytes:
+    return bytes((1 | lun << 3,)) + cdb.ljust(16, b"\0") + b"\xff\xff" + data
+
+
+def corpus() -> list[bytes]:
+    block = bytes(range(256)) * 2
+    pages = pack_mode_parameters([CachingPage.pack(wce=1), ControlPage.pack()], ten=False)
+    ranges = pack_unmap([LbaRange(0, 8), LbaRange(16, 8)])
+    return [
+        *[_entry(row.layout.pack()) for row in ROWS],
+        _entry(Read16.pack(lba=1, transfer_length=4)),
+        _entry(Write16.pack(lba=1, transfer_length=1), block),
+        _entry(Write10.pack(lba=1, transfer_length=1), block * 8, 1),
+        _entry(Write10.pack(lba=1, transfer_length=1), block, 2),
+        _entry(WriteSame16.pack(lba=1, transfer_length=9), block),
+        _entry(CompareAndWrite.pack(lba=1, transfer_length=1), block + bytes(512)),
+        _entry(Unmap.pack(parameter_list_length=len(ranges)), ranges),
+        _entry(ModeSelect6.pack(pf=1, parameter_list_length=len(pages)), pages),
+        _entry(b"\x12\x01\x83\x00\xff"),
+        _entry(b"\x12\x01\xb0\x00\xff"),
+        _entry(b"\x1a\x00\x3f\x00\xff"),
+        _entry(b"\xa3\x0c\x01\x88\x00\x00\x00\x00\x10\x00"),
+    ]
+
+
+def _submit(lun: int, cdb: bytes, attribute: int, data: bytes) -> FuzzTask:
+    task = FuzzTask(NEXUS, lun, cdb, attribute, data)
+    ACCESS.submit(task)
+    assert task.answers == 1, f"{task.answers} answers"
+    assert task.status in STATUSES
+    assert (task.status == Status.CHECK_CONDITION) == bool(task.sense)
+    if task.sense:
+        assert parse_sense(task.sense).name
+    return task
+
+
+def check(data: bytes) -> bool:
+    data = data.ljust(HEAD, b"\0")
+    attribute = (data[0] & 7) % len(TaskAttribute)
+    lun = data[0] >> 3 & 3
+    task = _submit(lun, data[1:17], attribute, data[HEAD:])
+    if lun < 3:
+        # Whatever it was, the unit is there for the next command (started again if need be).
+        if _submit(lun, READY, 1, b"").status != Status.GOOD:
+            _submit(lun, START, 1, b"")
+            assert _submit(lun, READY, 1, b"").status == Status.GOOD
+        assert not NEXUS.units[lun << 48].tasks
+    return task.status == Status.GOOD
