@@ -10,36 +10,43 @@ from daiko.iscsi.error import RemoteProtocolError
 from daiko.iscsi.framing import SMALL, Framer, dispatch_table, encode
 
 BUFFER = 2 * SMALL + 2048
-LIMIT = 12_000
+LIMIT = 8_500
 """Bytes of a data segment: above SMALL, so that some segments are placed."""
+
+PIECES = (1, 8, *(60,) * 7, *(400,) * 7)
+"""Bytes of the longest piece; byte by byte is dear, so it is rare."""
 
 Event = tuple[str, bytes, bytes, bytes]
 
 
 def corpus() -> list[bytes]:
     """The first byte says which digests are in use: bit 0 header, bit 1 data."""
-    pdus = [
+    pdus: list[pdu.Pdu] = [
         pdu.NopOut(data=b"ping"),
         pdu.NopIn(),
         pdu.TextRequest(initiator_task_tag=1, data=b"SendTargets=All\0"),
         pdu.LoginRequest(True, False, 1, 3, bytes(6), data=b"InitiatorName=iqn.a\0"),
-        pdu.NopOut(data=bytes(LIMIT)),
     ]
+    large: list[pdu.Pdu] = [pdu.NopOut(data=bytes(LIMIT)), pdu.NopIn()]
     streams = []
     for digests in range(4):
-        parts = [
-            bytes(part)
-            for item in pdus
-            for part in encode(
-                item.pack(),
-                item.data,
-                header_digest=bool(digests & 1),
-                data_digest=bool(digests & 2),
-            )
-        ]
-        streams.append(bytes((digests,)) + b"".join(parts))
-        streams.append(bytes((digests,)) + b"".join(parts[: len(parts) // 2]))
-    return streams
+        streams.append(bytes((digests,)) + _stream(pdus, digests))
+        streams.append(bytes((digests,)) + _stream(pdus[::-1], digests)[:-1])
+    return [*streams, b"\0" + _stream(large, 0), b"\3" + _stream(large, 3)]
+
+
+def _stream(pdus: list[pdu.Pdu], digests: int) -> bytes:
+    header_digest, data_digest = bool(digests & 1), bool(digests & 2)
+    return b"".join(
+        bytes(part)
+        for item in pdus
+        for part in encode(
+            item.pack(),
+            getattr(item, "data", b""),
+            header_digest=header_digest,
+            data_digest=data_digest,
+        )
+    )
 
 
 def _read(data: bytes, pieces: list[int], digests: int) -> tuple[list[Event], str, bool]:
@@ -77,7 +84,7 @@ def check(data: bytes) -> bool:
     digests, data = data[0] & 3, data[1:]
     whole = _read(data, [len(data)], digests)
     random = Random(crc32(data))
-    longest = random.choice((1, 3, 50, 400)) if len(data) < 1000 else 3000
+    longest = random.choice(PIECES) if len(data) < 1000 else 3000
     pieces, left = [], len(data)
     while left > 0:
         length = min(left, 1 + int(random.random() * longest))

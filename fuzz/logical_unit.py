@@ -30,14 +30,16 @@ class FuzzTask(Task):
 
     __slots__ = ("answers", "data", "length", "sense", "status")
 
-    def __init__(self, nexus: Nexus, lun: int, cdb: bytes, attribute: int, data: bytes) -> None:
+    def __init__(
+        self, nexus: Nexus, lun: int, cdb: bytes, attribute: int, room: int, data: bytes
+    ) -> None:
         self.nexus = nexus
         self.lun = lun << 48
         self.tag = 1
         self.cdb = cdb
         self.attribute = TaskAttribute(attribute)
         self.expected_out = len(data)
-        self.expected_in = 1 << 16
+        self.expected_in = room
         self.aborted = False
         self.fetching = False
         self.data = data
@@ -103,8 +105,8 @@ def corpus() -> list[bytes]:
     ]
 
 
-def _submit(lun: int, cdb: bytes, attribute: int, data: bytes) -> FuzzTask:
-    task = FuzzTask(NEXUS, lun, cdb, attribute, data)
+def _submit(lun: int, cdb: bytes, attribute: int = 1, room: int = 0, data: bytes = b"") -> FuzzTask:
+    task = FuzzTask(NEXUS, lun, cdb, attribute, room, data)
     ACCESS.submit(task)
     assert task.answers == 1, f"{task.answers} answers"
     assert task.status in STATUSES
@@ -118,11 +120,11 @@ def check(data: bytes) -> bool:
     data = data.ljust(HEAD, b"\0")
     attribute = (data[0] & 7) % len(TaskAttribute)
     lun = data[0] >> 3 & 3
-    task = _submit(lun, data[1:17], attribute, data[HEAD:])
+    task = _submit(lun, data[1:17], attribute, int.from_bytes(data[17:19], "big"), data[HEAD:])
     if lun < 3:
         # Whatever it was, the unit is there for the next command (started again if need be).
-        if _submit(lun, READY, 1, b"").status != Status.GOOD:
-            _submit(lun, START, 1, b"")
-            assert _submit(lun, READY, 1, b"").status == Status.GOOD
+        if _submit(lun, READY).status != Status.GOOD:
+            _submit(lun, START)
+            assert _submit(lun, READY).status == Status.GOOD
         assert not NEXUS.units[lun << 48].tasks
     return task.status == Status.GOOD
