@@ -1,0 +1,335 @@
+"""Back ends: attached, looked at, lost, found again, and taken for what they are.
+
+The second controllers are other `System`s in the same process, reached over real sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from daiko.command_control.function_table import FunctionCell, Known, ReachCell
+from daiko.command_control.plan import Function
+from daiko.control import attachment, volumes
+from daiko.control.error import Conflict, NotFound, Unavailable
+from daiko.control.system import System
+from daiko.device import awaitable
+from daiko.device.error import Unreachable
+from daiko.mapping.extent import DeviceId
+from daiko.state.record import (
+    BackendKind,
+    BackendRecord,
+    ExtentRecord,
+    FunctionRecord,
+    HostRecord,
+    ReachRecord,
+    SystemRecord,
+)
+from daiko.state.sqlite import SqliteStore
+from daiko.state.store import Change
+
+from .conftest import disk
+
+SECOND = "iqn.2026-11.com.example:second"
+
+
+class Second:
+    """Another controller, serving files as LUs; it can be stopped, and started again elsewhere
+    in time on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.portal = "127.0.0.1:0"
+        self.system: System | None = None
+        self._store: SqliteStore | None = None
+
+    async def start(self, store: str = "second") -> None:
+        self._store = SqliteStore.open(self.folder / store)
+        await self._store.put(
+            SystemRecord(iqn=SECOND, initiator_iqn=f"{SECOND}.i", portals=(self.portal,))
+        )
+        self.system = await System.start(self._store)
+        await self.system.listen()
+        (self.portal,) = self.system.portals
+
+    async def serve(self, lun: int, blocks: int) -> None:
+        """One more file as a LUN."""
+        assert self.system is not None
+        name = f"disk{lun}"
+        await self.system.attach_backend(disk(self.folder, name, blocks))
+        await volumes.take_image(self.system, f"v{lun}", DeviceId(name, 0))
+        host = self.system.store.get(HostRecord, "any")
+        luns = {**(host.luns if host else {}), lun: f"v{lun}"}
+        await self.system.put_host(HostRecord(name="any", initiators=("*",), luns=luns))
+
+    async def stop(self) -> None:
+        if self.system is not None and self._store is not None:
+            await self.system.stop()
+            await self._store.close()
+            self.system = None
+
+    def record(self, name: str = "sd1") -> BackendRecord:
+        return BackendRecord(name=name, type=BackendKind.ISCSI, iqn=SECOND, portals=(self.portal,))
+
+
+@pytest.fixture
+async def second(tmp_path: Path) -> AsyncIterator[Second]:
+    second = Second(tmp_path)
+    await second.start()
+    await second.serve(0, 2048)
+    yield second
+    await second.stop()
+
+
+class Watch:
+    """Waits for a change of the store instead of sleeping."""
+
+    def __init__(self, system: System) -> None:
+        self._changes: asyncio.Queue[Change] = asyncio.Queue()
+        system.store.watch(lambda changes: [self._changes.put_nowait(c) for c in changes] and None)
+
+    async def next(self, kind: type) -> Change:
+        async with asyncio.timeout(30):
+            while True:
+                change = await self._changes.get()
+                if change.type is kind:
+                    return change
+
+
+def one(device: str) -> list[ExtentRecord]:
+    return [ExtentRecord(device=device, lba=0, blocks=2048)]
+
+
+async def test_attached_controller_shows_its_lus_with_their_identities(
+    system: System, second: Second
+) -> None:
+    record = await system.attach_backend(second.record())
+    assert [(facts.lun, facts.blocks, facts.block_size) for facts in record.devices] == [
+        (0, 2048, 512)
+    ]
+    assert second.system is not None
+    naa = second.system.unit("v0").identity.naa.hex()
+    assert record.devices[0].designators[0] == f"01030010{naa}"
+    address = system.directory()[DeviceId("sd1", 0)]
+    assert (address.iqn, address.portals, address.lun) == (SECOND, (second.portal,), 0)
+    connected, detail = system.backend_status("sd1")
+    assert connected
+    assert second.portal in detail
+    assert len(second.system.sessions()) == 1
+
+
+async def test_controller_that_does_not_answer_is_not_attached(
+    system: System, second: Second
+) -> None:
+    record = second.record()
+    await second.stop()
+    with pytest.raises(Unavailable, match=second.portal) as caught:
+        await system.attach_backend(record)
+    assert SECOND in caught.value.next_step
+    assert system.store.get(BackendRecord, "sd1") is None
+    with pytest.raises(NotFound):
+        system.backend_status("sd1")
+
+
+async def test_one_controller_or_file_is_attached_once(
+    system: System, second: Second, tmp_path: Path
+) -> None:
+    await system.attach_backend(second.record())
+    with pytest.raises(Conflict, match="a back end sd1 already"):
+        await system.attach_backend(second.record())
+    with pytest.raises(Conflict, match="attached already, as sd1"):
+        await system.attach_backend(second.record("sd2"))
+    with pytest.raises(Conflict, match="attached already, as a"):
+        await system.attach_backend(
+            BackendRecord(name="x", type=BackendKind.INTERNAL, path=str(tmp_path / "a.img"))
+        )
+
+
+async def test_volume_over_two_controllers_reads_and_writes(system: System, second: Second) -> None:
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", [*one("sd1/0"), *one("a/0")])
+    device = system.unit("v").device
+    await awaitable.write(device, 2047, b"2" * 512 + b"1" * 512)
+    assert second.system is not None
+    assert await awaitable.read(second.system.unit("v0").device, 2047, 1) == b"2" * 512
+    assert await awaitable.read(system.devices.block_device(DeviceId("a", 0)), 0, 1) == b"1" * 512
+
+
+async def test_back_end_under_a_volume_is_not_detached(system: System, second: Second) -> None:
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/0"))
+    with pytest.raises(Conflict, match="volume v lies on sd1"):
+        await system.detach_backend("sd1")
+    await volumes.remove(system, "v")
+    await system.detach_backend("sd1")
+    assert system.store.get(BackendRecord, "sd1") is None
+    assert DeviceId("sd1", 0) not in system.directory()
+    with pytest.raises(NotFound):
+        await system.detach_backend("sd1")
+
+
+async def test_detached_back_end_takes_its_cells_along(system: System, second: Second) -> None:
+    await system.attach_backend(second.record())
+    by_hand = FunctionCell(False, Known.DECLARED, 1.0, "no licence")
+    reach = ReachCell(True, Known.DECLARED, 1.0, "same cable")
+    await system.put_cell(
+        FunctionRecord(backend="sd1", function=Function.DIRECT_BACKUP, cell=by_hand)
+    )
+    await system.put_cell(ReachRecord(backend="a", device="sd1/0", cell=reach))
+    await system.put_cell(ReachRecord(backend="a", device="b/0", cell=reach))
+    cell = system.function_table().function("sd1", Function.DIRECT_BACKUP)
+    assert cell is not None
+    assert cell.reason == "no licence"
+    await system.detach_backend("sd1")
+    assert system.store.list(FunctionRecord) == ()
+    assert [record.device for record in system.store.list(ReachRecord)] == ["b/0"]
+
+
+async def test_rescan_finds_new_lus(system: System, second: Second) -> None:
+    await system.attach_backend(second.record())
+    await second.serve(4, 4096)
+    record = await system.probe_backend("sd1", functions=False)
+    assert [(facts.lun, facts.blocks) for facts in record.devices] == [(0, 2048), (4, 4096)]
+    await volumes.take_image(system, "new", DeviceId("sd1", 4))
+    assert (await awaitable.read(system.unit("new").device, 4095, 1)) == bytes(512)
+
+
+async def test_rescan_finds_a_file_that_has_grown(system: System, tmp_path: Path) -> None:
+    with (tmp_path / "a.img").open("r+b") as file:
+        file.truncate(8192 * 512)
+    record = await system.probe_backend("a")
+    assert record.devices[0].blocks == 8192
+    await volumes.create_by_hand(system, "v", [ExtentRecord(device="a/0", lba=8191, blocks=1)])
+    await awaitable.write(system.unit("v").device, 0, b"x" * 512)
+
+
+async def test_learned_cell_stands_over_a_restart_and_goes_with_a_probe(
+    system: System, second: Second
+) -> None:
+    await system.attach_backend(second.record())
+    found = system.store.get(FunctionRecord, "sd1:direct-backup:found")
+    assert found is not None
+    learned = FunctionRecord(
+        backend="sd1",
+        function=Function.DIRECT_BACKUP,
+        cell=FunctionCell(False, Known.LEARNED, found.cell.at, "refused", None, found.cell.on),
+    )
+    await system.store.put(learned)
+    await system.stop()
+    again = await System.start(system.store)
+    assert again.store.get(FunctionRecord, learned.key) == learned
+    await again.probe_backend("sd1")
+    now = again.store.get(FunctionRecord, learned.key)
+    assert now is not None
+    assert now.cell.known is Known.PROBED
+    await again.stop()
+
+
+async def test_controller_that_is_down_at_start_is_not_waited_for_and_comes_back(
+    system: System, second: Second, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attachment, "FIRST_RETRY", 0.01)
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/0"))
+    await volumes.create_by_hand(system, "w", one("a/0"))
+    await awaitable.write(system.unit("v").device, 7, b"7" * 512)
+    await system.stop()
+    await second.stop()
+    again = await System.start(system.store)
+    assert again.unit("v").blocks == 2048
+    with pytest.raises(Unreachable, match="sd1"):
+        await awaitable.read(again.unit("v").device, 7, 1)
+    await awaitable.write(again.unit("w").device, 0, bytes(512))
+    connected, detail = again.backend_status("sd1")
+    assert not connected
+    assert detail
+    watch = Watch(again)
+    await second.start()
+    await watch.next(BackendRecord)
+    assert await awaitable.read(again.unit("v").device, 7, 1) == b"7" * 512
+    assert again.backend_status("sd1")[0]
+    await again.stop()
+
+
+async def test_another_lu_in_the_place_of_the_old_one_stays_out_until_it_is_looked_at(
+    system: System, second: Second
+) -> None:
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/0"))
+    await system.stop()
+    await second.stop()
+    # The same name, port and LUN, but a store, and so an identity, of its own.
+    await second.start("other")
+    await second.serve(0, 2048)
+    again = await System.start(system.store)
+    with pytest.raises(Unreachable, match="another identity"):
+        await awaitable.write(again.unit("v").device, 0, b"x" * 512)
+    assert "another identity" in again.backend_status("sd1")[1]
+    await again.probe_backend("sd1")
+    await awaitable.write(again.unit("v").device, 0, b"x" * 512)
+    await again.stop()
+
+
+async def test_tracking_of_a_volume_and_of_the_device_under_it_see_what_hosts_write(
+    system: System,
+) -> None:
+    await volumes.create_by_hand(
+        system,
+        "v",
+        [
+            ExtentRecord(device="b/0", lba=0, blocks=10),
+            ExtentRecord(device="a/0", lba=100, blocks=10),
+        ],
+    )
+    unit = system.unit("v")
+    plain = unit.device
+    of_volume = system.devices.track("v")
+    await awaitable.write(unit.device, 1, bytes(512))
+    of_device = system.devices.track("a/0")
+    second_job = system.devices.track("v")
+    await awaitable.write(unit.device, 9, bytes(1024))
+    assert list(of_volume.ranges()) == [(1, 1), (9, 2)]
+    assert list(second_job.ranges()) == [(9, 2)]
+    assert list(of_device.ranges()) == [(100, 1)]
+    system.devices.untrack("v")
+    system.devices.untrack("a/0")
+    await awaitable.write(unit.device, 3, bytes(512))
+    assert (3, 1) in list(second_job.ranges())
+    system.devices.untrack("v")
+    assert unit.device is plain
+
+
+async def test_place_is_a_volume_a_device_or_a_back_end_with_one_lu(
+    system: System, second: Second
+) -> None:
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/0"))
+    assert system.place("v").name == "v"
+    assert system.place("sd1/0").blocks == 2048
+    assert system.place("sd1").name == "sd1/0"
+    await second.serve(4, 4096)
+    await system.probe_backend("sd1")
+    with pytest.raises(NotFound, match=r"several LUs, say which: sd1/0, sd1/4"):
+        system.place("sd1")
+    with pytest.raises(NotFound, match="no volume and no back end x"):
+        system.place("x")
+    with pytest.raises(NotFound, match="no device sd1/9"):
+        system.place("sd1/9")
+
+
+async def test_hosts_see_changes_at_once(system: System) -> None:
+    await volumes.create_by_hand(system, "v", one("a/0"))
+    with pytest.raises(NotFound, match="no volume nothing"):
+        await system.put_host(HostRecord(name="h", initiators=("*",), luns={0: "nothing"}))
+    await system.put_host(HostRecord(name="h", initiators=("iqn.2026-11.x:h",), luns={0: "v"}))
+    assert system.access.authorize("iqn.2026-11.x:h", "")
+    assert not system.access.authorize("iqn.2026-11.x:other", "")
+    with pytest.raises(Conflict, match="host h has the initiator"):
+        await system.put_host(HostRecord(name="g", initiators=("iqn.2026-11.x:h",)))
+    await system.remove_host("h")
+    assert not system.access.authorize("iqn.2026-11.x:h", "")
+    with pytest.raises(NotFound):
+        await system.remove_host("h")
