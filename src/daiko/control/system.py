@@ -37,6 +37,7 @@ from daiko.state.record import (
 )
 from daiko.state.store import Store, Transaction
 from daiko.target.access import Access
+from daiko.target.commands.third_party_copy import ThirdPartyCopyCommands
 from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import Nexus
 from daiko.target.portal import Target
@@ -64,6 +65,9 @@ class System:
         `listen`."""
         system = cls(store)
         await system._inventory.start()
+        system._publication.third_party_copy = ThirdPartyCopyCommands(
+            system.copy_manager, store, system.devices
+        )
         system._publication.start()
         await system.copy_manager.start()
         return system
