@@ -34,6 +34,7 @@ from daiko.scsi.cscd import (
 from daiko.scsi.report import lun_field
 from daiko.scsi.segment import BlockToBlock, VerifyCscd
 from daiko.scsi.vpd import Designator
+from scsi.golden import golden
 
 L0, L1, L2, VAULT = (DeviceId.parse(text) for text in ("sd1/0", "sd1/1", "sd1/2", "vault/0"))
 ALL = directory(*map(address, (L0, L1, L2, VAULT)))
@@ -147,6 +148,17 @@ def test_second_command_differs_only_in_identifiers_addresses_and_list_id(
     assert identifier(parsed, segment.source) == naa(L0)
     assert identifier(parsed, segment.destination) == naa(L1)
     assert parsed.list_id == (0 if usage is ListIdUsage.DISABLE else 42)
+
+
+@pytest.mark.parametrize("name", ["extended_copy_sg_xcopy", "extended_copy_two_naa"])
+def test_second_command_of_a_captured_one_differs_only_there_too(name: str) -> None:
+    captured = golden(name)
+    host = parse_extended_copy(captured)
+    (asked,) = copies(host)
+    (command,) = commands([run(L0, 0x55AA55, L1, 0xAA55AA, asked.blocks)], LIO, host)
+    sent = command.with_list_id(0xEE if command.needs_list_id else 0)
+    assert changed_bytes(captured, sent) <= LIST_ID | DESIGNATORS | LBAS
+    assert int.from_bytes(command.cdb[10:14], "big") == len(captured)
 
 
 def identifier(parsed: ExtendedCopy, cscd_id: int) -> bytes:
