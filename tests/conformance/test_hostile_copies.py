@@ -104,7 +104,14 @@ ROWS = [
     # CSCD descriptors
     Row("cscd-type-unknown", _bytes(CSCD_1, 0xE0), ILLEGAL, 0x26, 0x07, field=CSCD_1),
     Row("cscd-type-rod-token", _bytes(CSCD_0, 0xFE), ILLEGAL, 0x26, 0x07, field=CSCD_0),
-    Row("cscd-lu-id-type-proxy", _bytes(17, 0x40), ILLEGAL, 0x26, field=17, bit=7),
+    Row(
+        "cscd-lu-id-type-proxy",
+        _bytes(49, 0x40, data=parameters([ALPHA, Ipv4Cscd(0, bytes(4))], [COPY])),
+        ILLEGAL,
+        0x26,
+        field=49,
+        bit=7,
+    ),
     Row("cscd-of-a-target-port", _bytes(21, 0x13), ILLEGAL, 0x26, field=21, bit=5),
     Row("designator-of-21-bytes", _bytes(23, 21), ILLEGAL, 0x26, field=23),
     Row("designator-of-255-bytes", _bytes(23, 255), ILLEGAL, 0x26, field=23),

@@ -267,7 +267,12 @@ REFUSALS = {
     "usage 11b with an identifier": (patched((1, 0x18)), 0x26, 0x00, at(0)),
     "cscd type": (patched((FIRST + 32, 0xE0)), 0x26, 0x07, at(FIRST + 32)),
     "cscd type of a segment": (patched((FIRST, 0x02)), 0x26, 0x07, at(FIRST)),
-    "lu id type": (patched((FIRST + 1, 0x80)), 0x26, 0x00, at(FIRST + 1, 7)),
+    "lu id type": (
+        patched((FIRST + 1, 0x80), value=ExtendedCopy(1, 0, (AliasCscd(0, 1), CSCD), (COPY,))),
+        0x26,
+        0x00,
+        at(FIRST + 1, 7),
+    ),
     "association of a port": (patched((FIRST + 5, 0x13)), 0x26, 0x00, at(FIRST + 5, 5)),
     "designator too long": (patched((FIRST + 7, 21)), 0x26, 0x00, at(FIRST + 7)),
     "designator empty": (patched((FIRST + 7, 0)), 0x26, 0x00, at(FIRST + 7)),
@@ -370,6 +375,11 @@ def test_first_of_two_errors_in_the_order_of_checks_is_reported(
     data: bytes, condition: tuple[int, int]
 ) -> None:
     assert refusal(data, LIMITS)[:2] == condition
+
+
+def test_lu_id_type_is_ignored_where_a_designator_names_the_unit() -> None:
+    parsed = parse_extended_copy(patched((FIRST + 1, 0xC0)), LIMITS)
+    assert parsed.cscds == GOOD.cscds
 
 
 def test_ids_beyond_the_list_and_nul_devices_are_left_to_the_copy_manager() -> None:

@@ -278,8 +278,8 @@ def _wrong(byte: int, bit_: int | None = None) -> CheckCondition:
 def _read(layout: Layout, data: Buffer, offset: int) -> tuple[Any, dict[str, Any]]:
     """The descriptor's fields, and those that all forms share as arguments for the value."""
     fields = layout.unpack(data, offset)
-    # SPC-4 lets E4h ignore the field; hosts' conformance tests want every form to refuse it.
-    if fields.lu_id_type:
+    # A designator is no LUN: E4h ignores the field (SPC-4, 6.4.5.2).
+    if fields.lu_id_type and layout is not IdentificationDescriptor:
         raise _wrong(offset + 1, 7)
     if fields.device_type == DeviceType.SEQUENTIAL_ACCESS and fields.fixed != (
         fields.block_length != 0
