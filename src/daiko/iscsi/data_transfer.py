@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from daiko.iscsi.bhs import OVERFLOW, RESERVED_TAG, UNDERFLOW, Buffer
-from daiko.iscsi.error import LocalProtocolError, RejectReason, RemoteProtocolError
+from daiko.iscsi.error import LocalProtocolError, RemoteProtocolError
 from daiko.iscsi.event import DataOutEvent
 from daiko.iscsi.negotiation import Parameters
 
@@ -96,6 +96,7 @@ class DataOutTransfer:
         "_solicited_to",
         "_unsolicited",
         "expected",
+        "is_broken",
         "parameters",
         "r2t_sn",
         "wanted",
@@ -107,6 +108,8 @@ class DataOutTransfer:
         self.expected = expected
         self.parameters = parameters
         self.wanted: int | None = None
+        self.is_broken = False
+        """A sequence was not as it must be: the command cannot succeed any more."""
         self.r2t_sn = 0
         """R2Ts sent so far."""
         self._buffer = bytearray(immediate)
@@ -186,26 +189,23 @@ class DataOutTransfer:
     ) -> DataOutEvent:
         """A Data-Out PDU. `data` as a memoryview is in its place already.
 
-        Raises RemoteProtocolError where the sequence is broken: DataSN or offset out of order,
-        more data than was asked for (ErrorRecoveryLevel 0 cannot recover from that)."""
+        A sequence with a DataSN or an offset out of order, or with more data than was asked for,
+        is broken: nothing of it can be sent again at ErrorRecoveryLevel 0 (7.9). It is followed
+        to its end, so that the command can end after it."""
         sequence = self._sequence(tag)
         if sequence is None:
             if tag == RESERVED_TAG:
                 return DataOutEvent.UNEXPECTED_UNSOLICITED
-            raise _broken("a Data-Out names no R2T of its command")
-        if data_sn != sequence.data_sn:
-            raise _broken("DataSN is out of order")
-        if offset != sequence.next:
-            raise _broken("a Data-Out is out of order")
+            return DataOutEvent.NO_SEQUENCE
         end = offset + len(data)
-        if end > sequence.end:
-            if tag == RESERVED_TAG:
-                return DataOutEvent.UNEXPECTED_UNSOLICITED
-            raise _broken("a Data-Out goes beyond its R2T")
-        if not isinstance(data, memoryview):
+        if end > sequence.end and tag == RESERVED_TAG:
+            return DataOutEvent.UNEXPECTED_UNSOLICITED
+        if data_sn != sequence.data_sn or offset != sequence.next or end > sequence.end:
+            self.is_broken = True
+        elif not isinstance(data, memoryview):
             self._buffer[offset:end] = data
         sequence.next = end
-        sequence.data_sn += 1
+        sequence.data_sn = data_sn + 1
         if not final:
             return DataOutEvent.MORE
         if tag == RESERVED_TAG:
@@ -213,13 +213,9 @@ class DataOutTransfer:
             self._solicited_to = end
         else:
             del self._solicitations[tag]
-            if end != sequence.end:
+            if end < sequence.end and not self.is_broken:
                 return DataOutEvent.NOT_ENOUGH
         return DataOutEvent.COMPLETE if self.is_complete else DataOutEvent.SEQUENCE_END
-
-
-def _broken(message: str) -> RemoteProtocolError:
-    return RemoteProtocolError(message, reject=RejectReason.PROTOCOL_ERROR)
 
 
 class DataInTransfer:

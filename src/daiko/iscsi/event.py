@@ -17,6 +17,8 @@ class DataOutEvent(Enum):
     """A sequence is complete; more may have to be asked for."""
     COMPLETE = auto()
     """All data that was asked for is here."""
+    NO_SEQUENCE = auto()
+    """Its target transfer tag is none of the command's R2Ts."""
     UNEXPECTED_UNSOLICITED = auto()
     """RFC 7143, 11.4.7.2: the command ends with sense 0B/0C/0C."""
     NOT_ENOUGH = auto()

@@ -214,7 +214,9 @@ class FullFeaturePhase:
         task = self._session.tasks.get(tag)
         if task is None:
             return  # Of a command that has ended: its data is dropped.
-        task.receive(transfer_tag, data_sn, offset, data, bool(flags & FINAL), damaged)
+        if not task.receive(transfer_tag, data_sn, offset, data, bool(flags & FINAL), damaged):
+            image = bytes(header[at : at + BHS_LENGTH])
+            self._session.reject(image, RejectReason.INVALID_PDU_FIELD)
 
     def place(self, header: Buffer, at: int, length: int) -> memoryview | None:
         """Where a large data segment belongs (`framing.Place`)."""

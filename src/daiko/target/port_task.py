@@ -125,31 +125,44 @@ class PortTask(Task):
 
     def receive(
         self, tag: int, data_sn: int, offset: int, data: Buffer, final: bool, damaged: bool
-    ) -> None:
-        """A Data-Out PDU of this command; `damaged`: its data digest is wrong."""
+    ) -> bool:
+        """A Data-Out PDU of this command; `damaged`: its data digest is wrong. False: it names
+        no sequence that was asked for."""
         transfer = self._transfer
         if transfer is None:
+            if tag != RESERVED_TAG:
+                return False
             self.fail(condition.unexpected_unsolicited_data())
-            return
+            return True
         event = transfer.receive(tag, data_sn, offset, data, final)
-        if damaged and self._failure is None:
-            # 7.8 (b): the command ends once the sequences that were asked for are through.
-            self._failure = condition.protocol_service_crc_error()
-        if event is DataOutEvent.MORE:
-            return
+        if self._failure is None:
+            # 7.8 (b), 7.9: the command ends once the sequences that were asked for are through.
+            if damaged:
+                self._failure = condition.protocol_service_crc_error()
+            elif transfer.is_broken:
+                self._failure = condition.data_phase_error()
+        if event is DataOutEvent.NO_SEQUENCE:
+            return False
         if event is DataOutEvent.UNEXPECTED_UNSOLICITED:
             self.fail(condition.unexpected_unsolicited_data())
         elif event is DataOutEvent.NOT_ENOUGH:
             self.fail(condition.not_enough_unsolicited_data())
-        elif self._failure is not None:
+        elif event is not DataOutEvent.MORE:
+            self._sequence_ended(transfer)
+        return True
+
+    def _sequence_ended(self, transfer: DataOutTransfer) -> None:
+        if self._failure is not None:
             if not transfer.is_receiving:
                 self.fail(self._failure)
-        elif event is DataOutEvent.COMPLETE:
+        elif self.aborted:
+            return
+        elif transfer.is_complete:
             then, self._then = self._then, None
             self.fetching = False
-            if then is not None and not self.aborted:
+            if then is not None:
                 then(transfer.data)
-        elif not self.aborted:
+        else:
             self._solicit(transfer)
 
     def _solicit(self, transfer: DataOutTransfer) -> None:
