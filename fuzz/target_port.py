@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Iterable
-from random import Random
-from typing import Any, NoReturn
-from zlib import crc32
-
-import structlog
+from typing import Any
 
 from daiko.backend.memory import MemoryDevice
 from daiko.iscsi import pdu
-from daiko.iscsi.framing import Framer, dispatch_table, encode
 from daiko.iscsi.login import InitiatorLogin
-from daiko.iscsi.negotiation import OFFER
 from daiko.scsi.sbc import Read16, Write16
 from daiko.target.access import Access
 from daiko.target.connection import TargetConnection
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.portal import Target
+from port_rig import OFFER_WITHOUT_DIGESTS, Wire, pieces, raise_defect, stream
 
 # A case: the first byte says what stands before the rest of it. 0 nothing, 1 a discovery login,
 # 2 a normal login, 3 one after which the unit attentions have been fetched with three commands;
@@ -28,59 +21,10 @@ from daiko.target.portal import Target
 IQN = "iqn.2026-11.net.daiko:target"
 INITIATOR = "iqn.2026-11.net.daiko:fuzz"
 RESERVED_TAG = 0xFFFFFFFF
-OWN_OFFER = {**OFFER, "HeaderDigest": ("None",), "DataDigest": ("None",)}
 LONG_CDB = bytes.fromhex("0005010000000000")
 """An additional header segment with the rest of a CDB of 20 bytes."""
 STATUS_OPCODES = {0x21, 0x22, 0x23, 0x24, 0x26, 0x32, 0x3F}
 """Of PDUs that always carry the next StatSN (NOP-In and Data-In do so sometimes)."""
-OUTPUT_LIMIT = 8 << 20
-"""Bytes that one case may bring the target to send."""
-
-
-class Defect(Exception):
-    """The port logged that it did what it must not do."""
-
-
-DEFECTS = {"connection ended by a defect", "a task was completed twice"}
-
-
-def _judge(logger: object, method: str, event: dict[str, Any]) -> NoReturn:
-    if event.get("event") in DEFECTS:
-        FOUND.append(sys.exc_info()[1] or Defect(str(event)))
-    raise structlog.DropEvent
-
-
-FOUND: list[BaseException] = []
-structlog.configure(processors=[_judge], cache_logger_on_first_use=True)
-
-
-class OutTransport(asyncio.Transport):
-    """Keeps what is written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[bytes] = []
-        self.is_closed = False
-
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        self.written += [bytes(part) for part in list_of_data]
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def abort(self) -> None:
-        self.is_closed = True
-
-
 ACCESS = Access()
 ACCESS.publish(
     {
@@ -96,61 +40,27 @@ TARGET = Target(IQN, ACCESS)
 LOOP = asyncio.new_event_loop()
 
 
-class Port:
+class Port(Wire):
     """One connection to the target."""
 
     def __init__(self) -> None:
-        self.transport = OutTransport()
-        self.connection = TargetConnection(TARGET).connection
-        self.connection.connection_made(self.transport)
-
-    def feed(self, data: bytes) -> None:
-        """What a transport does with bytes that come in; a closed one brings no more."""
-        view = memoryview(data)
-        while view and not self.transport.is_closed:
-            room = self.connection.get_buffer(-1)
-            count = min(len(room), len(view))
-            room[:count] = view[:count]
-            view = view[count:]
-            self.connection.buffer_updated(count)
-
-    def answers(self) -> list[tuple[bytes, bytes]]:
-        """(header, data) of every PDU that was sent; raises when it is no sequence of PDUs."""
-        stream = b"".join(self.transport.written)
-        assert len(stream) <= OUTPUT_LIMIT
-        found: list[tuple[bytes, bytes]] = []
-
-        def on_pdu(header: bytes, at: int, ahs: bytes, data: bytes) -> None:
-            found.append((bytes(header[at : at + 48]), bytes(data)))
-
-        framer = Framer(dispatch_table({}, on_pdu), maximum_data_length=0xFFFFFF)
-        framer.feed(stream)
-        assert framer.is_between_pdus
-        return found
+        super().__init__(TargetConnection(TARGET).connection)
 
 
 async def _login(is_discovery: bool) -> bytes:
     """What our own initiator sends to log in."""
     login = InitiatorLogin(
-        INITIATOR, None if is_discovery else IQN, b"\x80" + bytes(5), offer=OWN_OFFER
+        INITIATOR, None if is_discovery else IQN, b"\x80" + bytes(5), offer=OFFER_WITHOUT_DIGESTS
     )
     port, sent = Port(), b""
     request: pdu.LoginRequest | None = login.start()
     while request is not None:
-        sent += _stream(request)
-        port.feed(_stream(request))
+        sent += stream(request)
+        port.feed(stream(request))
         header, data = port.answers()[-1]
         request = login.receive(pdu.LoginResponse.parse(header, 0, data))
     port.connection.connection_lost(None)
     return sent
-
-
-def _stream(*pdus: pdu.Pdu) -> bytes:
-    parts = []
-    for item in pdus:
-        data = getattr(item, "data", b"")
-        parts += encode(item.pack(), data, ahs=getattr(item, "ahs", b""))
-    return b"".join(map(bytes, parts))
 
 
 def _command(number: int, cdb: bytes, length: int, *, write: bool, **more: Any) -> pdu.ScsiCommand:
@@ -162,7 +72,7 @@ def _command(number: int, cdb: bytes, length: int, *, write: bool, **more: Any) 
 
 def _prefixes() -> tuple[bytes, ...]:
     discovery, normal = [LOOP.run_until_complete(_login(kind)) for kind in (True, False)]
-    ready = _stream(*[_command(number, bytes(6), 0, write=False, lun=lun) for number, lun in READY])
+    ready = stream(*[_command(number, bytes(6), 0, write=False, lun=lun) for number, lun in READY])
     return b"", discovery, normal, normal + ready
 
 
@@ -175,47 +85,47 @@ def corpus() -> list[bytes]:
     block = bytes(range(256)) * 2
     inquiry = b"\x12\x00\x00\x00\xff\x00"
     write = Write16.pack(lba=2, transfer_length=2)
-    login = InitiatorLogin(INITIATOR, IQN, b"\x80" + bytes(5), offer=OWN_OFFER).start()
+    login = InitiatorLogin(INITIATOR, IQN, b"\x80" + bytes(5), offer=OFFER_WITHOUT_DIGESTS).start()
     one, two, three = FIRST, FIRST + 1, FIRST + 2
     normal = [
-        _stream(
+        stream(
             _command(one, inquiry, 255, write=False),
             _command(two, Read16.pack(lba=1, transfer_length=4), 2048, write=False),
             _command(three, Read16.pack(lba=1, transfer_length=4), 1024, write=False, lun=1 << 48),
         ),
-        _stream(
+        stream(
             _command(one, write, 1024, write=True, data=block * 2),
             _command(two, write, 1024, write=True, data=block),
             pdu.NopOut(False, 0, 7, cmd_sn=three, data=b"ping"),
         ),
-        _stream(
+        stream(
             _command(one, write, 1024, write=True),
             pdu.DataOut(True, 0, one, 1, 0, 0, 0, block * 2),
             pdu.TaskManagementRequest(1, 0, 50, one, two),
         ),
-        _stream(
+        stream(
             _command(one, write, 1024, write=True, final=False, data=block),
             pdu.DataOut(True, 0, one, RESERVED_TAG, 0, 0, 512, block),
             pdu.TextRequest(initiator_task_tag=8, cmd_sn=two, data=b"SendTargets=\0"),
             pdu.LogoutRequest(0, 9, 0, three),
         ),
-        _stream(
+        stream(
             _command(two, inquiry, 255, write=False),
             _command(one, inquiry, 255, write=False),
             pdu.SnackRequest(0, 0, 1, 0, 0, 0, 0),
             _command(three, write, 8192, write=True, data=bytes(8192), ahs=LONG_CDB),
         ),
     ]  # fmt: skip
-    discovery = _stream(
+    discovery = stream(
         pdu.TextRequest(initiator_task_tag=8, cmd_sn=1, data=b"SendTargets=All\0"),
         pdu.LogoutRequest(0, 9, 0, 2),
     )
     return [
-        b"\0" + _stream(login),
-        b"\0" + _stream(login) + normal[0],
+        b"\0" + stream(login),
+        b"\0" + stream(login) + normal[0],
         b"\1" + discovery,
-        b"\2" + _stream(_command(1, inquiry, 255, write=False)),
-        *[b"\3" + stream for stream in normal],
+        b"\2" + stream(_command(1, inquiry, 255, write=False)),
+        *[b"\3" + sent for sent in normal],
     ]
 
 
@@ -248,17 +158,11 @@ async def _case(data: bytes) -> bool:
     port = Port()
     if kind:
         port.feed(PREFIXES[kind])
-    random = Random(crc32(data))
-    whole = random.random() < 0.5
-    at = 0
-    while at < len(data) and not port.transport.is_closed:
-        length = len(data) if whole else 1 + int(random.random() * 200)
-        port.feed(data[at : at + length])
-        at += length
+    for piece in pieces(data):
+        port.feed(piece)
         await asyncio.sleep(0)
     await asyncio.sleep(0)
-    if FOUND:
-        raise FOUND.pop()
+    raise_defect()
     _check_numbers(port.answers())
     went_well = not port.transport.is_closed
     port.connection.connection_lost(None)

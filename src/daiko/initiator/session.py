@@ -439,7 +439,7 @@ class Session:
     def _async_message(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         pdu = AsyncMessage.parse(header, at, data)
         self._acknowledge(pdu.stat_sn, pdu.max_cmd_sn)
-        log.info("asynchronous message", target=self.name, event=pdu.event)
+        log.info("asynchronous message", target=self.name, code=pdu.event)
         if pdu.event in (AsyncEvent.LOGOUT_REQUESTED, AsyncEvent.NEGOTIATION_REQUESTED):
             # Nothing new is sent; what is in flight is waited for, then the session logs out.
             self._draining = True
