@@ -114,7 +114,7 @@ def _with_bar(states: Iterator[dict[str, Any]], job: dict[str, Any]) -> dict[str
         last = job
         for last in states:
             total = last["blocks"] * last["block_size"]
-            done = last["confirmed_blocks"] * last["block_size"]
+            done = last["copied_blocks"] * last["block_size"]
             progress.update(
                 task,
                 total=total or None,

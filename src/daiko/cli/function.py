@@ -150,10 +150,17 @@ def _show(found: dict[str, Any], json: bool) -> None:
         render.as_json(found)
         return
     _functions(found["functions"])
+    alike: list[tuple[dict[str, Any], list[str]]] = []
     for row in found["functions"]:
         if row["can"] and row["limits"]:
-            render.out.print()
-            _limits(row)
+            same = [names for limits, names in alike if limits == row["limits"]]
+            if same:
+                same[0].append(row["function"])
+            else:
+                alike.append((row["limits"], [row["function"]]))
+    for limits, names in alike:
+        render.out.print()
+        _limits(limits, names)
     render.out.print()
     _reach(found["reach"])
 
@@ -195,17 +202,16 @@ def _why(row: dict[str, Any]) -> str:
     return why
 
 
-def _limits(row: dict[str, Any]) -> None:
-    limits = row["limits"]
+def _limits(limits: dict[str, Any], functions: list[str]) -> None:
     most = limits["max_segment_bytes"]
-    render.out.print(f"one copy command for {row['function']} may contain", style="bold")
+    segment = f"{limits['max_segment_blocks']:,} blocks"
+    render.out.print(f"one command for {' or '.join(functions)} may contain", style="bold")
     render.facts(
         [
             ("devices", f"{limits['max_cscds']}"),
             ("segments", f"{limits['max_segments']}"),
             ("descriptors", f"{limits['max_list_bytes']:,} bytes"),
-            ("a segment", f"{limits['max_segment_blocks']:,} blocks"),
-            ("", f"{render.size(most)}" if most else ""),
+            ("a segment", segment + (f", {render.size(most)}" if most else "")),
             ("at a time", f"{limits['concurrent']}"),
             ("other machines", "by alias" if limits["aliases"] else "not by alias"),
         ]

@@ -62,5 +62,5 @@ def cancel(context: typer.Context, id: option.JobId, json: option.Json = False) 
     if json:
         render.as_json(found)
     else:
-        done = render.size(found["confirmed_blocks"] * found["block_size"])
-        render.said(f"{found['type']} {id} is {found['state']}; {done} of it were copied")
+        done = render.size(found["copied_blocks"] * found["block_size"])
+        render.said(f"{found['type']} {id} is {found['state']}; {done} of it had been copied")

@@ -54,9 +54,20 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
 def rows(made: Table, empty: str) -> None:
     """Print a table, or one line where it has no rows."""
     if made.row_count:
-        out.print(made)
+        _print(made)
     else:
         out.print(empty, style="dim")
+
+
+def _print(made: Table) -> None:
+    """Print a table; in a pipe without the blanks that fill its last column."""
+    if out.is_terminal:
+        out.print(made)
+        return
+    with out.capture() as captured:
+        out.print(made)
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]]) -> None:
@@ -67,21 +78,23 @@ def facts(pairs: Iterable[tuple[str, str | Text]]) -> None:
     for name, value in pairs:
         if value:
             grid.add_row(name, value)
-    out.print(grid)
+    _print(grid)
 
 
 def said(text: str) -> None:
     """Tell what was done. Commands in backticks stand out."""
-    out.print(_commands(text))
+    out.print(_commands(text, out))
 
 
 def note(text: str, style: str = "") -> None:
     """Tell something beside what was asked for."""
-    err.print(_commands(text), style=style)
+    err.print(_commands(text, err), style=style)
 
 
-def _commands(text: str) -> Text:
-    """`text` with what stands in backticks in bold."""
+def _commands(text: str, console: Console) -> Text:
+    """`text` with what stands in backticks in bold, where there is bold."""
+    if not console.is_terminal:
+        return Text(text)
     made = Text()
     for number, part in enumerate(text.split("`")):
         made.append(part, style="bold" if number % 2 else "")
@@ -217,8 +230,11 @@ def job(found: Mapping[str, Any]) -> None:
             state(found["state"]),
         )
     )
-    whole, done = (found[key] * found["block_size"] for key in ("blocks", "confirmed_blocks"))
+    block = found["block_size"]
+    whole, done = found["blocks"] * block, found["copied_blocks"] * block
     progress = f"{size(done)} of {size(whole)} ({found['percent']:.0f} %)"
+    if found["confirmed_blocks"] != found["copied_blocks"]:
+        progress += f", {size(found['confirmed_blocks'] * block)} of it confirmed"
     if found["eta_seconds"] is not None:
         progress += f", {duration(found['eta_seconds'])} left"
     rate = found["bytes_per_second"] or (done / found["seconds"] if found["seconds"] else 0)
@@ -272,7 +288,7 @@ def jobs(found: Sequence[Mapping[str, Any]], empty: str) -> None:
             item["source"],
             item["destination"],
             _short_state(item),
-            size(item["confirmed_blocks"] * block),
+            size(item["copied_blocks"] * block),
             size(item["bytes_delegated"]),
             moment(item["started"]),
         )

@@ -24,7 +24,9 @@ class JobStatus:
 
     record: JobRecord
     confirmed_blocks: int
-    """Known to be done, as of now; the record's own figure is as of its last checkpoint."""
+    """Known to be on stable storage."""
+    copied_blocks: int
+    """Confirmed or not yet."""
     blocks_per_second: float
     eta_seconds: float | None
     """None: not known, or nothing is left."""
@@ -156,6 +158,7 @@ def _status(system: System, job: JobRecord) -> JobStatus:
     return JobStatus(
         job,
         progress.confirmed_blocks,
+        progress.copied_blocks,
         progress.blocks_per_second,
         progress.eta_seconds,
         progress.version,

@@ -71,8 +71,11 @@ class JobView(BaseModel):
     steps: list[StepReport]
     blocks: int = Field(description="To be copied, in source blocks")
     block_size: int = Field(description="Bytes a source block")
-    confirmed_blocks: int = Field(description="Known to be done, now")
-    percent: float = Field(description="Of blocks, 0 to 100")
+    copied_blocks: int = Field(description="Until now, confirmed or not yet")
+    confirmed_blocks: int = Field(
+        description="Known to be on stable storage; a restart of anything goes on from there"
+    )
+    percent: float = Field(description="Copied, of all blocks, 0 to 100")
     bytes_per_second: float = Field(description="Now; 0 when it is not running")
     eta_seconds: float | None = Field(description="null = not known, or ended")
     seconds: float = Field(description="From start to end, or until now")
@@ -92,13 +95,12 @@ class JobView(BaseModel):
         """All fields as they are `now`."""
         job = status.record
         kept = {name: value for name, value in job if name != "steps"}
-        done = status.confirmed_blocks
+        copied = status.copied_blocks
         return kept | {
             "steps": [StepReport.of(step) for step in job.steps],
-            "confirmed_blocks": done,
-            "percent": round(100 * done / job.blocks, 1)
-            if job.blocks
-            else _all_or_nothing(job.state),
+            "copied_blocks": copied,
+            "confirmed_blocks": status.confirmed_blocks,
+            "percent": round(100 * copied / job.blocks, 1) if job.blocks else _all(job.state),
             "bytes_per_second": status.blocks_per_second * job.block_size,
             "eta_seconds": status.eta_seconds if job.state is JobState.RUNNING else None,
             "seconds": (job.finished or now) - job.started if job.started else 0.0,
@@ -169,5 +171,5 @@ class Restore(BaseModel, extra="forbid"):
     mode: Mode | None = None
 
 
-def _all_or_nothing(state: JobState) -> float:
+def _all(state: JobState) -> float:
     return 100.0 if state is JobState.DONE else 0.0
