@@ -227,7 +227,7 @@ async def probe_reach(
     copied. Raises DeviceError where it does not answer, or is too busy to."""
     own = _receiver(controller, address, directory)
     if own is None:
-        return _unreached(f"{controller.name} has no logical unit that takes copy commands")
+        return _unreached("it has no logical unit that takes copy commands")
     try:
         naming = name_for(controller.name, address, limits, directory)
         source = name_for(controller.name, own, limits, directory)
@@ -238,7 +238,7 @@ async def probe_reach(
         cdb = ChangeAliases.pack(parameter_list_length=len(data))
         refusal = _refusal(await controller.execute(own.lun, cdb, data))
         if refusal:
-            return _unreached(f"refuses CHANGE ALIASES: {refusal}")
+            return _unreached(f"it refuses CHANGE ALIASES: {refusal}")
     target = cscd_for(naming, address)
     if VerifyCscd.TYPE in limits.segment_types:
         cscds: tuple[Cscd, ...] = (target,)
@@ -257,8 +257,8 @@ async def probe_reach(
     cdb = ExtendedCopyLid1.pack(parameter_list_length=len(parameters))
     refusal = _refusal(await controller.execute(own.lun, cdb, parameters))
     if refusal:
-        return _unreached(f"{controller.name} does not reach {address.device}: {refusal}")
-    return ReachCell(True, Known.PROBED, time.time(), f"{controller.name} {how}")
+        return _unreached(refusal)
+    return ReachCell(True, Known.PROBED, time.time(), f"it {how}")
 
 
 def _unreached(reason: str) -> ReachCell:
