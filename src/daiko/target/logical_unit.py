@@ -36,11 +36,8 @@ if TYPE_CHECKING:
 COMMAND_MODULES = (mode, provisioning, sbc, spc, supported)
 """Imported for the handlers that they mark."""
 
-MAXIMUM_TRANSFER = 4 << 20
+MAXIMUM_TRANSFER = 8 << 20
 """Bytes that one READ, WRITE or VERIFY may ask for; stated in page B0h and enforced."""
-
-MAXIMUM_WRITE_SAME = 1 << 30
-"""Bytes that one WRITE SAME may cover."""
 
 
 class ThirdPartyCopy(Protocol):
@@ -133,7 +130,6 @@ class LogicalUnit:
         "identity",
         "is_write_protected",
         "maximum_transfer",
-        "maximum_write_same",
         "mode",
         "nexuses",
         "read_only",
@@ -167,8 +163,6 @@ class LogicalUnit:
         """Blocks (page B0h)."""
         if device.capabilities.maximum_blocks:
             self.maximum_transfer = min(self.maximum_transfer, device.capabilities.maximum_blocks)
-        self.maximum_write_same = MAXIMUM_WRITE_SAME // self.block_size
-        """Blocks (page B0h)."""
         self.nexuses: set[ItlNexus] = set()
         """Every host in session that sees this unit."""
         self.task_set = TaskSet(self)

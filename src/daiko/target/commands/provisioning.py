@@ -15,7 +15,7 @@ from daiko.scsi.block_data import (
     pack_lba_status,
     parse_unmap,
 )
-from daiko.scsi.opcode import Status
+from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.target.commands.handler import serves
 from daiko.target.commands.sbc import flush_after
@@ -32,6 +32,9 @@ MAXIMUM_UNMAP_DESCRIPTORS = 256
 
 MAXIMUM_UNMAP_BLOCKS = 0xFFFFFFFF
 """In one UNMAP, all descriptors together; stated in page B0h (no limit)."""
+
+MAXIMUM_WRITE_SAME = 0x8000
+"""Blocks that one WRITE SAME may cover; stated in page B0h."""
 
 MAXIMUM_LBA_STATUS_DESCRIPTORS = 256
 """In one answer to GET LBA STATUS: it may always tell less than it was asked."""
@@ -72,7 +75,7 @@ def _unmap_ranges(unit: LogicalUnit, data: Buffer, length: int) -> Sequence[LbaR
     ranges = parse_unmap(data, MAXIMUM_UNMAP_DESCRIPTORS)
     total = 0
     for index, (lba, blocks) in enumerate(ranges):
-        if lba >= unit.blocks or lba + blocks > unit.blocks:
+        if lba + blocks > unit.blocks:
             raise CheckCondition(sense.lba_out_of_range(lba))
         total += blocks
         if total > MAXIMUM_UNMAP_BLOCKS:
@@ -131,11 +134,16 @@ def write_same(
     unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
 ) -> None:
     """Write one block to every block of the range. With UNMAP the range may be unmapped instead,
-    where it then reads as what would have been written (SBC-4, 5.50)."""
-    if blocks > unit.maximum_write_same:
-        raise CheckCondition(sense.invalid_field_in_cdb(10 if len(task.cdb) == 16 else 7))
+    where it then reads as what would have been written (SBC-4, 5.50). WRITE SAME(10) has no UNMAP
+    here (LBPWS10 is 0): hosts use it only where (16) has none, and some expect zeros of it
+    whatever the block held."""
+    if blocks > MAXIMUM_WRITE_SAME:
+        raise CheckCondition(
+            sense.invalid_field_in_cdb(7 if task.cdb[0] == Opcode.WRITE_SAME_10 else 10)
+        )
     may_unmap = bool(flags & UNMAP_BIT)
-    if may_unmap and unit.device.capabilities.unmap is Level.NONE:
+    is_ten = task.cdb[0] == Opcode.WRITE_SAME_10
+    if may_unmap and (is_ten or unit.device.capabilities.unmap is Level.NONE):
         raise CheckCondition(sense.invalid_field_in_cdb(1, 3))
     if flags & ANCHOR:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 4))

@@ -207,6 +207,8 @@ def compare_and_write(
     unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
 ) -> None:
     """The data is what must be there, then what is to be there; nothing comes between."""
+    if task.expected_out != 2 * blocks * unit.block_size:
+        raise CheckCondition(sense.invalid_field_in_cdb(13))
     if not blocks:
         itl.finish(task, GOOD)
         return
@@ -225,7 +227,7 @@ def compare_and_write(
         unit.device.compare_and_write(lba, both[:length], both[length:], completion)
 
     length = blocks * unit.block_size
-    unit.receive_exactly(itl, task, 2 * length, received)
+    unit.receive(itl, task, 2 * length, received)
 
 
 # ---------------------------------------------------------------------- the rest

@@ -13,7 +13,11 @@ from daiko.scsi.sense import CheckCondition
 from daiko.scsi.vpd import Association, Designator, PageCode
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
-from daiko.target.commands.provisioning import MAXIMUM_UNMAP_BLOCKS, MAXIMUM_UNMAP_DESCRIPTORS
+from daiko.target.commands.provisioning import (
+    MAXIMUM_UNMAP_BLOCKS,
+    MAXIMUM_UNMAP_DESCRIPTORS,
+    MAXIMUM_WRITE_SAME,
+)
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
@@ -167,7 +171,7 @@ def _block_limits(unit: LogicalUnit, nexus: Nexus) -> bytes:
         max_unmap=MAXIMUM_UNMAP_BLOCKS if unmaps else 0,
         max_unmap_descriptors=MAXIMUM_UNMAP_DESCRIPTORS if unmaps else 0,
         unmap_granularity=device.unmap_granularity if unmaps else 0,
-        max_write_same=unit.maximum_write_same if device.write_same is not Level.NONE else 0,
+        max_write_same=MAXIMUM_WRITE_SAME if device.write_same is not Level.NONE else 0,
     ).pack()
 
 
@@ -187,11 +191,10 @@ def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
 def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
     device = unit.device.capabilities
     unmaps = device.unmap is not Level.NONE
-    unmaps_by_write = unmaps and device.write_same is not Level.NONE
     return vpd.LogicalBlockProvisioning(
         lbpu=unmaps,
-        lbpws=unmaps_by_write,
-        lbpws10=unmaps_by_write,
+        lbpws=unmaps and device.write_same is not Level.NONE,
+        lbpws10=0,
         lbprz=unmaps and device.unmapped_reads_zero,
         provisioning_type=vpd.ProvisioningType.THIN if unmaps else 0,
     ).pack()
