@@ -85,3 +85,9 @@ def test_bytes_beyond_the_additional_length_are_not_read() -> None:
 def test_text_that_does_not_fit_is_not_packed(value: StandardInquiry) -> None:
     with pytest.raises(ValueError, match=r"fit|ascii"):
         value.pack()
+
+
+def test_answer_that_claims_less_than_the_least_is_read_to_the_least() -> None:
+    data = bytearray(OTHER)
+    data[4] = 0
+    assert StandardInquiry.parse(bytes(data)) == StandardInquiry.parse(OTHER)

@@ -176,3 +176,10 @@ def test_task_management_functions_are_bits() -> None:
 def test_unknown_task_management_function_is_refused() -> None:
     with pytest.raises(TypeError):
         pack_task_management_functions("abort_everything")
+
+
+def test_group_whose_ports_run_past_the_data_is_malformed() -> None:
+    data = bytearray(pack_target_port_groups([TargetPortGroup(1, (1, 2))]))
+    data[11] = 3
+    with pytest.raises(MalformedData):
+        parse_target_port_groups(bytes(data) + bytes(8))
