@@ -33,9 +33,11 @@ Covered = tuple[StepWork, int, int]
 class Dropped(Exception):
     """The second controller does not go on with these steps."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, at: StepWork) -> None:
         super().__init__(failure.reason)
         self.failure = failure
+        self.at = at
+        """The step at which it failed, as far as the sense data tells."""
 
 
 class DelegatedCopy:
@@ -66,7 +68,7 @@ class DelegatedCopy:
         self._halt = halt
         self._generation = generation
         self._moved = moved
-        self._failure: Failure | None = None
+        self._dropped: Dropped | None = None
 
     async def run(self) -> None:
         """Copy what is missing; return early when a halt was asked for. Raises Dropped when the
@@ -78,12 +80,12 @@ class DelegatedCopy:
         async with asyncio.TaskGroup() as group:
             for command, covers in self._commands():
                 await room.acquire()
-                if self._failure is not None or self._halt.requested:
+                if self._dropped is not None or self._halt.requested:
                     break
                 group.create_task(self._carry_out(command, covers, room))
         self._share_out(loop.time() - started, before)
-        if self._failure is not None:
-            raise Dropped(self._failure)
+        if self._dropped is not None:
+            raise self._dropped
 
     def _commands(self) -> Iterator[tuple[SecondCommand, list[Covered]]]:
         """The second commands for all that is missing, each with the blocks that it covers."""
@@ -110,10 +112,10 @@ class DelegatedCopy:
         try:
             await self._lane.carry_out(command, self._retries, self._halt)
         except CommandFailed as failed:
-            if self._failure is None:
-                self._failure = failed.failure
             done = _done_before(command, failed.sense)
             self._note(covers[:done], generations[:done])
+            if self._dropped is None:
+                self._dropped = Dropped(failed.failure, covers[done][0])
         except Halted:
             return
         else:

@@ -186,12 +186,13 @@ class Execution:
         for work in batch:
             reason = self._why_left_out(work)
             if reason:
-                raise Dropped(Failure(Verdict.FALL_BACK, reason))
+                raise Dropped(Failure(Verdict.FALL_BACK, reason), work)
         limits = self._limits(executor.name)
         try:
             lane = self._workshop.lane(executor.name, limits)
         except KeyError:
-            raise Dropped(Failure(Verdict.FALL_BACK, "it is not attached any more")) from None
+            gone = Failure(Verdict.FALL_BACK, "it is not attached any more")
+            raise Dropped(gone, batch[0]) from None
         await DelegatedCopy(
             batch,
             lane,
@@ -233,38 +234,38 @@ class Execution:
             self.fail(failure)
         except Dropped as dropped:
             try:
-                await self._dropped(dropped.failure, batch)
+                await self._dropped(dropped, batch)
             except CopyFailed as failure:
                 self.fail(failure)
 
-    async def _dropped(self, failure: Failure, batch: list[StepWork]) -> None:
-        """The executor gave these steps up: confirm, cut, plan the rest again."""
-        unfinished = [work for work in batch if not work.is_copied]
-        first = unfinished[0]
-        executor = first.step.executor
+    async def _dropped(self, dropped: Dropped, batch: list[StepWork]) -> None:
+        """The executor gave up at a step of the batch. Steps that it is left out for now are
+        confirmed, cut and planned again; others of the batch stay with it."""
+        failure, at = dropped.failure, dropped.at
+        executor = at.step.executor
         if failure.verdict is Verdict.HOSTS_BUSINESS:
             raise CopyFailed(
                 f"{executor}: {failure.reason}",
-                segment=first.step.segment,
+                segment=at.step.segment,
                 side=Side.DESTINATION,
                 error=ReservationConflict(failure.reason),
             )
         if self._halt.requested:
             return
+        unfinished = [work for work in batch if not work.is_copied]
         if failure.verdict is Verdict.UNKNOWN and await self._gets_another_chance(unfinished):
             return
-        pairs = {_pair(work) for work in unfinished}
         everywhere = failure.lesson is Lesson.CANNOT_COPY or failure.verdict is Verdict.UNKNOWN
-        for pair in (None,) if everywhere else pairs:
-            self._left_out.setdefault((executor, pair), failure.reason)
+        self._left_out.setdefault((executor, None if everywhere else _pair(at)), failure.reason)
         if failure.lesson is not Lesson.NOTHING:
             await self._workshop.learn(
-                executor.name, self._job.request.function, _other(first), failure
+                executor.name, self._job.request.function, _other(at), failure
             )
         await self._checkpoint.settle()
         for work in batch:
-            if not work.is_copied:
-                self._job.replace(work, self._planned_again(work, failure.reason))
+            reason = self._why_left_out(work)
+            if reason and not work.is_copied:
+                self._job.replace(work, self._planned_again(work, reason))
 
     async def _gets_another_chance(self, works: list[StepWork]) -> bool:
         """Whether steps whose executor was lost stay with it: then the loop sends what is missing

@@ -120,13 +120,10 @@ class Lane:
 
     async def _set_aliases(self, lun: int, aliases: Sequence[Alias]) -> Failure | None:
         """See that the LU knows the aliases that a command names."""
-        if not aliases:
+        if all(alias in self._known_aliases(lun) for alias in aliases):
             return None
         async with self._alias_lock:
-            if self.port.generation != self._alias_generation:
-                self._aliases.clear()
-                self._alias_generation = self.port.generation
-            known = self._aliases.setdefault(lun, set())
+            known = self._known_aliases(lun)
             missing = [alias for alias in aliases if alias not in known]
             if not missing:
                 return None
@@ -141,6 +138,13 @@ class Lane:
             return failure._replace(
                 reason=f"CHANGE ALIASES: {failure.reason}", lesson=Lesson.NOTHING
             )
+
+    def _known_aliases(self, lun: int) -> set[Alias]:
+        """Those that the LU has been told over the nexus as it is now."""
+        if self.port.generation != self._alias_generation:
+            self._aliases.clear()
+            self._alias_generation = self.port.generation
+        return self._aliases.setdefault(lun, set())
 
     # --- taking turns ---------------------------------------------------------------------------
 
