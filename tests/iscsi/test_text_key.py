@@ -200,6 +200,14 @@ def test_endless_text_is_refused() -> None:
     assert caught.value.login is LoginStatus.OUT_OF_RESOURCES
 
 
+def test_endless_empty_parts_are_not_kept() -> None:
+    collector = TextCollector()
+    for _ in range(1000):
+        assert collector.add(b"", continued=True) is None
+    assert not collector.is_collecting
+    assert collector.add(b"A=1\0", continued=False) == b"A=1\0"
+
+
 @given(st.data())
 def test_value_formatted_is_parsed_to_the_same(data: st.DataObject) -> None:
     row = data.draw(st.sampled_from([k for k in KEYS.values() if k.rule is not Rule.OBSOLETE]))

@@ -310,7 +310,9 @@ class TextCollector:
         self._size += len(data)
         if self._size > LONGEST_TEXT:
             raise error(f"a text is longer than {LONGEST_TEXT} bytes", LoginStatus.OUT_OF_RESOURCES)
-        self._parts.append(bytes(data))
+        if data:
+            # An empty part is nothing to keep, however many a hostile peer sends.
+            self._parts.append(bytes(data))
         if continued:
             return None
         text = b"".join(self._parts)
