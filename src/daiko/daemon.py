@@ -41,7 +41,7 @@ from daiko.command_control.plan import Mode
 from daiko.control.apply import apply_document
 from daiko.control.document import BackendPart, Document, HostPart, VolumePart
 from daiko.control.error import Conflict, Invalid, Unavailable
-from daiko.control.system import System
+from daiko.control.system import System, reason_of
 from daiko.state.record import BackendRecord, HostRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore, default_folder
 from daiko.state.store import Store
@@ -85,17 +85,41 @@ class Options:
 
 def serve(options: Options) -> None:
     """Run a controller until SIGINT or SIGTERM. Raises ControlError and StoreError when it
-    cannot be started."""
+    cannot be started, and `Interrupted` when it was told to stop before it was ready."""
     _configure_log(options)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options))
 
 
+class Interrupted(Exception):
+    """Told to stop before it was ready; everything begun has been undone."""
+
+
 async def _serve(options: Options) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    starting = asyncio.ensure_future(_start(options))
+
+    def stop() -> None:
+        stopped.set()
+        starting.cancel()  # does nothing once it is ready
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        loop.add_signal_handler(number, stop)
+    try:
+        stack = await starting
+    except asyncio.CancelledError:
+        raise Interrupted from None
+    async with stack:
+        # Nothing made so far is ever garbage: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await stopped.wait()
+        log.info("stopping")
+
+
+async def _start(options: Options) -> AsyncExitStack:
+    """Start everything, and say so. Returns what stops it again."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_store_folder(options))
         store = SqliteStore.open(folder)
@@ -111,11 +135,7 @@ async def _serve(options: Options) -> None:
         await system.listen()
         for line in [*urls(system), f"API at {api.address}", READY]:
             print(line, flush=True)
-        # Nothing made so far is ever garbage: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        await stopped.wait()
-        log.info("stopping")
+        return stack.pop_all()
 
 
 @contextmanager
@@ -358,7 +378,7 @@ def _tcp_listener(address: ApiAddress) -> Iterator[socket.socket]:
         )
     except OSError as error:
         raise Unavailable(
-            f"the API cannot listen at {address}: {os.strerror(error.errno or 0)}",
+            f"the API cannot listen at {address}: {reason_of(error)}",
             "give another address with --api",
             field="api",
         ) from error
@@ -426,7 +446,13 @@ async def _serving_api(system: System, api: _Listening, token: str) -> AsyncIter
 
 
 def _configure_log(options: Options) -> None:
-    level = logging.getLevelNamesMapping()[options.log_level.upper()]
+    level = logging.getLevelNamesMapping().get(options.log_level.upper())
+    if level is None:
+        raise Invalid(
+            f"{options.log_level!r} is no log level",
+            "one of debug, info, warning and error",
+            field="log_level",
+        )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

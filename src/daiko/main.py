@@ -1,4 +1,8 @@
-"""The `daiko` command: the command line, with `daiko serve` joined on from the daemon."""
+"""The `daiko` command: the command line, with `daiko serve` joined on from the daemon.
+
+Only `serve` needs the controller itself, whose modules take most of a second to load; they are
+imported when it is called, so that every other command starts at once.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,10 @@ from typing import Annotated
 
 import typer
 
-from daiko import daemon
 from daiko.cli.error import CliError, ExitCode
 from daiko.cli.main import app, run
 from daiko.command_control.plan import Mode
-from daiko.control.document import parse_size
 from daiko.control.error import Conflict, ControlError, Invalid, NotFound, Unavailable
-from daiko.state.store import StoreError, StoreInUse
 
 
 @app.command("serve")
@@ -77,6 +78,10 @@ def serve(
     temporary store. Without sources it serves what its store holds. It prints the URL of each
     LUN, where its API is, and `ready`.
     """
+    from daiko import daemon
+    from daiko.control.document import parse_size
+    from daiko.state.store import StoreError, StoreInUse
+
     try:
         options = daemon.Options(
             luns=_luns(sources or [], lun or []),
@@ -93,6 +98,8 @@ def serve(
             log_json=log_json,
         )
         daemon.serve(options)
+    except daemon.Interrupted:
+        raise CliError("told to stop before it was ready", "", ExitCode.INTERRUPTED) from None
     except ControlError as error:
         raise CliError(str(error), error.next_step, _exit_code(error)) from error
     except StoreInUse as error:

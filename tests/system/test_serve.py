@@ -12,6 +12,7 @@ import signal
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from processes import READY, Daiko, Process, ProcessFailed, Tgt, free_port, image, qemu_io, run
@@ -165,7 +166,7 @@ def test_two_processes_on_one_store_are_refused(tmp_path: Path) -> None:
 class TemporaryIn(Daiko):
     """With its temporary files in a folder of the test's."""
 
-    def __init__(self, temporary: Path, folder: Path, *sources: Path) -> None:
+    def __init__(self, temporary: Path, folder: Path, *sources: Path | str) -> None:
         super().__init__(folder, *sources)
         self.temporary = temporary
 
@@ -224,6 +225,43 @@ def test_stop_with_a_host_logged_in_is_orderly(tmp_path: Path) -> None:
         LoggedIn(tmp_path, daiko.url()),
     ):
         assert daiko.stop() == 0
+
+
+def test_stop_before_it_is_ready_undoes_what_was_begun(tmp_path: Path) -> None:
+    """The source takes the connection and never answers."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = f"iscsi://127.0.0.1:{silent.getsockname()[1]}/iqn.2026-11.com.example:s/0"
+        daiko = Starting(temporary, tmp_path, source)
+        with daiko:
+            connection, _ = silent.accept()
+            assert len(list(temporary.iterdir())) == 1
+            assert daiko.stop() == 130
+            connection.close()
+    assert list(temporary.iterdir()) == []
+    assert "Traceback" not in daiko.log_end()
+
+
+class Starting(TemporaryIn):
+    """Not waited for."""
+
+    def wait_ready(self) -> None:
+        pass
+
+
+def test_api_that_others_can_reach_asks_for_the_token(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("correct horse\n")
+    port = free_port()
+    options = ["--api", f"http://0.0.0.0:{port}", "--token-file", str(token)]
+    url = f"http://127.0.0.1:{port}/v1/export"
+    with Daiko(tmp_path, image(tmp_path / "a.img", MIB), options=options):
+        assert httpx.get(url).status_code == 401
+        wrong = httpx.get(url, headers={"Authorization": "Bearer battery staple"})
+        assert wrong.status_code == 401
+        right = httpx.get(url, headers={"Authorization": "Bearer correct horse"})
+        assert right.status_code == 200
 
 
 def test_second_of_two_one_liners_gets_an_api_of_its_own(tmp_path: Path) -> None:
@@ -305,6 +343,17 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
         portal = f"127.0.0.1:{taken.getsockname()[1]}"
         said = failure(tmp_path, disk, options=["--portal", portal])
         assert f"cannot listen on {portal}: Address already in use" in said
+
+
+def test_bad_log_level_is_named(tmp_path: Path) -> None:
+    said = failure(tmp_path, image(tmp_path / "a.img", MIB), options=["--log-level", "loud"])
+    assert "'loud' is no log level" in said
+
+
+def test_host_name_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    disk = image(tmp_path / "a.img", MIB)
+    said = failure(tmp_path, disk, options=["--portal", "host.invalid:3260"])
+    assert "cannot listen on host.invalid:3260" in said
 
 
 def test_source_that_does_not_answer_is_named(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ class System:
             await self._target.listen(portal)
         except OSError as error:
             raise Unavailable(
-                f"cannot listen on {portal}: {os.strerror(error.errno or 0)}",
+                f"cannot listen on {portal}: {reason_of(error)}",
                 "stop what uses the address, or give another with --portal",
                 field="system.portals",
             ) from error
@@ -273,6 +273,13 @@ def put_host(change: Transaction, record: HostRecord) -> None:
                     f"host {other.name} has the initiator {initiator}", field="initiators"
                 )
     change.put(record)
+
+
+def reason_of(error: OSError) -> str:
+    """What the operating system said, in its words: event loops put their own into errors."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def _backends_of(job: JobRecord) -> set[str]:
