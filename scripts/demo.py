@@ -31,10 +31,9 @@ from kernel_counters import Traffic, cpu_seconds, traffic_with
 from processes import Daiko, Tgt, run
 
 MIB = 1 << 20
-SIZE = 512 * MIB
 BLOCK = 512
-PARTS = {"sd1": 192 * MIB, "sd2": 192 * MIB, "old": 128 * MIB}
-"""How much of the virtual LU lies on which second controller."""
+SHARES = {"sd1": 3, "sd2": 3, "old": 2}
+"""How many eighths of the virtual LU lie on which second controller."""
 
 console = Console(width=max(100, min(160, shutil.get_terminal_size((120, 40)).columns)))
 
@@ -44,6 +43,8 @@ class Site:
     """The processes of the demonstration."""
 
     folder: Path
+    size: int
+    """Bytes of the virtual LU."""
     sd1: Daiko
     sd2: Daiko
     old: Tgt
@@ -52,12 +53,21 @@ class Site:
     stages: dict[str, float] = field(default_factory=dict)
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Bytes of the virtual LU on each second controller."""
+        return parts(self.size)
+
+    @property
     def ports(self) -> dict[str, int]:
         return {name: getattr(self, name).port for name in ("sd1", "sd2", "old", "vault")}
 
     @property
     def controllers(self) -> dict[str, Daiko]:
         return {"this controller": self.first, "sd1": self.sd1, "sd2": self.sd2}
+
+
+def parts(size: int) -> dict[str, int]:
+    return {name: size * share // 8 for name, share in SHARES.items()}
 
 
 def say(text: str) -> None:
@@ -70,14 +80,16 @@ def sparse(path: Path, size: int) -> Path:
     return path
 
 
-def start(folder: Path, stack: ExitStack) -> Site:
+def start(folder: Path, size: int, stack: ExitStack) -> Site:
     """Start all processes, and attach them to the first controller."""
+    part = parts(size)
     site = Site(
         folder,
-        sd1=Daiko(folder, sparse(folder / "sd1.img", PARTS["sd1"]), name="sd1", mode="local"),
-        sd2=Daiko(folder, sparse(folder / "sd2.img", PARTS["sd2"]), name="sd2", mode="local"),
-        old=Tgt(folder, sparse(folder / "old.img", PARTS["old"]), name="old"),
-        vault=Tgt(folder, sparse(folder / "vault.img", SIZE), name="vault"),
+        size,
+        sd1=Daiko(folder, sparse(folder / "sd1.img", part["sd1"]), name="sd1", mode="local"),
+        sd2=Daiko(folder, sparse(folder / "sd2.img", part["sd2"]), name="sd2", mode="local"),
+        old=Tgt(folder, sparse(folder / "old.img", part["old"]), name="old"),
+        vault=Tgt(folder, sparse(folder / "vault.img", size), name="vault"),
         first=Daiko(folder, name="first", store=folder / "first"),
     )
     for process in (site.sd1, site.sd2, site.old, site.vault, site.first):
@@ -100,11 +112,11 @@ def attach(site: Site) -> None:
     luns = {"sd1": 0, "sd2": 0, "old": 1}
     extents = [
         word
-        for name, size in PARTS.items()
+        for name, size in site.parts.items()
         for word in ("--extent", f"{name}/{luns[name]}:0:{size // BLOCK}")
     ]
     site.first.cli("volume", "add", "alpha", *extents)
-    site.first.cli("host", "add", "any", "--iqn", "*")
+    site.first.cli("host", "add", "any", "--initiator", "*")
     site.first.cli("host", "map", "any", "alpha", "--lun", "0")
 
 
@@ -178,7 +190,7 @@ def render(job: dict, counted: Count) -> None:
             column, justify="right" if column[0] in "bMs" and column != "step" else "left"
         )
     for number, step in enumerate(job["steps"], 1):
-        rejected = "\n".join(f"{who}: {why}" for who, why in step["rejected"])
+        rejected = "\n".join(f"{it['executor']}: {it['reason']}" for it in step["rejected"])
         steps.add_row(
             f"{number}  {step['source']} → {step['destination']}",
             f"{step['blocks']:,}",
@@ -226,16 +238,13 @@ def report(site: Site, job: dict, counted: Count, verified: bool, seconds: float
     )
     steps = []
     for step in job["steps"]:
-        row = {name: step[name] for name in wanted}
-        row["rejected"] = [
-            {"executor": executor, "reason": reason} for executor, reason in step["rejected"]
-        ]
-        steps.append(row)
+        steps.append({name: step[name] for name in wanted})
     return {
         "verified": verified,
         "seconds": round(seconds, 2),
         "stages": site.stages,
-        "bytes": SIZE,
+        "bytes": site.size,
+        "iscsi_ports": {"first": site.first.port, **site.ports},
         "steps": steps,
         "counted_on_sockets": {
             "by_controller": {
@@ -254,16 +263,16 @@ def report(site: Site, job: dict, counted: Count, verified: bool, seconds: float
     }
 
 
-def believable(job: dict, counted: Count) -> bool:
+def believable(site: Site, job: dict, counted: Count) -> bool:
     """The sockets bear out the books: next to nothing passed between the first controller and
     the second controllers that copied by themselves; the rest came from the one that cannot."""
     delegated = {step["source"].partition("/")[0] for step in job["steps"] if step["delegated"]}
     own = {step["source"].partition("/")[0] for step in job["steps"] if not step["delegated"]}
     fits = bool(delegated) and all(counted.first[name].total < MIB // 4 for name in delegated)
-    return fits and all(counted.first[name].received >= PARTS[name] for name in own)
+    return fits and all(counted.first[name].received >= site.parts[name] for name in own)
 
 
-def main_job(folder: Path, stack: ExitStack) -> tuple[bool, dict]:
+def main_job(folder: Path, size: int, stack: ExitStack) -> tuple[bool, dict]:
     begun = last = time.monotonic()
     site: Site | None = None
 
@@ -274,7 +283,7 @@ def main_job(folder: Path, stack: ExitStack) -> tuple[bool, dict]:
         site.stages[name] = round(now - last, 2)
         last = now
 
-    site = start(folder, stack)
+    site = start(folder, size, stack)
     attach(site)
     stage("start and attach")
     say(
@@ -284,10 +293,10 @@ def main_job(folder: Path, stack: ExitStack) -> tuple[bool, dict]:
     show(site, "function", "ls")
     show(site, "mapping", "show", "alpha")
     last = time.monotonic()
-    image, files = make_image(folder, SIZE)
+    image, files = make_image(folder, size)
     stage("make the image")
     say(
-        f"ext4 image of {SIZE // MIB} MiB with {files:,} real files; qemu-img writes it to the "
+        f"ext4 image of {size // MIB} MiB with {files:,} real files; qemu-img writes it to the "
         "virtual LU"
     )
     run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, site.first.url(0))
@@ -304,19 +313,20 @@ def main_job(folder: Path, stack: ExitStack) -> tuple[bool, dict]:
     last = time.monotonic()
     identical = verify(site, image)
     stage("read back and compare")
-    verified = identical and believable(job, counted)
+    verified = identical and believable(site, job, counted)
     return verified, report(site, job, counted, verified, time.monotonic() - begun)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The main job end to end, on loopback.")
     parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--size", type=int, default=512, metavar="MIB", help="of the volume (512)")
     parser.add_argument("--keep", action="store_true", help="leave the working folder")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="daiko-demo-"))
     try:
         with ExitStack() as stack:
-            verified, figures = main_job(folder, stack)
+            verified, figures = main_job(folder, options.size * MIB, stack)
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,160 @@
+"""LIO, which nobody here wrote, carries out a backup for the first controller.
+
+What passes through the first controller is counted by the kernel on its sockets, and what LIO
+receives is read from a capture of its guest's packets.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernel_counters import cpu_seconds, traffic_with
+from lab_peers import Lio
+from processes import Daiko, image, run
+
+MIB = 1 << 20
+SIZE = 96
+
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+
+
+@pytest.fixture(scope="module")
+def lio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lio]:
+    capture = tmp_path_factory.mktemp("capture") / "lio.pcap"
+    with Lio(luns=3, mib=SIZE, options=("--pcap", str(capture))) as target:
+        yield target
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory, lio: Lio) -> Iterator[Daiko]:
+    folder = tmp_path_factory.mktemp("first")
+    with Daiko(folder, name="first", store=folder / "store") as daiko:
+        daiko.cli("backend", "add", "lio", f"iscsi://{lio.portal}/{lio.iqn}")
+        daiko.cli("volume", "image", "alpha", "--image", "lio/0")
+        daiko.cli("host", "add", "any", "--initiator", "*")
+        daiko.cli("host", "map", "any", "alpha", "--lun", "0")
+        yield daiko
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory, first: Daiko) -> Path:
+    """What lies on the volume: written by a foreign host through the first controller."""
+    path = image(tmp_path_factory.mktemp("content") / "image", SIZE * MIB, seed=1)
+    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", path, first.url(0))
+    return path
+
+
+def backup(first: Daiko, *words: str) -> dict[str, Any]:
+    done = first.cli("backup", "run", "alpha", *words, "--json")
+    job: dict[str, Any] = json.loads(done.stdout)
+    return job
+
+
+def same(content: Path, url: str) -> bool:
+    done = run("qemu-img", "compare", "-f", "raw", "-F", "raw", content, url, check=False)
+    return done.returncode == 0
+
+
+def test_probe_finds_what_lio_can_do_and_its_limits(first: Daiko) -> None:
+    cells = json.loads(first.cli("function", "ls", "--json").stdout)
+    cell = next(
+        cell for cell in cells if cell["backend"] == "lio" and cell["function"] == "direct-backup"
+    )
+    assert cell["can"] is True
+    assert cell["limits"]["max_cscds"] == 2
+    assert cell["limits"]["max_segments"] == 1
+    assert cell["limits"]["segment_types"] == [0x02]
+    assert cell["limits"]["cscd_types"] == [0xE4]
+
+
+def test_delegated_backup_passes_no_payload_through_the_first_controller(
+    first: Daiko, lio: Lio, content: Path
+) -> None:
+    before = traffic_with(first.pid, [lio.port])[lio.port]
+    job = backup(first, "--to", "lio/1")
+    passed = traffic_with(first.pid, [lio.port])[lio.port] - before
+    assert all(step["delegated"] for step in job["steps"])
+    assert sum(step["bytes_through_first_controller"] for step in job["steps"]) == 0
+    # Commands, their parameter lists and pings: some hundred bytes for each of the few commands.
+    assert passed.total < 64 * 1024
+    assert same(content, lio.url(1))
+
+
+def test_delegated_backup_costs_the_first_controller_next_to_no_cpu_time(
+    first: Daiko, lio: Lio, content: Path
+) -> None:
+    def cost(mode: str) -> float:
+        before = cpu_seconds(first.pid)
+        backup(first, "--to", "lio/2", "--mode", mode)
+        return cpu_seconds(first.pid) - before
+
+    own, delegated = cost("direct"), cost("delegate")
+    assert same(content, lio.url(2))
+    print(f"CPU of the first controller: {own:.3f} s by itself, {delegated:.4f} s delegated")
+    assert delegated < own / 20
+
+
+def test_back_end_that_refuses_half_way_has_its_part_finished_by_the_first_controller(
+    first: Daiko, lio: Lio, content: Path
+) -> None:
+    # The second half of the destination lies on an LU that LIO, since the probe, no longer
+    # copies to: it answers the first half's commands GOOD and the others with a bare 0D/02.
+    half = SIZE * MIB // 512 // 2
+    halves = ("--extent", f"lio/1:0:{half}", "--extent", f"lio/2:0:{half}")
+    first.cli("volume", "add", "beta", *halves)
+    attribute = "/sys/kernel/config/target/core/rd_mcp_0/lun2/attrib/emulate_3pc"
+    lio.run(f"echo 0 > {attribute}")
+    try:
+        done = first.cli("copy", "run", "alpha", "beta", "--json")
+    finally:
+        lio.run(f"echo 1 > {attribute}")
+    job = json.loads(done.stdout)
+    assert job["state"] == "done"
+    delegated = sum(step["blocks"] for step in job["steps"] if step["delegated"])
+    own = [step for step in job["steps"] if not step["delegated"]]
+    assert delegated >= half
+    assert sum(step["blocks"] for step in own) == half
+    for step in own:
+        assert any("0D/02" in rejected["reason"] for rejected in step["rejected"]), step
+    first.cli("host", "map", "any", "beta", "--lun", "1")
+    assert same(content, first.url(1))
+
+
+def test_incapable_lio_receives_no_copy_command_at_all(tmp_path: Path) -> None:
+    capture = tmp_path / "lio.pcap"
+    with Lio(luns=2, mib=16, options=("--no-xcopy", "--pcap", str(capture))) as lio:
+        with Daiko(tmp_path, name="first", store=tmp_path / "store") as first:
+            first.cli("backend", "add", "lio", f"iscsi://{lio.portal}/{lio.iqn}")
+            first.cli("volume", "image", "alpha", "--image", "lio/0")
+            job = backup(first, "--to", "lio/1")
+        assert job["state"] == "done"
+        assert not any(step["delegated"] for step in job["steps"])
+    assert third_party_copies(capture, lio.port) == []
+
+
+def test_capable_lio_received_copy_commands(lio: Lio, first: Daiko, content: Path) -> None:
+    """What the test before would have seen, had there been any."""
+    backup(first, "--to", "lio/1")
+    assert third_party_copies(Path(lio.options[1]), lio.port)
+
+
+def third_party_copies(capture: Path, port: int) -> list[str]:
+    """The EXTENDED COPY and RECEIVE COPY RESULTS commands in a capture, by tshark."""
+    done = subprocess.run(
+        [
+            *("tshark", "-r", str(capture), "-d", f"tcp.port=={port},iscsi"),
+            *("-Y", "scsi_sbc.opcode in {0x83, 0x84} or scsi.spc.opcode in {0x83, 0x84}"),
+            *("-T", "fields", "-e", "scsi_sbc.opcode", "-e", "scsi.spc.opcode"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
