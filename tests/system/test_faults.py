@@ -71,7 +71,7 @@ def test_second_controller_killed_in_a_delegated_step(tmp_path: Path) -> None:
         owner.cli("host", "allow-copy", "any", device.portal)
         first.cli("backend", "add", "sd1", f"iscsi://{owner.portal}/{owner.iqn}")
         first.cli("backend", "add", "vault", f"iscsi://{device.portal}/{device.iqn}")
-        first.cli("volume", "image", "alpha", "--image", "sd1/0")
+        first.cli("volume", "add", "alpha", "--image", "sd1/0")
         job = started(first)
         seen = wait_until(first, job, moving)
         assert seen["steps"][0]["delegated"]
@@ -91,7 +91,7 @@ def test_first_controller_killed_in_its_own_step(tmp_path: Path) -> None:
     ):
         first.cli("backend", "add", "old", f"iscsi://{owner.portal}/{owner.iqn}")
         first.cli("backend", "add", "vault", f"iscsi://{device.portal}/{device.iqn}")
-        first.cli("volume", "image", "alpha", "--image", "old/1")
+        first.cli("volume", "add", "alpha", "--image", "old/1")
         job = started(first)
         confirmed = wait_until(first, job, moving)["confirmed_blocks"]
         first.kill()

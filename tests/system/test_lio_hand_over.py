@@ -36,7 +36,7 @@ def first(tmp_path_factory: pytest.TempPathFactory, lio: Lio) -> Iterator[Daiko]
     folder = tmp_path_factory.mktemp("first")
     with Daiko(folder, name="first", store=folder / "store") as daiko:
         daiko.cli("backend", "add", "lio", f"iscsi://{lio.portal}/{lio.iqn}")
-        daiko.cli("volume", "image", "alpha", "--image", "lio/0")
+        daiko.cli("volume", "add", "alpha", "--image", "lio/0")
         daiko.cli("host", "add", "any", "--initiator", "*")
         daiko.cli("host", "map", "any", "alpha", "--lun", "0")
         yield daiko
@@ -131,7 +131,7 @@ def test_incapable_lio_receives_no_copy_command_at_all(tmp_path: Path) -> None:
     with Lio(luns=2, mib=16, options=("--no-xcopy", "--pcap", str(capture))) as lio:
         with Daiko(tmp_path, name="first", store=tmp_path / "store") as first:
             first.cli("backend", "add", "lio", f"iscsi://{lio.portal}/{lio.iqn}")
-            first.cli("volume", "image", "alpha", "--image", "lio/0")
+            first.cli("volume", "add", "alpha", "--image", "lio/0")
             job = backup(first, "--to", "lio/1")
         assert job["state"] == "done"
         assert not any(step["delegated"] for step in job["steps"])
