@@ -174,34 +174,7 @@ def verify(site: Site, image: Path) -> bool:
     return same and done.returncode == 0
 
 
-def render(job: dict, counted: Count) -> None:
-    steps = Table(title="Who moved how much, and why", show_lines=True)
-    for column in (
-        "step",
-        "blocks",
-        "executor",
-        "reason",
-        "rejected",
-        "MiB by executor",
-        "MiB through first",
-        "s",
-    ):
-        steps.add_column(
-            column, justify="right" if column[0] in "bMs" and column != "step" else "left"
-        )
-    for number, step in enumerate(job["steps"], 1):
-        rejected = "\n".join(f"{it['executor']}: {it['reason']}" for it in step["rejected"])
-        steps.add_row(
-            f"{number}  {step['source']} → {step['destination']}",
-            f"{step['blocks']:,}",
-            step["executor"],
-            step["reason"],
-            rejected,
-            f"{step['bytes_moved'] / MIB:.1f}",
-            f"{step['bytes_through_first_controller'] / MIB:.1f}",
-            f"{step['seconds']:.2f}",
-        )
-    console.print(steps)
+def render(counted: Count) -> None:
     sockets = Table(title="Counted by the kernel on the sockets while the backup ran")
     for column in ("controller", "sent MiB", "received MiB", "CPU s"):
         sockets.add_column(column, justify="left" if column == "controller" else "right")
@@ -309,7 +282,7 @@ def main_job(folder: Path, size: int, stack: ExitStack) -> tuple[bool, dict]:
     stage("direct backup")
     identifier = json.loads(site.first.cli("backup", "ls", "--json").stdout)[0]["id"]
     job = json.loads(site.first.cli("backup", "show", str(identifier), "--json").stdout)
-    render(job, counted)
+    render(counted)
     last = time.monotonic()
     identical = verify(site, image)
     stage("read back and compare")
