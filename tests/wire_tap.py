@@ -136,14 +136,35 @@ async def dissect(capture: Path) -> Dissection:
     """What tshark makes of a capture."""
     summary = await _tshark(capture, "-Y", "iscsi")
     opcodes = await _tshark(capture, "-Y", "iscsi", "-T", "fields", "-e", "iscsi.opcode")
-    complaints = await _tshark(
+    fields = await _tshark(
         capture, "-Y", f"_ws.malformed || (iscsi && _ws.expert.severity >= {_WARNING})",
-        "-T", "fields", "-e", "frame.number", "-e", "_ws.col.Info", "-e", "_ws.expert.message",
+        "-T", "fields", "-e", "tcp.payload", "-e", "frame.number", "-e", "_ws.col.Info",
+        "-e", "_ws.expert.message",
     )  # fmt: skip
+    complaints = []
+    for line in fields.splitlines():
+        payload, _, complaint = line.partition("\t")
+        if not _is_page_that_was_cut(bytes.fromhex(payload)):
+            complaints.append(complaint)
     return Dissection(
-        sum(line.count(",") + 1 for line in opcodes.splitlines() if line),
-        complaints.splitlines(),
-        summary,
+        sum(line.count(",") + 1 for line in opcodes.splitlines() if line), complaints, summary
+    )
+
+
+def _is_page_that_was_cut(payload: bytes) -> bool:
+    """Whether a segment is one Data-In with a VPD page that is longer than the host had room for.
+
+    Libiscsi asks for the first 64 bytes, then for as many as the page says it has; SPC-4, 6.6.2 has
+    the target cut the page. tshark's dissector of VPD pages (not the one of standard INQUIRY data)
+    reads on to the page's own end and calls the packet malformed."""
+    if len(payload) < 52 or payload[0] != 0x25:
+        return False
+    length = int.from_bytes(payload[5:8], "big")
+    page = payload[48 : 48 + length]
+    return (
+        len(payload) == 48 + length
+        and page[1] in (0x80, 0x83, 0x8F)
+        and 4 + int.from_bytes(page[2:4], "big") > length
     )
 
 
