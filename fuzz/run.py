@@ -2,7 +2,8 @@
 
 A target is a file in this folder with the functions `corpus() -> list[bytes]` (good inputs to
 start from) and `check(data: bytes) -> bool` (True: accepted, False: refused as the parser may
-refuse; any exception is a finding). Its invariant stands in its first line.
+refuse; any exception is a finding), and `close()` where it has something to close. Its invariant
+stands in its first line.
 
 Most cases are corpus entries with one to four mutations, one in eight is purely random. Beside the
 target's own invariant the harness watches three things:
@@ -155,6 +156,8 @@ def run(file: Path, count: int, seed: int, limit: float) -> Result:
         what = "".join(traceback.format_exception(error)[-6:])
         finding = f"  seed {seed}, case {work.done}, kept in {kept}\n  {work.case.hex()}\n{what}"
     seconds = time.monotonic() - started
+    if hasattr(module, "close"):
+        module.close()
     refused = work.done - work.accepted
     return Result(name, work.done, work.accepted, refused, seconds, finding)
 

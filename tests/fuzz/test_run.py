@@ -11,7 +11,7 @@ import pytest
 FUZZ = Path(__file__).parent.parent.parent / "fuzz"
 COUNT = 20_000
 NO_TARGETS = ("run", "mutation", "golden", "port_rig")
-DEAR = {"initiator_port": 2_000, "target_port": 2_000}
+DEAR = {"initiator_port": 2_000, "target_port": 2_000, "third_party_copy": 1_000}
 """Targets that are a whole port instead of a parser, and how many cases they get here."""
 TARGETS = sorted(file.stem for file in FUZZ.glob("*.py") if file.stem not in NO_TARGETS)
 
