@@ -19,6 +19,8 @@ from daiko.scsi.sense import invalid_opcode
 from daiko.scsi.spc import TestUnitReady
 from port_rig import OFFER_WITHOUT_DIGESTS, Wire, pieces, raise_defect, stream
 
+COST = 20
+
 # A case: bit 0 of the first byte = writes wait for R2T; then what the target sends after login.
 SETTINGS = InitiatorSettings(tick=3600.0)
 WRITTEN = bytes(range(256)) * 80

@@ -3,7 +3,8 @@
 A target is a file in this folder with the functions `corpus() -> list[bytes]` (good inputs to
 start from) and `check(data: bytes) -> bool` (True: accepted, False: refused as the parser may
 refuse; any exception is a finding), and `close()` where it has something to close. Its invariant
-stands in its first line.
+stands in its first line. A target that is more than a parser says its `COST`, and gets N / COST
+cases: a whole port works on one case as long as a parser on twenty.
 
 Most cases are corpus entries with one to four mutations, one in eight is purely random. Beside the
 target's own invariant the harness watches three things:
@@ -138,6 +139,7 @@ def run(file: Path, count: int, seed: int, limit: float) -> Result:
     name, folder = file.stem, file.parent
     module = load(file)
     corpus = module.corpus()
+    count //= getattr(module, "COST", 1)
     replayed = known(folder, name)
     work = Run(module.check, Mutator(corpus, f"{seed}/{name}").cases(replayed + corpus), limit)
     signal.signal(signal.SIGALRM, stuck)
@@ -192,7 +194,7 @@ def growth(blocks: int, peak: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=20_000, help="cases for each target")
+    parser.add_argument("--count", type=int, default=20_000, help="cases for each parser")
     parser.add_argument("--only", action="append", help="name of a target; may be repeated")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="targets at the same time")

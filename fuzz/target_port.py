@@ -15,6 +15,8 @@ from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.portal import Target
 from port_rig import OFFER_WITHOUT_DIGESTS, Wire, pieces, raise_defect, stream
 
+COST = 20
+
 # A case: the first byte says what stands before the rest of it. 0 nothing, 1 a discovery login,
 # 2 a normal login, 3 one after which the unit attentions have been fetched with three commands;
 # then what the initiator sends, in pieces that follow from the bytes.

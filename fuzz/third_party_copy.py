@@ -27,6 +27,7 @@ from daiko.state.sqlite import SqliteStore  # noqa: E402
 # A case: bits 0-2 of the first byte = command (0-3 EXTENDED COPY, 4 CHANGE ALIASES, 5 RECEIVE COPY
 # RESULTS, 6 REPORT ALIASES, 7 any CDB with opcode 83h), bits 4-5 = LUN; then its parameter list,
 # or bytes of its CDB.
+COST = 20
 SECRET_DEVICE, SECRET_AT, SECRET_BLOCKS = "sd2/0", 500, 500
 SECRET = b"bob's and nobody else's" * 2
 SEALED_AT, SEALED_BLOCKS = 400, 100
