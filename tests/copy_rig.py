@@ -175,7 +175,7 @@ class Rig:
         self.iqns: dict[str, str] = {}
         self.by_naa: dict[bytes, DeviceId] = {}
         self.volumes: dict[str, Place] = {}
-        self.tracked: dict[str, ChangeTracking] = {}
+        self.tracked: dict[str, list[ChangeTracking]] = {}
         self.functions: dict[str, FunctionCell] = {}
         self.reach: dict[tuple[str, str], ReachCell] = {}
         self.addresses: dict[DeviceId, DeviceAddress] = {}
@@ -303,12 +303,12 @@ class Rig:
         if volume not in self.volumes:
             raise LookupError(f"{volume} is no volume")
         place = self.volumes[volume]
-        return self.tracked.setdefault(
-            volume, ChangeTracking(MemoryDevice(place.blocks, place.block_size))
-        )
+        tracking = ChangeTracking(MemoryDevice(place.blocks, place.block_size))
+        self.tracked.setdefault(volume, []).append(tracking)
+        return tracking
 
     def untrack(self, volume: str) -> None:
-        del self.tracked[volume]
+        self.tracked[volume].pop()
 
 
 def _expect_done(error: Exception | None) -> None:

@@ -532,7 +532,7 @@ async def test_host_writes_during_the_job_are_counted_within_its_range(
     sd1 = rig.controllers["sd1"]
 
     def script(_: ExtendedCopy) -> None:
-        tracking = rig.tracked["alpha"]
+        (tracking,) = rig.tracked["alpha"]
         tracking.write(10, bytes(4 * 512), lambda error: None)
         tracking.write(600, bytes(512), lambda error: None)
 
@@ -540,7 +540,7 @@ async def test_host_writes_during_the_job_are_counted_within_its_range(
     record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
     assert record.changed_blocks == 4
     assert not record.one_instant
-    assert rig.tracked == {}
+    assert rig.tracked == {"alpha": []}
 
 
 async def test_a_source_that_is_no_volume_is_not_reported_as_of_one_instant(

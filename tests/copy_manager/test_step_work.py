@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,6 +97,24 @@ def test_cut_keeps_exactly_the_confirmed_blocks_and_their_account(done: set[int]
 @pytest.mark.parametrize("executor", [SD1, THIS_CONTROLLER])
 def test_executors_are_read_back_from_their_text(executor: Executor) -> None:
     assert parse_executor(str(executor)) == executor
+
+
+def test_the_record_follows_every_change() -> None:
+    work = _work(8)
+    seen = [work.record()]
+    assert work.record() is seen[0], "nothing changed"
+    work.note_written(0, 4, generation=1)
+    seen.append(work.record())
+    work.confirmed.update(work.written)
+    seen.append(work.record())
+    work.seconds += 1
+    seen.append(work.record())
+    work.bytes_through += 1
+    seen.append(work.record())
+    work.error = "dropped"
+    seen.append(work.record())
+    assert all(one != other for one, other in itertools.pairwise(seen))
+    assert seen[-1].confirmed == ((0, 4),)
 
 
 def test_anything_else_is_no_executor() -> None:

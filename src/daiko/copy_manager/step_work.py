@@ -31,6 +31,8 @@ class StepWork:
     """The run-time side of a StepRecord. Ranges count source blocks from the step's start."""
 
     __slots__ = (
+        "_record",
+        "_recorded",
         "block_size",
         "bytes_moved",
         "bytes_through",
@@ -60,6 +62,8 @@ class StepWork:
         self.losses = 0
         """How often a command's outcome was unknown while the executor worked on it."""
         self.error = ""
+        self._record: StepRecord | None = None
+        self._recorded: tuple[int, int, int, float, str] | None = None
         self.excluded: dict[Executor, str] = {}
         """Executors that failed at these blocks, and why."""
 
@@ -104,7 +108,15 @@ class StepWork:
         self.written = RangeSet()
 
     def record(self) -> StepRecord:
-        """What the job's record says of this step now."""
+        """What the job's record says of this step now. A step that has not changed since gives
+        the same record again: a plan may have thousands, and only a few are at work."""
+        state = (self.confirmed.blocks, self.bytes_through, self.bytes_moved, self.seconds)
+        if self._record is None or self._recorded != (*state, self.error):
+            self._record = self._make_record()
+            self._recorded = (*state, self.error)
+        return self._record
+
+    def _make_record(self) -> StepRecord:
         step = self.step
         return StepRecord(
             source=str(step.source.device),

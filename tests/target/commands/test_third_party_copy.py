@@ -11,6 +11,7 @@ import pytest
 
 from copy_rig import Reply
 from copy_target import (
+    ALICE,
     CopyTarget,
     backup,
     cscd,
@@ -38,7 +39,7 @@ from daiko.scsi.third_party_page import ThirdPartyCopyPage
 from daiko.scsi.vpd import Designator
 from daiko.state.record import JobRecord, JobState
 from daiko.state.sqlite import SqliteStore
-from target.fake import FakeTask
+from target.fake import FakeTask, Host
 
 FAR = "192.0.2.7:3260"
 
@@ -353,6 +354,40 @@ async def test_identifiers_of_two_hosts_are_two(target: CopyTarget) -> None:
     assert (await target.send(other, host=target.bob)).status == Status.GOOD
     sd1.gate.set()
     assert (await target.ended(first)).status == Status.GOOD
+
+
+async def test_many_hosts_with_one_identifier_share_the_back_ends_few_sessions(
+    target: CopyTarget,
+) -> None:
+    """100 hosts use identifier 1 at once; towards the back end each copy has one of its own."""
+    target.rig.limit("sd1", no_list_id=False, concurrent=8)
+    target.manager.settings = replace(target.manager.settings, running_host_jobs=100)
+    sd1 = target.rig.controllers["sd1"]
+    in_use: list[int] = []
+    execute = sd1.execute
+
+    async def watched(
+        lun: int, cdb: bytes, data: bytes = b"", *rest: object, **named: object
+    ) -> Reply:
+        if cdb[0] != 0x83:
+            return await execute(lun, cdb, data, *rest, **named)  # type: ignore[arg-type]
+        list_id = data[0]
+        assert list_id not in in_use
+        assert list_id
+        in_use.append(list_id)
+        try:
+            return await execute(lun, cdb, data, *rest, **named)  # type: ignore[arg-type]
+        finally:
+            in_use.remove(list_id)
+
+    sd1.execute = watched  # type: ignore[method-assign]
+    list_ = parameters(
+        [cscd("alpha"), cscd("vault")], [BlockToBlock(0, 1, 4, 0, 0)], list_id=1, usage=0
+    )
+    hosts = [Host(target.access, ALICE, isid=100 + number) for number in range(100)]
+    tasks = [target.begin(list_, host=host) for host in hosts]
+    assert [(await target.ended(task)).status for task in tasks] == [Status.GOOD] * 100
+    assert len(sd1.received) == 100
 
 
 async def test_the_details_of_a_failed_copy_are_kept_until_they_are_fetched(
