@@ -113,6 +113,20 @@ class TestRoom:
         assert room(path) <= SIZE + (1 << 16)
         assert path.stat().st_size == SIZE
 
+    async def test_holes_of_a_sparse_file_are_deallocated(self, tmp_path: Path) -> None:
+        device = sparse(tmp_path / "disk", 512)
+        await awaitable.write(device, 16, pattern(8, 512, 1))
+        await awaitable.write(device, 64, pattern(8, 512, 1))
+        found: list[object] = []
+        device.lba_status(0, device.blocks, lambda error, runs: found.extend(runs))
+        assert found == [
+            (16, False), (8, True), (40, False), (8, True), (device.blocks - 72, False),
+        ]  # fmt: skip
+        found.clear()
+        device.lba_status(20, 46, lambda error, runs: found.extend(runs))
+        assert found == [(4, True), (40, False), (2, True)]
+        device.close()
+
 
 class TestOpen:
     def test_bytes_after_the_last_whole_block_are_not_served(self, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -245,3 +246,20 @@ class BlockDeviceSuite:
         await outcomes.all_of(16)
         assert outcomes.count(None) == 1
         assert sum(isinstance(outcome, Miscompare) for outcome in outcomes) == 15
+
+    async def test_lba_status_covers_the_range_and_calls_written_blocks_mapped(
+        self, device: BlockDevice
+    ) -> None:
+        await awaitable.write(device, 64, pattern(32, device.block_size, 21))
+        future: asyncio.Future[list[tuple[int, bool]]] = asyncio.get_running_loop().create_future()
+
+        def done(error: DeviceError | None, runs: Sequence[tuple[int, bool]]) -> None:
+            assert error is None
+            future.set_result(list(runs))
+
+        device.lba_status(64, 32, done)
+        runs = await future
+        assert runs
+        assert all(blocks > 0 for blocks, _ in runs)
+        assert sum(blocks for blocks, _ in runs) <= 32
+        assert all(is_mapped for _, is_mapped in runs)

@@ -32,7 +32,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from daiko.backend.worker import Workers
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import (
+    BlockDevice,
+    Buffer,
+    Capabilities,
+    Done,
+    Level,
+    ReadDone,
+    Run,
+    StatusDone,
+)
 from daiko.device.emulate import first_difference
 from daiko.device.error import (
     Aborted,
@@ -355,6 +364,22 @@ class FileDevice(BlockDevice):
 
         self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
 
+    def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
+        """By the holes of the file (lseek(2), SEEK_HOLE). A block that is partly in a hole is
+        mapped. Everything is mapped on a block device, and where unmapping keeps the room."""
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal, ())
+        elif self._unmap_mode != _PUNCH_HOLE | _KEEP_SIZE:
+            done(None, [(blocks, True)])
+        else:
+            try:
+                runs = _runs(self._descriptor, lba, blocks, self.block_size)
+            except OSError as error:
+                done(_failure(error, self.path, lba, writing=False), ())
+            else:
+                done(None, runs)
+
     # Common parts
 
     def _refusal(self, lba: int, blocks: int, changing: bool = False) -> DeviceError | None:
@@ -406,6 +431,35 @@ def _pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:
     while written < len(data):
         rest = memoryview(data)[written:]
         written += os.pwritev(descriptor, (rest,), offset + written, flags)
+
+
+_MOST_RUNS = 64
+"""Looked for in one request, which then speaks of fewer blocks than were asked about."""
+
+
+def _runs(descriptor: int, lba: int, blocks: int, block_size: int) -> list[Run]:
+    """Runs of mapped and deallocated blocks. Raises OSError."""
+    runs: list[Run] = []
+    position, end = lba, lba + blocks
+    while position < end and len(runs) < _MOST_RUNS:
+        try:
+            data = os.lseek(descriptor, position * block_size, os.SEEK_DATA) // block_size
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = end  # nothing but a hole up to the end
+        if data > position:
+            runs.append((min(data, end) - position, False))
+            position = min(data, end)
+            continue
+        hole = -(-os.lseek(descriptor, position * block_size, os.SEEK_HOLE) // block_size)
+        hole = min(max(hole, position + 1), end)
+        if runs and runs[-1][1]:
+            runs[-1] = (runs[-1][0] + hole - position, True)
+        else:
+            runs.append((hole - position, True))
+        position = hole
+    return runs
 
 
 def _create(path: str, size: int) -> None:

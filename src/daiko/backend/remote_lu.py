@@ -15,14 +15,29 @@ from typing import Protocol
 
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.refusal import device_error
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import (
+    BlockDevice,
+    Buffer,
+    Capabilities,
+    Done,
+    Level,
+    ReadDone,
+    Run,
+    StatusDone,
+)
 from daiko.device.emulate import write_fua
 from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unreachable, Unsupported
 from daiko.initiator.command import Command
-from daiko.scsi.block_data import LbaRange, pack_unmap
+from daiko.scsi.block_data import (
+    LbaRange,
+    ProvisioningStatus,
+    pack_unmap,
+    parse_lba_status,
+)
+from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.report import lun_field
-from daiko.scsi.sbc import CompareAndWrite, SynchronizeCache10, Unmap, WriteSame16
+from daiko.scsi.sbc import CompareAndWrite, GetLbaStatus, SynchronizeCache10, Unmap, WriteSame16
 
 _RANGE_10 = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
@@ -33,6 +48,8 @@ _LONGEST_TRANSFER = 1 << 20
 """Bytes in one command: what fits the buffers of every target, and keeps a long request from
 holding up short ones."""
 _WRITE_SAME_BLOCKS = (1 << 32) - 1
+_STATUS_LENGTH = 8 + 16 * 63
+"""Bytes of GET LBA STATUS data asked for: 63 descriptors."""
 _SYNCHRONIZE_ALL = SynchronizeCache10.pack(lba=0, transfer_length=0)
 
 
@@ -82,6 +99,7 @@ class RemoteLu(BlockDevice):
         self._unmap_limit = 0
         self._write_same_limit = 0
         self._has_cache = True
+        self._is_thin = False
 
     # --- what is known of it
 
@@ -106,6 +124,7 @@ class RemoteLu(BlockDevice):
             if can_repeat
             else 0
         )
+        self._is_thin = capacity.lbpme
         native = {True: Level.NATIVE, False: Level.NONE}
         self.capabilities = Capabilities(
             unmap=native[self._unmap_limit > 0],
@@ -303,6 +322,41 @@ class RemoteLu(BlockDevice):
             # Never sent twice: after a first success the second would find a miscompare.
             self._change(cdb, both, done, f"COMPARE AND WRITE at {lba}", replay=False)
 
+    def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal, ())
+        elif not self._is_thin:
+            super().lba_status(lba, blocks, done)
+        else:
+
+            def completed(
+                error: DeviceError | None, status: int, data: Buffer, sense: bytes
+            ) -> None:
+                what = f"{self.name}: GET LBA STATUS at {lba}"
+                if error is None:
+                    error = device_error(status, sense, what, writing=False, optional=True)
+                if error is None:
+                    done(None, _runs(data, lba, blocks))
+                elif isinstance(error, Unsupported):
+                    self._is_thin = False  # it cannot tell: all is mapped
+                    done(None, [(blocks, True)])
+                else:
+                    done(error, ())
+
+            cdb = GetLbaStatus.pack(lba=lba, allocation_length=_STATUS_LENGTH)
+            self._port.send(
+                Command(
+                    self._field,
+                    cdb,
+                    completed,
+                    b"",
+                    _STATUS_LENGTH,
+                    timeout=self._port.command_timeout,
+                    replay=True,
+                )
+            )
+
     def _change(
         self, cdb: bytes, data: Buffer, done: Done, what: str, *, replay: bool = True
     ) -> None:
@@ -332,3 +386,22 @@ def _range(opcode: int, lba: int, blocks: int, flags: int) -> bytes:
         return _RANGE_10.pack(opcode, flags, lba, 0, blocks, 0)
     # READ (16) and WRITE (16) lie 60h above READ (10) and WRITE (10).
     return _RANGE_16.pack(opcode + 0x60, flags, lba, blocks, 0, 0)
+
+
+def _runs(data: Buffer, lba: int, blocks: int) -> list[Run]:
+    """The part of a GET LBA STATUS answer that speaks of the blocks asked about. What it leaves
+    out, or does not say in order, is mapped."""
+    runs: list[Run] = []
+    position, end = lba, lba + blocks
+    try:
+        descriptors = parse_lba_status(data)
+    except MalformedData:
+        descriptors = ()
+    for found in descriptors:
+        if found.lba > position or position >= end:
+            break
+        stop = min(found.lba + found.blocks, end)
+        if stop > position:
+            runs.append((stop - position, found.status != ProvisioningStatus.DEALLOCATED))
+            position = stop
+    return runs or [(blocks, True)]

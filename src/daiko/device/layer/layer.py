@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daiko.device.block import BlockDevice, Buffer, Done, ReadDone
+from daiko.device.block import BlockDevice, Buffer, Done, ReadDone, StatusDone
 
 
 class Layer(BlockDevice):
@@ -32,6 +32,9 @@ class Layer(BlockDevice):
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         self.below.compare_and_write(lba, compare, data, done)
+
+    def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
+        self.below.lba_status(lba, blocks, done)
 
     def close(self) -> None:
         self.below.close()
