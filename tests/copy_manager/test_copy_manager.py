@@ -653,6 +653,25 @@ async def test_a_controller_that_stays_down_fails_the_job_in_the_end(
     await manager.stop()
 
 
+async def test_a_device_that_was_detached_meanwhile_fails_the_job_with_a_sentence(
+    rig: Rig, manager: CopyManager
+) -> None:
+    rig.limit("sd1", max_segments=1, max_segment_blocks=32, concurrent=1)
+
+    def detach(_: ExtendedCopy) -> Reply:
+        rig.addresses = {
+            device: address
+            for device, address in rig.addresses.items()
+            if device.backend != "vault"
+        }
+        return Reply(Status.CHECK_CONDITION, sense=copy_target_not_reachable(0).fixed())
+
+    rig.controllers["sd1"].script = detach
+    record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert record.state is JobState.FAILED
+    assert "not attached any more" in record.error
+
+
 async def test_two_jobs_share_a_back_end_in_turns(
     rig: Rig, manager: CopyManager, store: SqliteStore
 ) -> None:

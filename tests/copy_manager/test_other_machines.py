@@ -71,12 +71,11 @@ async def test_an_attached_device_is_used_where_one_is_meant(
 
 
 async def test_a_portal_without_name_must_have_one_target(machines: OtherMachines) -> None:
-    assert (await machines.hold("", PORTAL, 0)).blocks == 256
+    assert await machines.only_target(PORTAL) == "iqn.2026-01.test:far"
     with pytest.raises(TargetAmbiguous, match="2 targets"):
-        await machines.hold("", OTHER_PORTAL, 0)
+        await machines.only_target(OTHER_PORTAL)
     with pytest.raises(TargetAmbiguous, match="0 targets"):
-        await machines.hold("", "192.0.2.99:3260", 0)
-    await machines.close()
+        await machines.only_target("192.0.2.99:3260")
 
 
 async def test_a_target_that_cannot_be_reached_leaves_no_session_behind(

@@ -336,6 +336,8 @@ class CopyManager:
             job.happen(JobEvent.FINISH, finished=now)
         elif job.halt.reason is HaltReason.CANCEL:
             job.happen(JobEvent.CANCEL, finished=now)
+        elif job.request.by_host:
+            job.happen(JobEvent.ABANDON, error="the controller was stopped", finished=now)
         else:
             job.update()
         await self._store.put(job.record)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from daiko.command_control.answer import confirmed
 from daiko.command_control.function_table import CopyLimits
-from daiko.command_control.generation import SecondCommand, generate
+from daiko.command_control.generation import SecondCommand, Unnameable, generate
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Step
-from daiko.copy_manager.failure import Failure
+from daiko.copy_manager.failure import Failure, Verdict
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.lane import CommandFailed, Halted, Lane
 from daiko.copy_manager.settings import Retries
@@ -78,11 +78,16 @@ class DelegatedCopy:
         before = [work.copied_blocks for work in self.works]
         room = asyncio.Semaphore(self._lane.width)
         async with asyncio.TaskGroup() as group:
-            for command, covers in self._commands():
-                await room.acquire()
-                if self._dropped is not None or self._halt.requested:
-                    break
-                group.create_task(self._carry_out(command, covers, room))
+            try:
+                for command, covers in self._commands():
+                    await room.acquire()
+                    if self._dropped is not None or self._halt.requested:
+                        break
+                    group.create_task(self._carry_out(command, covers, room))
+            except (KeyError, Unnameable) as gone:
+                # A device was detached, or names itself no more, since the plan was made.
+                reason = f"it cannot be told of the devices any more: {gone}"
+                self._drop(Failure(Verdict.FALL_BACK, reason), self.works[0])
         self._share_out(loop.time() - started, before)
         if self._dropped is not None:
             raise self._dropped
@@ -114,14 +119,18 @@ class DelegatedCopy:
         except CommandFailed as failed:
             done = _done_before(command, failed.sense)
             self._note(covers[:done], generations[:done])
-            if self._dropped is None:
-                self._dropped = Dropped(failed.failure, covers[done][0])
+            self._drop(failed.failure, covers[done][0])
         except Halted:
             return
         else:
             self._note(covers, generations)
         finally:
             room.release()
+
+    def _drop(self, failure: Failure, at: StepWork) -> None:
+        """Of several failures the first counts."""
+        if self._dropped is None:
+            self._dropped = Dropped(failure, at)
 
     def _note(self, covers: Sequence[Covered], generations: Sequence[int]) -> None:
         for (work, first, blocks), generation in zip(covers, generations, strict=True):

@@ -13,7 +13,9 @@ one executor less, and this controller is the last. Three ways to drop a step (`
 - it cannot (FALL_BACK): it is left out for this pair of devices, or altogether when it turned out
   not to copy at all; the function table learns that;
 - nobody knows what was done (UNKNOWN, the connection was lost): nobody could go on without that
-  controller, so it is waited for and gets another chance; after some losses it is left out;
+  controller, so it is waited for and gets another chance; after some losses it is left out. The
+  lost command may still be at work there for the seconds that it takes; it writes the blocks that
+  are written again, with what the source held after the job began, so either outcome is right;
 - a reservation (HOSTS_BUSINESS): the job fails with it, for whoever holds the reservation to say.
 """
 
@@ -206,10 +208,15 @@ class Execution:
         ).run()
 
     async def _copy_here(self, work: StepWork) -> None:
+        try:
+            source = self._devices.block_device(work.step.source.device)
+            destination = self._devices.block_device(work.step.destination.device)
+        except LookupError as gone:
+            raise CopyFailed(str(gone), segment=work.step.segment) from gone
         await LocalCopy(
             work,
-            self._devices.block_device(work.step.source.device),
-            self._devices.block_device(work.step.destination.device),
+            source,
+            destination,
             budget=self._workshop.budget,
             settings=self._workshop.settings,
             retries=self._retries,

@@ -33,7 +33,8 @@ _MOST_SESSIONS = 64
 
 
 class TargetAmbiguous(Exception):
-    """A portal was named without a target, and has several or none."""
+    """What was named does not say which LU is meant: a portal with several targets or none, or a
+    LUN in a form that is not known here."""
 
 
 class OtherController(CommandPort, Protocol):
@@ -93,11 +94,16 @@ class OtherMachines:
         self._sessions: dict[str, _Session] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
+    async def only_target(self, portal: str) -> str:
+        """The iSCSI name of the one target behind a portal. Raises DeviceError, TargetAmbiguous."""
+        names = await self._connections.find_targets(portal)
+        if len(names) != 1:
+            raise TargetAmbiguous(f"{portal} has {len(names)} targets")
+        return names[0]
+
     async def hold(self, iqn: str, portal: str, lun: int) -> OtherLu:
-        """The LU with this number at a target ("": the only one) behind a portal (HOST:PORT).
-        `release` it by its name. Raises DeviceError when it cannot be reached, TargetAmbiguous."""
-        if not iqn:
-            iqn = await self._only_target(portal)
+        """The LU with this number at a target behind a portal (HOST:PORT). `release` it by its
+        name. Raises DeviceError when it cannot be reached."""
         attached = self._attached(iqn, portal, lun)
         if attached is not None:
             return attached
@@ -164,12 +170,6 @@ class OtherMachines:
         }
 
     # --- sessions -------------------------------------------------------------------------------
-
-    async def _only_target(self, portal: str) -> str:
-        names = await self._connections.find_targets(portal)
-        if len(names) != 1:
-            raise TargetAmbiguous(f"{portal} has {len(names)} targets")
-        return names[0]
 
     def _attached(self, iqn: str, portal: str, lun: int) -> OtherLu | None:
         for device, address in self._devices.directory().items():

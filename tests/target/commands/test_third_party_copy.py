@@ -517,6 +517,24 @@ async def test_an_alias_of_this_target_means_the_hosts_own_unit(target: CopyTarg
     assert target.connections.opened == []
 
 
+async def test_this_target_at_another_address_of_its_own_means_the_hosts_own_unit(
+    target: CopyTarget,
+) -> None:
+    """Else a host could reach, through a session of ours to ourselves, what others are given."""
+    target.connections.targets = {FAR: ("iqn.2026-11.test:target",)}
+    expected = target.rig.content("sd1/0", 0, 16)
+    address = bytes((192, 0, 2, 7))
+    for lun, condition in ((1, None), (9, (0xA, 0x0D, 0x02))):
+        task = await target.send(
+            parameters(
+                [cscd("alpha"), Ipv4Cscd(lun << 48, address)], [BlockToBlock(0, 1, 16, 0, 3)]
+            )
+        )
+        assert task.condition == condition
+    assert target.rig.content("vault/0", 3, 16) == expected
+    assert target.connections.opened == []
+
+
 # --- rights ---------------------------------------------------------------------------------------
 
 
@@ -584,6 +602,26 @@ async def test_local_mode_carries_out_everything_itself(store: SqliteStore) -> N
     assert target.rig.content("vault/0", 0, 16) == expected
     assert target.rig.controllers["sd1"].received == []
     await target.stop()
+
+
+async def test_a_host_copy_that_the_controllers_stop_cuts_off_is_answered_and_interrupted(
+    store: SqliteStore,
+) -> None:
+    target = await CopyTarget.start(store)
+    sd1 = target.rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    target.rig.limit("sd1", max_segments=1, concurrent=1)
+    segments = [BlockToBlock(0, 1, 10, 10 * n, 10 * n) for n in range(20)]
+    task = target.begin(parameters([cscd("alpha"), cscd("vault")], segments))
+    await sd1.arrived.wait()
+    stopping = asyncio.ensure_future(target.stop())
+    await asyncio.sleep(0)
+    sd1.gate.set()
+    await stopping
+    await target.ended(task)
+    assert task.condition == (0xA, 0x2F, 0x02)
+    (record,) = store.list(JobRecord)
+    assert record.state is JobState.INTERRUPTED
 
 
 async def test_old_host_jobs_are_forgotten(store: SqliteStore) -> None:

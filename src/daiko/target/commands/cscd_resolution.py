@@ -113,19 +113,13 @@ class CscdResolution:
             case AliasCscd():
                 alias = self._aliases.find(self._nexus, cscd.alias)
                 if alias is not None:
-                    if not self._is_this_target(alias.name):
-                        portal = _portal(alias.host, alias.port) if alias.host else ""
-                        return await self._elsewhere(alias.name, portal, cscd.lun, byte, segment)
-                    unit = self._unit_at(cscd.lun)
+                    portal = _portal(alias.host, alias.port) if alias.host else ""
+                    return await self._at(alias.name, portal, cscd.lun, byte, segment)
             case Ipv4Cscd() | Ipv6Cscd():
                 host = str(ipaddress.ip_address(cscd.address))
-                if not self._is_this_portal(host, cscd.port or DEFAULT_PORT):
-                    portal = _portal(host, cscd.port or DEFAULT_PORT)
-                    return await self._elsewhere("", portal, cscd.lun, byte, segment)
-                unit = self._unit_at(cscd.lun)
-        if unit is None:
-            raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
-        return _of_unit(unit, byte)
+                portal = _portal(host, cscd.port or DEFAULT_PORT)
+                return await self._at("", portal, cscd.lun, byte, segment)
+        return self._own(unit, byte, segment)
 
     # --- units of this target, as this host sees them -------------------------------------------
 
@@ -146,29 +140,34 @@ class CscdResolution:
         itl = self._nexus.units.get(lun)
         return None if itl is None else itl.unit
 
-    def _is_this_target(self, name: str) -> bool:
-        return name == self._nexus.target_name
+    def _own(self, unit: LogicalUnit | None, byte: int, segment: int) -> Resolved:
+        if unit is None:
+            raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
+        return _of_unit(unit, byte)
 
-    def _is_this_portal(self, host: str, port: int) -> bool:
-        return (host, port) == self._nexus.local_address
+    # --- targets named by alias or address ------------------------------------------------------
 
-    # --- other machines -------------------------------------------------------------------------
-
-    async def _elsewhere(
-        self, iqn: str, portal: str, lun_field: int, byte: int, segment: int
-    ) -> Resolved:
+    async def _at(self, iqn: str, portal: str, lun_field: int, byte: int, segment: int) -> Resolved:
+        """The unit at a target; this target too is one, however it is called."""
+        if iqn == self._nexus.target_name or portal == _portal(*self._nexus.local_address):
+            return self._own(self._unit_at(lun_field), byte, segment)
+        portal = portal or self._remote.portal_of(iqn) or ""
         allowed = self._allowed_portals()
-        if not portal:
-            portal = self._remote.portal_of(iqn) or ""
         if not portal or ("*" not in allowed and portal not in allowed):
             raise CheckCondition(not_authorized(byte))
-        lun = lun_number(lun_field)
-        if lun is None:
-            raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
         try:
-            lu = await self._remote.hold(iqn, portal, lun)
+            iqn = iqn or await self._remote.only_target(portal)
+            if iqn == self._nexus.target_name:
+                return self._own(self._unit_at(lun_field), byte, segment)
+            return await self._elsewhere(iqn, portal, lun_field, byte)
         except (DeviceError, TargetAmbiguous):
             raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte)) from None
+
+    async def _elsewhere(self, iqn: str, portal: str, lun_field: int, byte: int) -> Resolved:
+        lun = lun_number(lun_field)
+        if lun is None:
+            raise TargetAmbiguous(f"LUN field {lun_field:016x} is of no form that is known here")
+        lu = await self._remote.hold(iqn, portal, lun)
         self.remote_places.append(lu.name)
         return Resolved(lu.name, lu.block_size, lu.blocks, byte, None)
 

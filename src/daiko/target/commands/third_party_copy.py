@@ -263,13 +263,19 @@ class _HostCopy:
         nexus = self._itl.nexus
         named = [cscd.alias for cscd in self._parameters.cscds if isinstance(cscd, AliasCscd)]
         self._commands.aliases.hold(nexus, named)
+        # What a host is told if a defect of this program ends the copy.
+        status: int = Status.CHECK_CONDITION
+        condition: Sense | None = sense.third_party_error(0)
         try:
             status, condition = await self._outcome()
+        except Exception:
+            log.exception("copy of a host ended by a defect", host=self._host_name())
+            raise
         finally:
             self._commands.aliases.release(nexus, named)
             await self._manager.other_machines.release(self._resolution.remote_places)
             del self._commands._running[self._task]
-        self._finish(status, condition)
+            self._finish(status, condition)
 
     def _finish(self, status: int, condition: Sense | None) -> None:
         data = b"" if condition is None else self._unit.sense_bytes(condition)
