@@ -139,8 +139,7 @@ def test_incapable_lio_receives_no_copy_command_at_all(tmp_path: Path) -> None:
 
 
 def test_capable_lio_received_copy_commands(lio: Lio, first: Daiko, content: Path) -> None:
-    """What the test before would have seen, had there been any."""
-    backup(first, "--to", "lio/1")
+    """What the test before would have seen, had there been any: of a probe at least."""
     assert third_party_copies(Path(lio.options[1]), lio.port)
 
 

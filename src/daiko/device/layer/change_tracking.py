@@ -13,12 +13,15 @@ The layer comes and goes on a living device, so `close` leaves the device below 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from daiko.device.block import BlockDevice, Buffer, Done
 from daiko.device.layer.layer import Layer
 
 _MAXIMUM_BITMAP_BYTES = 4 << 20
+_SOME_SET = re.compile(rb"[^\x00]")
+_SOME_CLEAR = re.compile(rb"[^\xff]")
 
 
 class ChangeTracking(Layer):
@@ -61,11 +64,13 @@ class ChangeTracking(Layer):
         start = -1
         region = 0
         while region < self._regions:
-            byte = self._bitmap[region >> 3]
-            if not region & 7 and byte in (0, 0xFF) and (byte == 0xFF) == (start >= 0):
-                region += 8
-                continue
-            if byte >> (region & 7) & 1:
+            if not region & 7:
+                # Over long runs at the speed of a search: the bitmap has up to 32 million bits.
+                other = (_SOME_SET if start < 0 else _SOME_CLEAR).search(self._bitmap, region >> 3)
+                if other is None:
+                    break
+                region = other.start() << 3
+            if self._bitmap[region >> 3] >> (region & 7) & 1:
                 if start < 0:
                     start = region
             elif start >= 0:
