@@ -191,3 +191,12 @@ async def test_room_of_a_removed_volume_is_free_again(system: System) -> None:
     await volumes.create_whole(system, "v", [A])
     await volumes.remove(system, "v")
     await volumes.create_whole(system, "w", [A])
+
+
+async def test_whole_disk_of_this_controller_is_a_real_lu_and_all_else_a_virtual_one(
+    system: System,
+) -> None:
+    await volumes.create_whole(system, "real", [A])
+    await volumes.create_by_hand(system, "part", [extent("b/0", 0, 4095)])
+    assert system.unit("real").identity.product == "LU"
+    assert system.unit("part").identity.product == "VIRTUAL LU"

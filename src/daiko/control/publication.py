@@ -17,7 +17,7 @@ from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.mapping_table import MappingTable
-from daiko.state.record import HostRecord, VolumeRecord
+from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
 from daiko.state.store import Change, Store
 from daiko.target.access import Access
 from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
@@ -34,6 +34,8 @@ class PublishedVolume:
         record: VolumeRecord,
         device_of: DeviceSource,
         third_party_copy: ThirdPartyCopy | None,
+        *,
+        is_real: bool,
     ) -> None:
         self.record = record
         self.table = mapping_table(record)
@@ -41,7 +43,11 @@ class PublishedVolume:
         self._trackings: list[ChangeTracking] = []
         self._tracked = 0
         self.unit = LogicalUnit(
-            Identity(record.name, bytes.fromhex(record.naa)),
+            Identity(
+                record.name,
+                bytes.fromhex(record.naa),
+                product="LU" if is_real else "VIRTUAL LU",
+            ),
             self._build(),
             third_party_copy=third_party_copy,
         )
@@ -140,7 +146,12 @@ class Publication:
             volume.rebuild()
 
     def _add(self, record: VolumeRecord) -> None:
-        self._volumes[record.name] = PublishedVolume(record, self._device_of, self.third_party_copy)
+        self._volumes[record.name] = PublishedVolume(
+            record,
+            self._device_of,
+            self.third_party_copy,
+            is_real=is_real_lu(self._store, record),
+        )
 
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False
@@ -171,6 +182,21 @@ class Publication:
             for initiator in host.initiators:
                 hosts[initiator] = units
         self.access.publish(hosts)
+
+
+def is_real_lu(store: Store, volume: VolumeRecord) -> bool:
+    """Is the volume one whole disk of this controller (port INTERNAL) [0065]?"""
+    if len(volume.extents) != 1:
+        return False
+    extent = volume.extents[0]
+    device = DeviceId.parse(extent.device)
+    backend = store.get(BackendRecord, device.backend)
+    return (
+        backend is not None
+        and backend.type is BackendKind.INTERNAL
+        and extent.lba == 0
+        and any(f.lun == device.lun and f.blocks == extent.blocks for f in backend.devices)
+    )
 
 
 def with_all_commands(device: BlockDevice) -> BlockDevice:
