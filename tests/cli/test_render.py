@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from daiko.cli import render
@@ -38,3 +40,34 @@ def test_size_is_short(size: int, text: str) -> None:
 )
 def test_duration_is_short(seconds: float, text: str) -> None:
     assert render.duration(seconds) == text
+
+
+STEP = {
+    "source": "sd1/0",
+    "source_lba": 0,
+    "destination": "vault/0",
+    "destination_lba": 1_048_576,
+    "blocks": 2048,
+    "block_size": 512,
+    "executor": "second controller sd1",
+    "delegated": True,
+    "reason": "it owns the source",
+    "rejected": [{"executor": "this controller", "reason": "not needed"}],
+    "bytes_moved": 1 << 20,
+    "seconds": 1.25,
+    "error": "",
+}
+
+
+def test_reasons_that_steps_share_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    other = STEP | {"executor": "this controller", "delegated": False, "error": "it went away"}
+    render.steps([STEP, STEP, STEP, other, STEP], report=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert re.split(" {2,}", lines[2].strip()) == [
+        *("1", "sd1/0 @ 0", "vault/0 @ 1,048,576", "2,048", "second controller sd1"),
+        *("1 MiB", "1.2 s"),
+    ]
+    assert "1-3, 5  second controller sd1: it owns the source" in lines
+    assert "4  this controller: it owns the source" in lines
+    assert "   it dropped the rest: it went away" in lines
+    assert sum("not this controller: not needed" in line for line in lines) == 2

@@ -44,7 +44,9 @@ def as_json(value: Any) -> None:
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
     """A table with these columns; those in `right` are numbers."""
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    made = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0)
+    )
     numbers = set(right)
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
@@ -114,7 +116,7 @@ def size(number: float) -> str:
 
 def duration(seconds: float) -> str:
     """0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
@@ -168,40 +170,71 @@ def extents(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def steps(found: Sequence[Mapping[str, Any]], *, report: bool) -> None:
-    """The steps of a plan, or with `report` what became of those of a job."""
-    columns = ["#", "from", "to", "size", "executor, and why"]
-    if report:
-        columns.insert(4, "time")
-    made = table(*columns, right=("#", "size", "time"))
-    made.columns[-1].ratio = 1
+    """The steps of a plan, or with `report` what became of those of a job; then the reasons, told
+    once for all steps that share them."""
+    figures = ("moved", "time") if report else ("size",)
+    columns = ("step", "from", "to", "blocks", "executor", *figures)
+    made = table(*columns, right=("step", "blocks", *figures))
     for number, step in enumerate(found, 1):
-        cells: list[str | Text] = [
+        if report:
+            cells = [size(step["bytes_moved"]), duration(step["seconds"])]
+        else:
+            cells = [size(step["blocks"] * step["block_size"])]
+        made.add_row(
             str(number),
             place(step["source"], step["source_lba"]),
             place(step["destination"], step["destination_lba"]),
-            size(step["blocks"] * step["block_size"]),
-        ]
-        if report:
-            cells.append(duration(step["seconds"]))
-        made.add_row(*cells, _executor(step, report=report))
-        if number < len(found):
-            made.add_section()
-    rows(made, "nothing is to be copied")
-
-
-def _executor(step: Mapping[str, Any], *, report: bool) -> Text:
-    made = Text(step["executor"], style="bold green" if step["delegated"] else "bold yellow")
-    made = Text.assemble(made, "\n", step["reason"])
-    if report:
-        through = size(step["bytes_through_first_controller"])
-        made.append(
-            f"\nmoved {size(step['bytes_moved'])}; {through} through this controller", style="dim"
+            f"{step['blocks']:,}",
+            Text(step["executor"], style="green" if step["delegated"] else "yellow"),
+            *cells,
         )
-        if step["error"]:
-            made.append(f"\ndropped it: {step['error']}", style="red")
+    rows(made, "nothing is to be copied")
+    for numbers, step in _alike(found):
+        out.print()
+        _reasons(numbers, step)
+
+
+def _alike(found: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], Mapping[str, Any]]]:
+    """The steps by what is to be said of them: their numbers, and one of them."""
+    groups: list[tuple[list[int], Mapping[str, Any]]] = []
+    told = ("executor", "reason", "rejected", "error")
+    for number, step in enumerate(found, 1):
+        for numbers, other in groups:
+            if all(step.get(key) == other.get(key) for key in told):
+                numbers.append(number)
+                break
+        else:
+            groups.append(([number], step))
+    return groups
+
+
+def _reasons(numbers: list[int], step: Mapping[str, Any]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right")
+    grid.add_column(ratio=1, overflow="fold")
+    grid.add_row(
+        _runs(numbers),
+        Text.assemble(
+            (step["executor"], "bold green" if step["delegated"] else "bold yellow"),
+            f": {step['reason']}",
+        ),
+    )
+    if step.get("error"):
+        grid.add_row("", Text(f"it dropped the rest: {step['error']}", style="red"))
     for rejected in step["rejected"]:
-        made.append(f"\nnot {rejected['executor']}: {rejected['reason']}", style="dim")
-    return made
+        grid.add_row("", Text(f"not {rejected['executor']}: {rejected['reason']}", style="dim"))
+    _print(grid)
+
+
+def _runs(numbers: list[int]) -> str:
+    """1, 3-5, 9."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def plan(found: Mapping[str, Any]) -> None:

@@ -229,7 +229,7 @@ def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
         if luns:
             raise Conflict(
                 f"host {host.name} sees {volume.name} as LUN {', '.join(luns)}",
-                f"`daiko mapping rm {host.name} {luns[0]}` takes it away from the host",
+                f"`daiko host unmap {host.name} {volume.name}` takes it away from the host",
             )
     for job in change.list(JobRecord):
         if job.state not in TERMINAL and volume.name in (job.source, job.destination):
