@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.bhs import FINAL, STATUS, TaskManagementFunction
 from daiko.iscsi.error import LoginStatus
+from daiko.iscsi.framing import encode
 from daiko.iscsi.login import Admission
 from daiko.iscsi.pdu import (
     AsyncMessage,
@@ -301,6 +303,30 @@ class TestAgain:
         assert (await send(paths, READ, replay=False))[:2] == (None, 0)
         assert len(target.commands()) == 3
 
+    async def test_task_set_full_halves_the_commands_in_flight(
+        self, make: MakePaths, target: ScriptedTarget
+    ) -> None:
+        paths = make(replace(QUICK, tick=60.0))  # the depth does not grow back meanwhile
+        await paths.open()
+        assert paths.session is not None
+        target.on[ScsiCommand] = silence
+        answers = [send(paths, READ) for _ in range(9)]
+        await target.until(lambda: len(target.commands()) == 9)
+        full, *others = target.commands()
+        target.link.answer(full, Status.TASK_SET_FULL)
+        target.link.answer(others[0])
+        await answers[1]
+        answers += [send(paths, READ) for _ in range(5)]
+        for command in others[1:4]:
+            target.link.answer(command)
+        await asyncio.gather(*answers[2:5])
+        assert paths.session.in_flight == 4
+        assert paths.session.queued >= 5
+        target.on[ScsiCommand] = status(0)
+        for command in others[4:]:
+            target.link.answer(command)
+        assert {answer[:2] for answer in await asyncio.gather(*answers)} == {(None, 0)}
+
     async def test_busy_for_too_long_is_the_answer(
         self, make: MakePaths, target: ScriptedTarget
     ) -> None:
@@ -554,8 +580,6 @@ class TestOverdue:
 
 def wrong(pdu: object) -> Callable[[Link, ScsiCommand], None]:
     def answer(link: Link, command: ScsiCommand) -> None:
-        from dataclasses import replace
-
         link.send(replace(pdu, initiator_task_tag=command.initiator_task_tag))  # type: ignore[type-var]
 
     return answer
@@ -601,6 +625,37 @@ class TestHostile:
         assert await send(paths, READ, read_length=512) == (None, 0, b"y" * 512, b"")
         assert target.logins == 2
         assert why in watcher.reasons[0]
+
+    @pytest.mark.parametrize("size", [512, 20000], ids=["small", "placed"])
+    @pytest.mark.parametrize("which", ["header digest", "data digest"])
+    async def test_wrong_digest_ends_the_connection_and_the_data_comes_again(
+        self, make: MakePaths, target: ScriptedTarget, watcher: Watcher, which: str, size: int
+    ) -> None:
+        settings = replace(QUICK, header_digest=True, data_digest=True)
+        paths = make(settings)
+        await paths.open()
+
+        def corrupt(link: Link, command: ScsiCommand) -> None:
+            pdu = DataIn(
+                FINAL | STATUS,
+                initiator_task_tag=command.initiator_task_tag,
+                stat_sn=link.stat_sn,
+                exp_cmd_sn=link.exp_cmd_sn,
+                max_cmd_sn=link.exp_cmd_sn + 31,
+                data=b"x" * size,
+            )
+            parts = encode(pdu.pack(), pdu.data, header_digest=True, data_digest=True)
+            raw = bytearray(b"".join(map(bytes, parts)))
+            raw[48 if which == "header digest" else -1] ^= 1
+            transport = link.connection._transport
+            assert transport is not None
+            transport.write(raw)
+
+        target.on[ScsiCommand] = then(
+            corrupt, lambda link, command: link.data_in(command, b"y" * size)
+        )
+        assert (await send(paths, READ, read_length=size))[:3] == (None, 0, b"y" * size)
+        assert which in watcher.reasons[0]
 
     async def test_answers_to_no_command_are_ignored(
         self, paths: Multipath, target: ScriptedTarget
