@@ -70,6 +70,13 @@ class OutTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         pass
 
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def write_eof(self) -> None:
+        # This peer closes its half at once.
+        self.is_closed = True
+
     def close(self) -> None:
         self.is_closed = True
 

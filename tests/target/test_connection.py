@@ -39,6 +39,7 @@ from daiko.iscsi.pdu import (
 )
 from daiko.iscsi.text_key import format_text, parse_text
 from daiko.scsi.sense import parse_sense
+from daiko.target import portal as portal_module
 from daiko.target import session as session_module
 from daiko.target.portal import Target
 from target.memory_access import BLOCK, IQN, MemoryAccess, serving
@@ -569,11 +570,35 @@ async def test_abort_of_a_command_that_waits_for_room(
     assert await alive(host)
 
 
-async def test_cold_reset_ends_the_session(host: RawInitiator, access: MemoryAccess) -> None:
-    host.send(TaskManagementRequest(7, 0, 2, cmd_sn=host.cmd_sn))
-    assert (await host.receive()).response == 0
-    assert await host.is_closed()
+async def test_cold_reset_ends_the_sessions_of_all_initiators(
+    host: RawInitiator, portal: str, access: MemoryAccess
+) -> None:
+    async with await RawInitiator.connect(portal) as other:
+        await other.login(IQN, name="iqn.other")
+        host.send(TaskManagementRequest(7, 0, 2, cmd_sn=host.cmd_sn))
+        assert (await host.receive()).response == 0
+        for one in (host, other):
+            announced: AsyncMessage = await one.receive()
+            assert announced.event == AsyncEvent.ALL_CONNECTIONS_DROPPED
+            assert await one.is_closed()
     assert access.lost == access.started
+
+
+async def test_connection_beyond_the_most_is_closed(
+    host: RawInitiator, portal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_module, "MAXIMUM_CONNECTIONS", 1)
+    async with await RawInitiator.connect(portal) as one_too_many:
+        assert await one_too_many.is_closed()
+    assert await alive(host)
+
+
+async def test_connection_that_does_not_log_in_is_closed(portal: str, target: Target) -> None:
+    async with await RawInitiator.connect(portal) as silent:
+        await until(lambda: len(target.connections) == 1)
+        (role,) = target.connections
+        role._login_too_slow()
+        assert await silent.is_closed()
 
 
 # --- the end
@@ -631,6 +656,7 @@ async def test_stop_announces_the_end_and_finishes_tasks(access: MemoryAccess) -
         announced: AsyncMessage = await host.receive()
         assert announced.event == AsyncEvent.ALL_CONNECTIONS_DROPPED
         assert await host.is_closed()
+        await host.close()
         await stopping
 
 

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 
 HIGH_WATER = 1024 * 1024
 """Bytes waiting in the transport at which the connection counts as congested."""
+CLOSE_SECONDS = 10.0
+"""How long a closing connection waits for the peer to read what is queued."""
 _NODELAY_LEVEL = 6  # IPPROTO_TCP
 _NODELAY = 1  # TCP_NODELAY
 
@@ -60,7 +62,7 @@ class Connection(asyncio.BufferedProtocol):
     """The structure around one transport. `framer` may be configured by the role."""
 
     __slots__ = (
-        "_batch",
+        "_closer",
         "_closing",
         "_data_digest",
         "_header_digest",
@@ -85,6 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         self._scheduled = False
         # True while a flush is certain to come: inside a read batch, or called for soon.
         self._closing = False
+        self._closer: asyncio.TimerHandle | None = None
         self._header_digest = False
         self._data_digest = False
         self.batches = 0
@@ -145,6 +148,8 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = True
         self._transport = None
         self._out = []
+        if self._closer is not None:
+            self._closer.cancel()
         self._role.lost(exc)
 
     # --- role -> here
@@ -187,12 +192,25 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
-        """Send what is queued, then close; nothing that comes in is looked at any more."""
+        """Send what is queued, then close; nothing that comes in is looked at any more.
+
+        Only the sending half is shut down at once. A socket closed while the peer is still sending
+        would be reset, and the reset overtakes the last words (a Reject, a Logout Response). So
+        what comes is read and dropped until the peer closes too, or for `CLOSE_SECONDS`."""
         self.framer.stop()
-        if self._transport is not None and not self._closing:
-            self._flush()
-            self._closing = True
-            self._transport.close()
+        transport = self._transport
+        if transport is None or self._closing:
+            return
+        self._flush()
+        self.resume_reading()
+        self._closing = True
+        self._closer = self._loop.call_later(CLOSE_SECONDS, self.abort)
+        if transport.is_closing():
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # The peer has gone already.
+            self.abort()
 
     def abort(self) -> None:
         """Close at once; what is queued is lost."""

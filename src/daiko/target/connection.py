@@ -63,6 +63,10 @@ class TargetConnection:
     def connected(self) -> None:
         self.connection.reads_while_congested = False
         self._target.connections.add(self)
+        if not self._target.has_room:
+            log.warning("connection refused", reason="too many connections or stopping")
+            self.connection.abort()
+            return
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._login_too_slow)
 
     def refused(self, error: RemoteProtocolError) -> None:
@@ -147,7 +151,7 @@ class TargetConnection:
         session = TargetSession(
             access, nexus, login.tsih, connection, parameters, window, login.stat_sn
         )
-        phase = FullFeaturePhase(session, access, text, cid, self.close)
+        phase = FullFeaturePhase(session, access, text, cid, self.close, self._target.reset)
         connection.framer.dispatch = phase.dispatch()
         connection.framer.place = phase.place
         connection.framer.on_data_digest_error = phase.data_digest_error

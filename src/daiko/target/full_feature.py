@@ -77,6 +77,7 @@ class FullFeaturePhase:
         "_end",
         "_held",
         "_held_bytes",
+        "_reset",
         "_session",
         "_text",
         "_window",
@@ -90,6 +91,7 @@ class FullFeaturePhase:
         text: TextExchange,
         cid: int,
         end: Callable[[str], None],
+        reset: Callable[[str], None],
     ) -> None:
         self._session = session
         self._access = access
@@ -97,6 +99,7 @@ class FullFeaturePhase:
         self._window = session.window
         self._text = text
         self._end = end
+        self._reset = reset
         self.cid = cid
         self._held: dict[int, tuple[Handler, bytes, bytes, Buffer]] = {}
         self._held_bytes = 0
@@ -363,7 +366,7 @@ class FullFeaturePhase:
             ).pack()
         )  # fmt: skip
         if request.function == TaskManagementFunction.TARGET_COLD_RESET and response == 0:
-            self._end("target cold reset")
+            self._reset("target cold reset")
 
     def text_request(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         if not self._is_next(self.text_request, header, at, ahs, data):

@@ -85,11 +85,18 @@ class Target:
         return tuple(self._servers)
 
     def _accept(self) -> asyncio.BaseProtocol:
-        role = TargetConnection(self)
-        if self._is_stopping or len(self.connections) >= MAXIMUM_CONNECTIONS:
-            log.warning("connection refused", reason="too many connections")
-            asyncio.get_running_loop().call_soon(role.connection.abort)
-        return role.connection
+        return TargetConnection(self).connection
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more connection may stay."""
+        return not self._is_stopping and len(self.connections) <= MAXIMUM_CONNECTIONS
+
+    def reset(self, reason: str) -> None:
+        """Target cold reset: end the sessions of all initiators (11.5.1)."""
+        for role in list(self.connections):
+            role.announce_end()
+            role.close(reason)
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Stop listening, wait for tasks in progress (at most `seconds`), announce the end to
