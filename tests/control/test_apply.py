@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import textwrap
 from pathlib import Path
 
@@ -166,6 +168,43 @@ async def test_modes_are_changed_and_taken_back(bare: System, tmp_path: Path) ->
     assert alpha.mode is Mode.DELEGATE
     back = await apply(bare, document(tmp_path))
     assert back == (Action(Verb.CHANGE, "volume", "alpha", "mode as the system has it"),)
+
+
+async def test_portals_are_opened_and_closed_live(bare: System) -> None:
+    await bare.listen()
+    (first,) = bare.portals
+    # The store still says port 0, "any free one"; from here on the port is said.
+    port = int(first.rpartition(":")[2])
+
+    async def answers(address: str) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(address, port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    await bare.store.put(bare.record.model_copy(update={"portals": (first,)}))
+    done = await apply(bare, f'[system]\nportals = ["{first}", "127.0.0.2:{port}"]\n')
+    assert [(action.verb, action.kind) for action in done] == [(Verb.CHANGE, "system")]
+    assert await answers("127.0.0.1")
+    assert await answers("127.0.0.2")
+    await apply(bare, f'[system]\nportals = ["127.0.0.2:{port}"]\n')
+    assert bare.portals == (f"127.0.0.2:{port}",)
+    assert not await answers("127.0.0.1")
+    assert await answers("127.0.0.2")
+
+
+async def test_portal_that_cannot_be_opened_leaves_the_others_as_they_are(bare: System) -> None:
+    await bare.listen()
+    before = bare.portals
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        portal = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(Unavailable, match="Address already in use"):
+            await apply(bare, f'[system]\nportals = ["{portal}"]\n')
+    assert bare.portals == before
+    assert bare.record.portals == ("127.0.0.1:0",)
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ class Second:
     """Another controller, serving files as LUs; it can be stopped, and started again elsewhere
     in time on the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, iqn: str = SECOND) -> None:
         self.folder = folder
+        self.iqn = iqn
         self.portal = "127.0.0.1:0"
         self.system: System | None = None
         self._store: SqliteStore | None = None
@@ -49,7 +50,7 @@ class Second:
     async def start(self, store: str = "second") -> None:
         self._store = SqliteStore.open(self.folder / store)
         await self._store.put(
-            SystemRecord(iqn=SECOND, initiator_iqn=f"{SECOND}.i", portals=(self.portal,))
+            SystemRecord(iqn=self.iqn, initiator_iqn=f"{self.iqn}.i", portals=(self.portal,))
         )
         self.system = await System.start(self._store)
         await self.system.listen()
@@ -65,6 +66,13 @@ class Second:
         luns = {**(host.luns if host else {}), lun: f"v{lun}"}
         await self.system.put_host(HostRecord(name="any", initiators=("*",), luns=luns))
 
+    async def allow_copy(self, *portals: str) -> None:
+        """Let its hosts name LUs behind these portals in copies."""
+        assert self.system is not None
+        host = self.system.store.get(HostRecord, "any")
+        assert host is not None
+        await self.system.put_host(host.model_copy(update={"remote_copy": portals}))
+
     async def stop(self) -> None:
         if self.system is not None and self._store is not None:
             await self.system.stop()
@@ -72,7 +80,9 @@ class Second:
             self.system = None
 
     def record(self, name: str = "sd1") -> BackendRecord:
-        return BackendRecord(name=name, type=BackendKind.ISCSI, iqn=SECOND, portals=(self.portal,))
+        return BackendRecord(
+            name=name, type=BackendKind.ISCSI, iqn=self.iqn, portals=(self.portal,)
+        )
 
 
 @pytest.fixture
@@ -226,6 +236,67 @@ async def test_learned_cell_stands_over_a_restart_and_goes_with_a_probe(
     assert now is not None
     assert now.cell.known is Known.PROBED
     await again.stop()
+
+
+@pytest.fixture
+async def third(tmp_path: Path) -> AsyncIterator[Second]:
+    folder = tmp_path / "third"
+    folder.mkdir(mode=0o700)
+    third = Second(folder, "iqn.2026-11.com.example:third")
+    await third.start()
+    await third.serve(0, 1024)
+    yield third
+    await third.stop()
+
+
+async def test_controllers_that_copy_are_asked_what_they_reach_when_another_is_attached(
+    system: System, second: Second, third: Second
+) -> None:
+    await second.allow_copy(third.portal)
+    await system.attach_backend(second.record("sd1"))
+    await system.attach_backend(third.record("sd2"))
+    table = system.function_table()
+    can = table.reaches("sd1", DeviceId("sd2", 0))
+    cannot = table.reaches("sd2", DeviceId("sd1", 0))
+    assert can is not None
+    assert (can.can, can.known) == (True, Known.PROBED)
+    assert cannot is not None
+    assert (cannot.can, cannot.known) == (False, Known.PROBED)
+    assert "26" in cannot.reason or "AUTHOR" in cannot.reason.upper()
+
+
+async def test_reach_is_asked_again_when_the_administrator_wants(
+    system: System, second: Second, third: Second
+) -> None:
+    await system.attach_backend(second.record("sd1"))
+    await system.attach_backend(third.record("sd2"))
+    assert not (await system.probe_reach("sd1", DeviceId("sd2", 0))).can
+    await second.allow_copy("*")
+    assert (await system.probe_reach("sd1", DeviceId("sd2", 0))).can
+    cell = system.function_table().reaches("sd1", DeviceId("sd2", 0))
+    assert cell is not None
+    assert cell.can
+    # A disk of this controller sends no commands to anybody.
+    assert not (await system.probe_reach("a", DeviceId("sd2", 0))).can
+    with pytest.raises(NotFound, match="no back end x"):
+        await system.probe_reach("x", DeviceId("sd2", 0))
+    with pytest.raises(NotFound, match="no device sd2/7"):
+        await system.probe_reach("sd1", DeviceId("sd2", 7))
+
+
+async def test_controller_that_went_away_is_unavailable_to_probes(
+    system: System, second: Second, third: Second
+) -> None:
+    await system.attach_backend(second.record("sd1"))
+    await system.attach_backend(third.record("sd2"))
+    await second.stop()
+    with pytest.raises(Unavailable):
+        await system.probe_backend("sd1")
+    with pytest.raises(Unavailable):
+        await system.probe_reach("sd1", DeviceId("sd2", 0))
+    # What was known stays known.
+    assert system.store.get(BackendRecord, "sd1") is not None
+    assert system.function_table().function("sd1", Function.DIRECT_BACKUP) is not None
 
 
 async def test_controller_that_is_down_at_start_is_not_waited_for_and_comes_back(

@@ -122,6 +122,8 @@ class Attachment:
         if self.controller is None:
             return (self._open_file(),)
         was_open = self.found is not None
+        if was_open:
+            self.check_connected()
         try:
             await self.controller.open()
             self.found = await probe(self.controller)
@@ -131,6 +133,12 @@ class Attachment:
             raise BackendUnavailable(str(error)) from error
         self._error = ""
         return self.found.devices
+
+    def check_connected(self) -> None:
+        """Raises BackendUnavailable while there is no session: whoever asks a question would
+        wait for the reconnect, which may take for ever."""
+        if self.controller is not None and not self.controller.is_connected:
+            raise BackendUnavailable(self.detail)
 
     def take(self, devices: tuple[DeviceFacts, ...]) -> None:
         """Take the devices into use as they are now: the administrator attached them, or has

@@ -220,6 +220,7 @@ class Inventory:
         if attachment.controller is None or limits is None:
             reason = f"{name} takes no copy commands"
             return ReachCell(False, Known.PROBED, time.time(), reason)
+        attachment.check_connected()
         try:
             return await probe_reach(attachment.controller, address, limits, self.directory())
         except DeviceError as error:
