@@ -241,7 +241,7 @@ async def test_running_job_is_cancelled_once(
     again = await api.post(f"/jobs/{id}/cancel")
     assert again.status_code == 409
     backup = (await api.get(f"/backups/{id}")).json()
-    assert (backup["restorable"], backup["why_not"]) == (False, "it is cancelled")
+    assert (backup["restorable"], backup["why_not"]) == (False, "it was cancelled")
     refused = await api.post(f"/backups/{id}/restore", json={"force": True})
     assert refused.status_code == 409
 

@@ -8,7 +8,7 @@ the same devices are looked at. What hosts write to a backup device by themselve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daiko.command_control.plan import Mode
 from daiko.control import jobs
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from daiko.control.system import System
 
 TYPE = "backup"
+
+_NOT_DONE: Final = {
+    JobState.QUEUED: "it has not begun",
+    JobState.RUNNING: "it is still running",
+    JobState.FAILED: "it failed",
+    JobState.CANCELLED: "it was cancelled",
+    JobState.INTERRUPTED: "it was interrupted",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ async def restore(system: System, wanted: CopyRequest) -> jobs.JobStatus:
 def _backup(system: System, status: jobs.JobStatus) -> Backup:
     record = status.record
     if record.state is not JobState.DONE:
-        why_not = f"it is {record.state}"
+        why_not = _NOT_DONE[record.state]
     else:
         later = _overwritten_by(system, record)
         why_not = f"job {later.id} ({later.type}) wrote over it" if later else ""
