@@ -240,6 +240,7 @@ def patched(*changes: tuple[int, int], value: ExtendedCopy = GOOD) -> bytes:
     return bytes(data)
 
 
+EIGHT = ExtendedCopy(1, ListIdUsage.HOLD, (CSCD,) * 8, (COPY,))
 TAPE = IdentificationCscd(NAA_0, device_type=1, block_length=512, fixed=True)
 
 REFUSALS = {
@@ -311,6 +312,20 @@ REFUSALS = {
     "segment type reserved": (patched((SEGMENT, 0xBD)), 0x26, 0x09, at(SEGMENT)),
     "segment type of a cscd": (patched((SEGMENT, 0xE4)), 0x26, 0x09, at(SEGMENT)),
     "segment length short": (patched((SEGMENT + 3, 0x17)), 0x26, 0x00, at(SEGMENT + 2)),
+    "segment length high byte": (patched((SEGMENT + 2, 0x01)), 0x26, 0x00, at(SEGMENT + 2)),
+    "segment of a head with a wrong length": (
+        patched((11, 4), (SEGMENT + 3, 0x17)),
+        0x26,
+        0x00,
+        at(SEGMENT + 2),
+    ),
+    "segment of a head": (patched((11, 4)), 0x1A, 0x00, None),
+    "four of the long type that we lack": (
+        patched(*[(FIRST + 64 * index, 0xEB) for index in range(4)], value=EIGHT),
+        0x26,
+        0x07,
+        at(FIRST),
+    ),
     "segment length beyond the list": (patched((SEGMENT + 3, 0x19)), 0x26, 0x00, at(SEGMENT + 2)),
     "segment list cut in a descriptor": (patched((11, 27)), 0x1A, 0x00, None),
     "segment list cut in a descriptor's head": (patched((11, 3)), 0x1A, 0x00, None),
@@ -337,6 +352,13 @@ def test_bad_list_is_refused_with_its_condition(
     data: bytes, asc: int, ascq: int, field: FieldPointer | None
 ) -> None:
     assert refusal(data, LIMITS) == (asc, ascq, field)
+
+
+def test_list_at_all_its_limits_is_taken() -> None:
+    value = ExtendedCopy(1, 0, (CSCD,) * 4, (COPY,) * 3, inline=bytes(16))
+    limits = replace(LIMITS, max_list_bytes=4 * 32 + 3 * 28)
+    assert parse_extended_copy(value.pack(), limits) == value
+    assert refusal(value.pack(), replace(limits, max_list_bytes=211))[:2] == (0x1A, 0x00)
 
 
 def test_usage_without_identifier_is_refused_where_it_is_not_supported() -> None:
