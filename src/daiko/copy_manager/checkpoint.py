@@ -66,11 +66,11 @@ class Checkpoint:
 
     async def settle(self) -> None:
         """Confirm everything written, trying again while the destination cannot be asked. What
-        cannot be proved is missing afterwards: nothing is left as written. Raises CopyFailed."""
+        cannot be proved is missing afterwards: nothing is left as written. The record goes into
+        the store with the next checkpoint or the job's end. Raises CopyFailed."""
         async with self._lock:
             for device, works in self._destinations().items():
                 await self._settle(device, works)
-            await self._put(self._job.update())
 
     async def _settle(self, device: DeviceId, works: list[StepWork]) -> None:
         tried = 0

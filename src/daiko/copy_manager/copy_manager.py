@@ -92,7 +92,7 @@ class CopyManager:
                 )
                 await self._store.put(job.record)
                 continue
-            began = record.started > 0
+            began = record.confirmed_blocks > 0
             job.happen(JobEvent.RESTART, one_instant=record.one_instant and not began)
             await self._store.put(job.record)
             log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
@@ -304,8 +304,9 @@ class CopyManager:
             return
         retries = self.settings.host_retries if job.request.by_host else self.settings.retries
         if job.record.state is JobState.QUEUED:
+            # The store hears of it at the first checkpoint: until then there is nothing to keep,
+            # and a crash would begin the job anew.
             job.happen(JobEvent.START, started=job.record.started or self._wall_clock())
-            await self._store.put(job.record)
         tracking = SourceTracking(self._devices, job)
         # A host's job is never resumed: what it confirms on its way need not be kept.
         put = _keep_nothing if job.request.by_host else self._store.put
