@@ -8,7 +8,6 @@ nexus goes on under the same identity.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
@@ -107,8 +106,8 @@ class Target:
             server.close()
         try:
             async with asyncio.timeout(seconds):
-                for session in list(self._sessions.values()):
-                    await _idle(session)
+                for idle in [_draining(session) for session in self._sessions.values()]:
+                    await idle.wait()
         except TimeoutError:
             log.warning("tasks in progress are given up", sessions=len(self._sessions))
         closing = list(self.connections)
@@ -193,11 +192,8 @@ class Target:
         return target_records(self.iqn, portals, local, PORTAL_GROUP_TAG)
 
 
-async def _idle(session: TargetSession) -> None:
-    """Wait until the session has no task left."""
-    if not session.tasks or session.is_lost:
-        return
+def _draining(session: TargetSession) -> asyncio.Event:
+    """Set when the session has no command in progress any more."""
     idle = asyncio.Event()
-    on_idle: Callable[[], None] = idle.set
-    session.on_idle = on_idle
-    await idle.wait()
+    session.drain(idle.set)
+    return idle

@@ -32,6 +32,8 @@ WINDOW = 128
 """Commands of one session in progress."""
 ROOM = 32 * 1024 * 1024
 """Bytes of data-in and data-out of commands taken up; one larger command goes alone."""
+_CLOSED = 1 << 62
+"""Bytes taken off the room so that no command fits any more."""
 MAXIMUM_IMMEDIATE = 32
 """Immediate commands in progress; they are outside the command window."""
 
@@ -70,14 +72,13 @@ class TargetSession:
         "_deferred",
         "_immediate",
         "_is_taking_up",
+        "_on_idle",
         "_room",
         "_transfer_tags",
         "collapse_limit",
         "connection",
         "is_lost",
-        "is_stopping",
         "nexus",
-        "on_idle",
         "parameters",
         "stat_sn",
         "tasks",
@@ -114,9 +115,7 @@ class TargetSession:
         self._is_taking_up = False
         self._transfer_tags = TaskTags()
         self.is_lost = False
-        self.is_stopping = False
-        self.on_idle: Callable[[], None] | None = None
-        """Called when a stopping session has no task left."""
+        self._on_idle: Callable[[], None] | None = None
 
     def follow_parameters(self) -> None:
         """The initiator may have declared its segment length again."""
@@ -192,8 +191,19 @@ class TargetSession:
             self._immediate -= 1
         else:
             self.window.max_cmd_sn = self.window.max_cmd_sn + 1 & MASK
-        if self.on_idle is not None and not self.tasks:
-            self.on_idle()
+        if self._on_idle is not None:
+            self._tell_if_idle()
+
+    def drain(self, idle: Callable[[], None]) -> None:
+        """Take up no more commands; call `idle` when those in progress have ended."""
+        self._room -= _CLOSED
+        self._on_idle = idle
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self._on_idle is not None and len(self.tasks) <= len(self._deferred):
+            idle, self._on_idle = self._on_idle, None
+            idle()
 
     # --- task management
 
@@ -256,8 +266,7 @@ class TargetSession:
             task.aborted = True
         self._access.nexus_lost(self.nexus)
         self.tasks.clear()
-        if self.on_idle is not None:
-            self.on_idle()
+        self._tell_if_idle()
 
 
 def _nothing(response: int) -> None:
