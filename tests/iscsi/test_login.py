@@ -238,6 +238,14 @@ def test_key_negotiated_twice_is_refused() -> None:
     assert (goes_on, response.status) == (False, 0x0200)
 
 
+@pytest.mark.parametrize(("again", "status"), [("iqn.i", 0), ("iqn.other", 0x0200)])
+def test_declared_key_may_be_said_again_but_not_otherwise(again: str, status: int) -> None:
+    login = target()
+    assert login.receive(request(NAMES, current_stage=0, next_stage=1))[1]
+    response, goes_on = login.receive(request({"InitiatorName": again}))
+    assert (response.status, goes_on) == (status, status == 0)
+
+
 @pytest.mark.parametrize("status", [s for s in LoginStatus if s])
 def test_refused_admission_is_answered_with_its_status(status: LoginStatus) -> None:
     login = target(status=status, address="192.0.2.1:3260")

@@ -103,7 +103,7 @@ class Negotiation:
         self.declared: dict[str, Value] = {}
         """What the peer declared."""
         self.settled: set[str] = set()
-        """Keys that were negotiated or declared by the peer: none of them a second time."""
+        """Keys that were negotiated: none of them a second time."""
 
     def ours(self, row: Key) -> Value:
         """What this side wants for a key."""
@@ -151,15 +151,12 @@ class Negotiation:
             raise error(f"{name} is not the peer's to send")
         if row.when not in stage:
             raise error(f"{name} has no place in this stage")
+        if row.rule is Rule.DECLARE:
+            self._declare(row, text)
+            return None
         if name in self.settled:
             raise error(f"{name} is negotiated a second time")
         self.settled.add(name)
-        if row.rule is Rule.DECLARE:
-            try:
-                self.declared[name] = parse_value(row, text)
-            except ValueError as reason:
-                raise error(str(reason)) from None
-            return None
         if self.is_discovery and not row.discovery:
             return IRRELEVANT
         try:
@@ -171,6 +168,15 @@ class Negotiation:
             return REJECT
         self.results[name] = result
         return format_value(result)
+
+    def _declare(self, row: Key, text: str) -> None:
+        try:
+            value = parse_value(row, text)
+        except ValueError as reason:
+            raise error(str(reason)) from None
+        # libiscsi says its name in the security stage and once more in the operational one.
+        if self.declared.setdefault(row.name, value) != value:
+            raise error(f"{row.name} is declared a second time, and otherwise")
 
     def _conclude(self, row: Key, text: str) -> None:
         """The peer's answer to our proposal."""
