@@ -123,16 +123,18 @@ def test_another_unit_under_the_same_lun_is_new_to_the_host() -> None:
     assert host.run(TEST_UNIT_READY).status == Status.GOOD
 
 
-def test_task_at_the_device_of_a_unit_taken_away_ends_unseen() -> None:
+def test_tasks_of_a_unit_taken_away_end_with_task_aborted() -> None:
     access = Access()
     device = SlowDevice()
     unit = unit_of(device)
     access.publish({"*": {0: unit}})
     host = Host(access)
-    task = host.start(sbc.Read10.pack(transfer_length=1))
+    at_device = host.start(sbc.Read10.pack(transfer_length=1))
+    fetching = host.start(sbc.Write10.pack(transfer_length=1), bytes(512), slow_data=True)
     access.publish({"*": {}})
+    assert (at_device.answers, fetching.status) == (0, Status.TASK_ABORTED)
     device.fail(Unreachable("gone"))
-    assert (task.answers, task.status) == (1, None)
+    assert at_device.status == Status.TASK_ABORTED
     assert not unit.task_set.is_gated
 
 

@@ -123,7 +123,7 @@ class Access:
         gone = [itl for lun, itl in before.items() if after.get(lun) is not itl]
         nexus.units = {field: itl for lun, itl in after.items() for field in lun_fields(lun)}
         for itl in gone:
-            _detach(itl)
+            _detach(itl, is_session_lost=False)
         has_changed = bool(gone) or after.keys() != before.keys()
         if has_changed and not is_new:
             for itl in after.values():
@@ -145,7 +145,7 @@ class Access:
         nexus.units = {}
         managers = []
         for itl in units.values():
-            _detach(itl)
+            _detach(itl, is_session_lost=True)
             manager = itl.unit.third_party_copy
             if manager is not None and manager not in managers:
                 managers.append(manager)
@@ -214,9 +214,9 @@ def reported_luns(nexus: Nexus) -> list[int]:
     return sorted({itl.lun for itl in nexus.units.values()})
 
 
-def _detach(itl: ItlNexus) -> None:
+def _detach(itl: ItlNexus, *, is_session_lost: bool) -> None:
     itl.unit.nexuses.discard(itl)
-    itl.unit.task_set.nexus_lost(itl)
+    itl.unit.task_set.nexus_lost(itl, is_session_lost=is_session_lost)
 
 
 def _complete(done: _Answer) -> Callable[[], None]:

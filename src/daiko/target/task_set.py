@@ -194,14 +194,16 @@ class TaskSet:
         self._advance()
         abortion.one_ended()
 
-    def nexus_lost(self, itl: ItlNexus) -> None:
-        """The session is gone: what has not begun never begins, what is at the device holds back
-        the same initiator's next session until it has ended."""
+    def nexus_lost(self, itl: ItlNexus, *, is_session_lost: bool) -> None:
+        """The host is gone, or may not see the unit any more: what has not begun never begins,
+        what is at the device holds back the same initiator's next session until it has ended.
+        A host that is still there is told TASK ABORTED."""
         itl.is_lost = True
         if not itl.tasks:
             return
         self._lost.add(itl)
-        self.abort([(itl, task) for task in itl.tasks], _nothing, itl.nexus)
+        victims = [(itl, task) for task in itl.tasks]
+        self.abort(victims, _nothing, itl.nexus if is_session_lost else None)
 
 
 def _nothing() -> None:
