@@ -73,14 +73,13 @@ class Checkpoint:
                 await self._settle(device, works)
 
     async def _settle(self, device: DeviceId, works: list[StepWork]) -> None:
-        tried = 0
+        tries = self._retries.begin(asyncio.get_running_loop().time)
         while any(work.written for work in works):
             try:
                 await self._confirm(device, works)
             except DeviceError as error:
                 self._judge(error, device, works)
-                tried += 1
-                delay = self._retries.delay(tried)
+                delay = tries.failed()
                 if delay is None:
                     raise _flush_failed(error, device, works) from error
                 await asyncio.sleep(delay)

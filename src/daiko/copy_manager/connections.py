@@ -9,9 +9,13 @@ from daiko.copy_manager.other_machines import OtherController
 from daiko.device.error import Unreachable
 from daiko.initiator.discovery import discover
 from daiko.initiator.portal import Portal
+from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.error import RemoteProtocolError
 from daiko.state.record import SystemRecord
 from daiko.state.store import Store
+
+_IMPATIENT = InitiatorSettings(grace=5.0)
+"""A host waits for its copy: a target that is gone is not waited for as long as an attached one."""
 
 
 class Connections:
@@ -22,7 +26,7 @@ class Connections:
 
     def connect(self, name: str, iqn: str, portal: str) -> OtherController:
         """A controller for a target behind a portal (HOST:PORT), not open yet."""
-        return SecondController(name, iqn, (portal,), self._initiator_name)
+        return SecondController(name, iqn, (portal,), self._initiator_name, settings=_IMPATIENT)
 
     async def find_targets(self, portal: str) -> Sequence[str]:
         """iSCSI names of the targets that a portal offers. Raises Unreachable."""

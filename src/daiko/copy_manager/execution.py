@@ -290,15 +290,14 @@ class Execution:
         own = work.step.source.device
         if own.backend != backend:
             own = work.step.destination.device
-        tried = 0
+        tries = self._retries.begin(asyncio.get_running_loop().time)
         while not self._halt.requested:
             try:
                 await self._devices.second_controller(backend).execute(own.lun, _TEST_UNIT_READY)
             except KeyError:
                 return False
             except DeviceError:
-                tried += 1
-                delay = self._retries.delay(tried)
+                delay = tries.failed()
                 if delay is None:
                     return False
                 await self._halt.pause(delay)

@@ -78,7 +78,7 @@ class Lane:
     async def _try(
         self, command: SecondCommand, parameter_list: bytes, retries: Retries, halt: Halt
     ) -> None:
-        tried = 0
+        tries = retries.begin(asyncio.get_running_loop().time)
         while True:
             if halt.requested:
                 raise Halted
@@ -86,8 +86,7 @@ class Lane:
             failure, said = await self._send(command, parameter_list)
             if failure is None:
                 return
-            tried += 1
-            delay = retries.delay(tried)
+            delay = tries.failed()
             lost_aliases = bool(command.aliases) and self.port.generation != generation
             again = failure.verdict is Verdict.TRY_AGAIN or (
                 lost_aliases and failure.verdict is Verdict.FALL_BACK

@@ -203,7 +203,7 @@ class LocalCopy:
 class _Transfer:
     """One buffer on its way: read, then write; each tried again while that makes sense."""
 
-    __slots__ = ("_blocks", "_copy", "_data", "_first", "_generation", "_tried")
+    __slots__ = ("_blocks", "_copy", "_data", "_first", "_generation", "_tries")
 
     def __init__(self, copy: LocalCopy, first: int, blocks: int) -> None:
         self._copy = copy
@@ -211,7 +211,7 @@ class _Transfer:
         self._blocks = blocks
         self._data: Buffer = b""
         self._generation = 0
-        self._tried = 0
+        self._tries = copy.retries.begin(asyncio.get_running_loop().time)
 
     def read(self) -> None:
         copy = self._copy
@@ -222,7 +222,7 @@ class _Transfer:
             self._again(Side.SOURCE, error, self.read)
             return
         self._data = data
-        self._tried = 0
+        self._tries.succeeded()
         self._write()
 
     def _write(self) -> None:
@@ -240,8 +240,7 @@ class _Transfer:
         self._copy.transfer_done(self._first, self._blocks, self._generation)
 
     def _again(self, side: Side, error: DeviceError, step: Callable[[], None]) -> None:
-        self._tried += 1
-        delay = self._copy.retries.delay(self._tried)
+        delay = self._tries.failed()
         verdict = classify_error(error).verdict
         if verdict in (Verdict.FALL_BACK, Verdict.HOSTS_BUSINESS) or delay is None:
             self._data = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 MIB = 1 << 20
@@ -15,9 +16,39 @@ class Retries:
     """Seconds. As many further tries as there are delays; together about a minute, the time in
     which a controller restarts or fails over to its other half."""
 
-    def delay(self, tried: int) -> float | None:
-        """Seconds to wait after the `tried`th failure (from 1); None: give up."""
-        return self.delays[tried - 1] if tried <= len(self.delays) else None
+    within: float = 300.0
+    """Seconds after the first failure when no further try is begun, however few there were: a try
+    may itself take long (a device whose controller is gone waits for it before it says so)."""
+
+    def begin(self, clock: Callable[[], float]) -> Tries:
+        """Count the failures of one thing."""
+        return Tries(self, clock)
+
+
+class Tries:
+    """The tries of one thing, from its first failure on."""
+
+    __slots__ = ("_clock", "_failed", "_first", "_retries")
+
+    def __init__(self, retries: Retries, clock: Callable[[], float]) -> None:
+        self._retries = retries
+        self._clock = clock
+        self._failed = 0
+        self._first = 0.0
+
+    def failed(self) -> float | None:
+        """It failed: seconds to wait before the next try, or None to give up."""
+        now = self._clock()
+        if not self._failed:
+            self._first = now
+        self._failed += 1
+        if self._failed > len(self._retries.delays) or now - self._first > self._retries.within:
+            return None
+        return self._retries.delays[self._failed - 1]
+
+    def succeeded(self) -> None:
+        """It was done: a later failure is a first one again."""
+        self._failed = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +78,8 @@ class CopySettings:
     command_seconds: float = 180.0
     """Time allowed to a second command; a segment of 32 MiB on a busy old array is slow."""
     retries: Retries = Retries()
-    host_retries: Retries = Retries((0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0))
-    """For jobs of hosts: about 16 s, so that the host hears of it before its own time-out."""
+    host_retries: Retries = Retries((0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0), within=16.0)
+    """For jobs of hosts, so that the host hears of it before its own time-out."""
     lost_tries: int = 2
     """How often a step stays with an executor whose connection was lost in a command."""
     host_jobs_kept: int = 1000
