@@ -46,6 +46,7 @@ class Guest:
             raise LabError(f"bad guest name {name!r}")
         base = os.environ.get("ISCSI_LAB_RUN") or f"/tmp/iscsi-lab-{os.getuid()}"
         self.name, self.folder = name, os.path.join(base, name)
+        self._process = None  # where it is a child of this one
 
     def _path(self, item):
         return os.path.join(self.folder, item)
@@ -164,6 +165,7 @@ class Guest:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        self._process = process  # kept, so that it is reaped by stop
         self.note(name=self.name, role=role, pid=process.pid)
         try:
             self._wait_ready(process, begun + timeout)
@@ -199,15 +201,13 @@ class Guest:
         if pid:
             os.kill(pid, signal.SIGTERM)
             for turn in range(200):
-                try:  # our own child: reap it
-                    os.waitpid(pid, os.WNOHANG)
-                except ChildProcessError:
-                    pass
                 if not self.pid():
                     break
                 if turn == 100:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.05)
+        if self._process is not None:
+            self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
         return bool(pid)
 

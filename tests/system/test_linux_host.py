@@ -91,10 +91,10 @@ def test_sg_xcopy_copies_between_lus(
         DISKS.format(portal=first.portal)
         + f"""
         set -- $(disk {source}) $(disk {target})
-        head -c 16M /dev/urandom > /tmp/data
+        head -c 4M /dev/urandom > /tmp/data
         dd if=/tmp/data of=$1 bs=1M seek=3 oflag=direct status=none
-        sg_xcopy if=$2 of=$4 bs=512 skip=6144 seek=2048 count=32768 bpt=16384
-        dd if=$3 of=/tmp/back bs=1M skip=1 count=16 iflag=direct status=none
+        sg_xcopy if=$2 of=$4 bs=512 skip=6144 seek=2048 count=8192 bpt=4096
+        dd if=$3 of=/tmp/back bs=1M skip=1 count=4 iflag=direct status=none
         cmp /tmp/data /tmp/back
         """
     )
@@ -106,10 +106,10 @@ def test_ddpt_copies_between_real_and_virtual_lu(host: LinuxHost, first: Daiko) 
         DISKS.format(portal=first.portal)
         + """
         set -- $(disk 0) $(disk 1)
-        head -c 8M /dev/urandom > /tmp/data
+        head -c 2M /dev/urandom > /tmp/data
         dd if=/tmp/data of=$1 bs=1M oflag=direct status=none
-        ddpt --xcopy if=$2 of=$4 bs=512 count=16384 bpt=16384
-        dd if=$3 of=/tmp/back bs=1M count=8 iflag=direct status=none
+        ddpt --xcopy if=$2 of=$4 bs=512 count=4096 bpt=4096
+        dd if=$3 of=/tmp/back bs=1M count=2 iflag=direct status=none
         cmp /tmp/data /tmp/back
         """
     )

@@ -19,7 +19,7 @@ from lab_peers import Lio
 from processes import Daiko, image, run
 
 MIB = 1 << 20
-SIZE = 96
+SIZE = 40
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
