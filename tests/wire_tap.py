@@ -144,14 +144,14 @@ async def dissect(capture: Path) -> Dissection:
     complaints = []
     for line in fields.splitlines():
         payload, _, complaint = line.partition("\t")
-        if not _is_page_that_was_cut(bytes.fromhex(payload)):
+        if not is_page_that_was_cut(bytes.fromhex(payload)):
             complaints.append(complaint)
     return Dissection(
         sum(line.count(",") + 1 for line in opcodes.splitlines() if line), complaints, summary
     )
 
 
-def _is_page_that_was_cut(payload: bytes) -> bool:
+def is_page_that_was_cut(payload: bytes) -> bool:
     """Whether a segment is one Data-In with a VPD page that is longer than the host had room for.
 
     Libiscsi asks for the first 64 bytes, then for as many as the page says it has; SPC-4, 6.6.2 has
