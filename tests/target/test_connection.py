@@ -246,6 +246,51 @@ async def test_failed_read_carries_sense(host: RawInitiator) -> None:
     assert (sense.key, sense.asc, sense.ascq) == (5, 0x21, 0)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "pdus"),
+    [
+        pytest.param([100, 0, 300, 624], [1024], id="small-are-joined"),
+        pytest.param([9000, 3, 5000], [9000, 3, 5000], id="large-are-not"),
+    ],
+)
+async def test_data_in_several_buffers_comes_without_a_gap(
+    host: RawInitiator, access: MemoryAccess, sizes: list[int], pdus: list[int]
+) -> None:
+    access.hold = True
+    host.command(read_10(0, 1), read=sum(sizes))
+    assert await alive(host)
+    (task,) = access.submitted
+    buffers = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    task.complete(0, buffers)
+    answers = [await host.receive() for _ in pdus]
+    assert [len(answer.data) for answer in answers] == pdus
+    assert b"".join(answer.data for answer in answers) == b"".join(buffers)
+    assert [bool(answer.flags & STATUS) for answer in answers][-1]
+
+
+async def test_data_before_a_check_condition_is_sent_with_its_count(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    access.hold = True
+    host.command(read_10(0, 1), read=BLOCK)
+    assert await alive(host)
+    access.submitted[0].complete(2, (bytes(100),), b"sense data")
+    data: DataIn = await host.receive()
+    assert (data.flags, len(data.data)) == (FINAL, 100)
+    response: ScsiResponse = await host.receive()
+    assert (response.status, response.sense, response.exp_data_sn) == (2, b"sense data", 1)
+    assert (response.flags, response.residual) == (UNDERFLOW, BLOCK - 100)
+
+
+async def test_task_completed_twice_is_answered_once(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    host.command(read_10(0, 1), read=BLOCK)
+    assert (await host.receive()).status == 0
+    access.submitted[0].complete(0, (bytes(BLOCK),))
+    assert await alive(host)
+
+
 # --- writes
 
 
@@ -363,6 +408,20 @@ async def test_duplicate_and_out_of_window_commands_are_ignored(
         host.command(read_10(0, 1), read=BLOCK, tag=2, cmd_sn=cmd_sn)
     assert await alive(host)
     assert len(access.submitted) == 1
+
+
+async def test_other_numbered_requests_are_held_and_served_in_order(host: RawInitiator) -> None:
+    first = host.take_cmd_sn()
+    host.send(NopOut(immediate=False, initiator_task_tag=1, cmd_sn=host.take_cmd_sn()))
+    host.text({"SendTargets": ""}, tag=2)
+    pdu = TaskManagementRequest(2, 0, 3, cmd_sn=host.take_cmd_sn(), immediate=False)
+    host.send(pdu)
+    host.send(LogoutRequest(2, 4, 0, host.take_cmd_sn(), immediate=False))
+    assert await alive(host)
+    host.command(read_10(0, 1), read=BLOCK, tag=0, cmd_sn=first)
+    answers = [await host.receive() for _ in range(5)]
+    assert [answer.initiator_task_tag for answer in answers] == [0, 1, 2, 3, 4]
+    assert (answers[-1].exp_cmd_sn, answers[-1].max_cmd_sn) == (first + 5, first + 132)
 
 
 async def test_immediate_command_does_not_wait_for_a_gap(host: RawInitiator) -> None:
@@ -570,6 +629,38 @@ async def test_abort_of_a_command_that_waits_for_room(
     assert await alive(host)
 
 
+async def test_broken_data_of_a_command_that_waits_for_room_ends_it(
+    portal: str, access: MemoryAccess
+) -> None:
+    access.hold = True
+    async with await logged_in(portal, InitialR2T="No") as host:
+        host.command(read_10(0, 1), read=session_module.ROOM, tag=1)
+        host.command(write_10(0, 2), write=2 * BLOCK, tag=2, final=False)
+        host.data_out(2, RESERVED_TAG, 0, bytes(BLOCK), final=True, data_sn=7)
+        answer: ScsiResponse = await host.receive()
+        assert (answer.initiator_task_tag, answer.status) == (2, 2)
+        assert parse_sense(answer.sense).asc == 0x4B
+        assert access.managed == []
+        access.release()
+        assert (await host.receive()).initiator_task_tag == 1
+        assert len(access.submitted) == 1
+
+
+async def test_reset_of_a_unit_drops_its_commands_that_wait_for_room(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    access.hold = True
+    host.command(read_10(0, 1), read=session_module.ROOM, tag=1)
+    host.command(read_10(0, 1), read=BLOCK, tag=2)
+    host.command(bytes(6), tag=3, lun=1 << 48)
+    host.send(TaskManagementRequest(5, 0, 9, cmd_sn=host.cmd_sn))
+    answer: TaskManagementResponse = await host.receive()
+    assert (answer.initiator_task_tag, answer.response) == (9, 0)
+    access.release()
+    assert (await host.receive()).initiator_task_tag == 3
+    assert await alive(host)
+
+
 async def test_cold_reset_ends_the_sessions_of_all_initiators(
     host: RawInitiator, portal: str, access: MemoryAccess
 ) -> None:
@@ -712,6 +803,29 @@ async def test_discovery_session_takes_no_scsi_command(portal: str) -> None:
         host.cmd_sn -= 1
         host.text({"SendTargets": "All"})
         assert (await host.receive()).final
+
+
+async def test_discovery_session_answers_pings_and_logouts_like_any_other(portal: str) -> None:
+    async with await RawInitiator.connect(portal) as host:
+        await host.login(None, keys={"DataDigest": "CRC32C"})
+        assert await alive(host)
+        host.send(NopOut(immediate=False, initiator_task_tag=1, cmd_sn=host.take_cmd_sn()))
+        assert (await host.receive()).exp_cmd_sn == 2
+        for reason, cid, response in ((1, 9, 1), (2, 0, 2)):
+            host.send(LogoutRequest(reason, 4, cid, host.cmd_sn))
+            assert (await host.receive()).response == response
+        host.text({"MaxConnections": "2"})
+        assert (await host.receive()).reason == RejectReason.PROTOCOL_ERROR
+        host.send(NopOut(immediate=False, initiator_task_tag=1, cmd_sn=77777))
+        assert await alive(host)
+        ping = NopOut(initiator_task_tag=5, data=b"data")
+        host.send_bytes(ping.pack() + ping.data + b"bad!")
+        assert (await host.receive()).reason == RejectReason.DATA_DIGEST_ERROR
+        assert await alive(host)
+        text = TextRequest(initiator_task_tag=5, cmd_sn=host.cmd_sn, data=b"SendTargets=All\0")
+        host.send_bytes(text.pack() + bytes(text.data) + b"bad!")
+        assert (await host.receive()).reason == RejectReason.DATA_DIGEST_ERROR
+        assert await host.is_closed()
 
 
 async def test_text_continued_by_both_sides_is_one_exchange(access: MemoryAccess) -> None:

@@ -269,13 +269,6 @@ class FullFeaturePhase:
             self._held_bytes -= len(data)
             handler(header, 0, ahs, data)
 
-    def _served(self, header: Buffer, at: int) -> None:
-        """A numbered request other than a SCSI command is done with."""
-        if not header[at] & IMMEDIATE:
-            self._window.answered()
-        if self._held:
-            self._serve_held()
-
     def _reject_request(
         self, header: Buffer, at: int, reason: RejectReason, is_immediate: bool
     ) -> None:
