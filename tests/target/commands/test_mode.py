@@ -124,6 +124,16 @@ def test_write_cache_off_makes_every_write_go_through(ten: bool) -> None:
 
 
 @TEN
+def test_mode_select_of_all_pages_as_they_are_changes_nothing(ten: bool) -> None:
+    unit = unit_of()
+    host = host_of(unit)
+    before = unit.mode
+    got = parse_mode_sense(sense(host, ten, page_code=0x3F).data_in, ten=ten)
+    task = select(host, ten, *[page.data for page in got.pages], descriptor=got.block_descriptor)
+    assert (task.status, unit.mode) == (Status.GOOD, before)
+
+
+@TEN
 def test_software_write_protect_stops_writes_and_can_be_taken_back(ten: bool) -> None:
     host = host_of(unit_of())
     protect = ControlPage.pack(queue_algorithm_modifier=1, tas=1, swp=1)

@@ -13,6 +13,7 @@ from daiko.scsi import sbc
 from daiko.scsi.block_data import LbaRange, LbaStatus, pack_unmap, parse_lba_status
 from daiko.scsi.layout import Layout
 from daiko.scsi.opcode import Status
+from daiko.target.commands.mode import ModeSettings
 from daiko.target.commands.provisioning import MAXIMUM_UNMAP_DESCRIPTORS, MAXIMUM_WRITE_SAME
 from target.fake import BareDevice, FakeTask, Host, SlowDevice, host_of, unit_of
 
@@ -133,6 +134,22 @@ def test_unmap_that_fails_inline_is_answered_once() -> None:
     assert (task.answers, task.condition) == (1, (0x3, 0x0C, 0x00))
 
 
+class Huge(MemoryDevice):
+    """Says that it is large; nothing may reach it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.blocks = 1 << 40
+
+
+def test_unmap_of_more_blocks_than_stated_is_refused_with_a_pointer_to_the_range() -> None:
+    task = unmap(host_of(unit_of(Huge())), (0, 0xFFFFFFFF), (1 << 33, 1))
+    assert task.condition == BAD_LIST
+    assert task.sense is not None
+    assert task.sense.field is not None
+    assert (task.sense.field.in_cdb, task.sense.field.byte) == (False, 8 + 16 + 8)
+
+
 # ---------------------------------------------------------------------- WRITE SAME
 
 BOTH = pytest.mark.parametrize(
@@ -225,6 +242,22 @@ def test_write_same_16_with_unmap_on_a_device_that_cannot_is_refused() -> None:
     host = host_of(unit_of(NoUnmap()))
     task = host.run(sbc.WriteSame16.pack(unmap=1, transfer_length=1), bytes(512))
     assert task.condition == INVALID_FIELD
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["written", "failed"])
+def test_write_same_without_write_cache_is_followed_by_a_flush(fails: bool) -> None:
+    device = SlowDevice()
+    unit = unit_of(device)
+    unit.set_mode(ModeSettings(write_cache=False))
+    task = host_of(unit).start(sbc.WriteSame16.pack(transfer_length=1), bytes(512))
+    if fails:
+        device.fail(MediumFailure("x", writing=True))
+        assert (device.waiting, task.condition) == ([], (0x3, 0x0C, 0x00))
+    else:
+        device.step()
+        assert (device.waiting, task.answers) == (["flush"], 0)
+        device.step()
+        assert task.status == Status.GOOD
 
 
 def test_write_same_reports_the_failure_of_the_device() -> None:
