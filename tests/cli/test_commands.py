@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,12 @@ def test_exported_file_applies_without_a_change(site: Site, tmp_path: Path) -> N
     assert "1 change done" in site.run("apply", "-", text=more).stdout
     assert site.json("host", "show", "late")["luns"] == {}
     assert "- host late" in site.run("apply", str(file)).stdout
+
+
+def test_version_needs_no_controller() -> None:
+    command = [sys.executable, "-m", "daiko", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"daiko {version('daiko')}\n"
 
 
 def test_status_is_the_whole_at_a_glance(site: Site) -> None:

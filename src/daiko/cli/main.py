@@ -48,6 +48,12 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"daiko {installed_version('daiko')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -70,12 +76,14 @@ def options(
             help="For an API that other machines can reach.",
         ),
     ] = "",
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
 ) -> None:
     """What every command needs."""
-    if version:
-        sys.stdout.write(f"daiko {installed_version('daiko')}\n")
-        raise typer.Exit
     try:
         address = ApiAddress.parse(api) if api else default_address()
     except ValueError as error:
