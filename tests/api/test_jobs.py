@@ -273,6 +273,19 @@ async def test_wait_is_answered_when_the_job_moves(api: httpx.AsyncClient, held:
     assert news.headers["ETag"] != tag
 
 
+async def test_wait_for_the_end_is_not_answered_before(api: httpx.AsyncClient, held: Held) -> None:
+    id = (await api.post("/backups", json={"volume": "alpha", "to": "vault"})).json()["id"]
+    early = await api.get(f"/jobs/{id}", params={"ended": True})
+    assert early.json()["state"] in ("queued", "running")
+    waiting = asyncio.ensure_future(
+        api.get(f"/jobs/{id}", params={"ended": True, "wait": 30, "steps": False})
+    )
+    await held.reached.wait()
+    held.let_go()
+    job = (await waiting).json()
+    assert (job["state"], job["steps"], job["copied_blocks"]) == ("done", [], 2048)
+
+
 async def test_tag_of_another_process_is_news_at_once(api: httpx.AsyncClient, held: Held) -> None:
     id = (await api.post("/backups", json={"volume": "alpha", "to": "vault"})).json()["id"]
     answer = await api.get(

@@ -90,6 +90,23 @@ def test_progress_without_a_terminal_is_a_line_for_each_tenth(
     assert capsys.readouterr().err.splitlines() == ["backup 7: 40 %", "backup 7: 100 %"]
 
 
+def test_end_is_asked_for_in_one_question_where_nobody_watches() -> None:
+    asked: list[httpx.URL] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url)
+        return httpx.Response(200, json=JOB | {"state": "done"}, headers={"ETag": '"x-1"'})
+
+    client = Controller().client
+    client._http = httpx.Client(
+        transport=httpx.MockTransport(answer), base_url="http://localhost/v1"
+    )
+    follow.to_the_end(client, dict(JOB), quiet=True)
+    assert [dict(url.params) for url in asked] == [
+        {"wait": "20.0", "ended": "true", "steps": "false"}
+    ]
+
+
 def test_interrupt_leaves_the_job_and_says_how_to_go_on(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +115,7 @@ def test_interrupt_leaves_the_job_and_says_how_to_go_on(
 
     monkeypatch.setattr("daiko.cli.follow.time.sleep", interrupt)
     with pytest.raises(CliError) as caught:
-        follow.to_the_end(Controller("running").client, dict(JOB), quiet=True)
+        follow.to_the_end(Controller("running").client, dict(JOB), quiet=False)
     assert caught.value.code is ExitCode.INTERRUPTED
     assert "daiko job wait 7" in caught.value.next_step
     assert "daiko job cancel 7" in caught.value.next_step

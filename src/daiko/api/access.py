@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 _bearer = HTTPBearer(auto_error=False, description="The token that `daiko serve` was given")
 
 
-def check(
+async def check(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:

@@ -14,9 +14,12 @@ from daiko.cli.client import Client
 from daiko.cli.error import CliError, ExitCode
 
 ENDED: Final = frozenset({"done", "failed", "cancelled", "interrupted"})
-WAIT_SECONDS: Final = 5.0
+WAIT_SECONDS: Final = 20.0
 """How long one question waits at the controller for news."""
-SMALLEST_PAUSE: Final = 0.1
+BAR_SECONDS: Final = 0.2
+LINES_SECONDS: Final = 1.0
+"""Pause between two questions where a bar is drawn, and where lines are printed."""
+RETRY_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 120.0
 """A controller that is restarted in the middle of a job goes on with it; so does who follows it."""
 
@@ -32,10 +35,10 @@ def to_the_end(client: Client, job: dict[str, Any], *, quiet: bool) -> dict[str,
     id = job["id"]
     try:
         if quiet:
-            return _last(_states(client, id))
+            return _last(_states(client, id, None))
         if render.err.is_terminal:
-            return _with_bar(_states(client, id), job)
-        return _with_lines(_states(client, id))
+            return _with_bar(_states(client, id, BAR_SECONDS), job)
+        return _with_lines(_states(client, id, LINES_SECONDS))
     except KeyboardInterrupt:
         raise CliError(
             f"no longer following; job {id} goes on",
@@ -59,8 +62,9 @@ def _past(state: str) -> str:
     return "failed" if state == "failed" else f"was {state}"
 
 
-def _states(client: Client, id: int) -> Iterator[dict[str, Any]]:
-    """The job whenever it has changed, until it has ended."""
+def _states(client: Client, id: int, pause: float | None) -> Iterator[dict[str, Any]]:
+    """The job, without its steps, whenever it has changed, `pause` seconds apart, until it has
+    ended; with None only its end is asked for."""
     tag = ""
     last_seen = time.monotonic()
     while True:
@@ -68,14 +72,18 @@ def _states(client: Client, id: int) -> Iterator[dict[str, Any]]:
             response = client.request(
                 "GET",
                 ("jobs", id),
-                query={"wait": WAIT_SECONDS if tag else 0},
+                query={
+                    "wait": WAIT_SECONDS if tag or pause is None else 0,
+                    "ended": "true" if pause is None else None,
+                    "steps": "false",
+                },
                 headers={"If-None-Match": tag} if tag else {},
             )
         except CliError as error:
             away = time.monotonic() - last_seen
             if error.code is not ExitCode.UNREACHABLE or error.problem or away > PATIENCE_SECONDS:
                 raise
-            time.sleep(1.0)
+            time.sleep(RETRY_SECONDS)
             continue
         last_seen = time.monotonic()
         if response.status_code == 304:
@@ -85,7 +93,8 @@ def _states(client: Client, id: int) -> Iterator[dict[str, Any]]:
         yield job
         if job["state"] in ENDED:
             return
-        time.sleep(SMALLEST_PAUSE)
+        if pause is not None:
+            time.sleep(pause)
 
 
 def _last(states: Iterator[dict[str, Any]]) -> dict[str, Any]:

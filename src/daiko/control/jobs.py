@@ -64,17 +64,20 @@ def show(system: System, id: int, *, type: str = "") -> JobStatus:
     return _status(system, job)
 
 
-async def changed(system: System, id: int, since: int, seconds: float) -> JobStatus:
-    """The job as soon as its version differs from `since`, at the latest after `seconds`; at once
-    when it has ended. Raises NotFound."""
+async def changed(
+    system: System, id: int, since: int, seconds: float, *, ended: bool = False
+) -> JobStatus:
+    """The job as soon as its version differs from `since`, or with `ended` as soon as it has
+    ended; at the latest after `seconds`. Raises NotFound."""
     status = show(system, id)
-    if status.version == since and status.record.state not in TERMINAL:
-        try:
-            async with asyncio.timeout(seconds):
-                await system.copy_manager.changed(id, since)
-        except TimeoutError:
-            return status
-    return show(system, id)
+    try:
+        async with asyncio.timeout(seconds):
+            while status.record.state not in TERMINAL and (ended or status.version == since):
+                await system.copy_manager.changed(id, status.version)
+                status = show(system, id)
+    except TimeoutError:
+        return show(system, id)
+    return status
 
 
 async def cancel(system: System, id: int) -> JobStatus:

@@ -9,7 +9,8 @@ from fastapi import Depends, Request
 from daiko.control.system import System
 
 
-def _system(request: Request) -> System:
+async def _system(request: Request) -> System:
+    # A plain function would be called in a thread, which costs more than the whole request.
     system: System = request.app.state.system
     return system
 

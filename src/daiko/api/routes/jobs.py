@@ -25,6 +25,9 @@ router = APIRouter(tags=["job"])
 LONGEST_WAIT = 30.0
 """Seconds: under the time-outs of usual proxies."""
 
+NEVER = -1
+"""A version that no job has."""
+
 
 @router.get("/jobs", operation_id="listJobs")
 async def ls(
@@ -51,20 +54,23 @@ async def show(
     wait: Annotated[
         float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait for a change")
     ] = 0.0,
+    ended: Annotated[bool, Query(description="Wait for its end rather than for a change")] = False,
+    steps: Annotated[bool, Query(description="Tell its steps; else the list is empty")] = True,
     if_none_match: Annotated[str, Header()] = "",
 ) -> JobView:
-    """One job; with If-None-Match and `wait`, as soon as it has changed."""
+    """One job; with `wait`, as soon as it has changed (If-None-Match says since when) or ended."""
     boot = request.app.state.boot
-    known, _, version = if_none_match.removeprefix("W/").strip('"').partition("-")
-    if known == boot and version.isdecimal():
-        status = await jobs.changed(system, id, int(version), wait)
-        if status.version == int(version):
-            # FastAPI sends an answer of this type as it is.
-            return Response(status_code=304, headers={"ETag": if_none_match})  # type: ignore[return-value]
+    known, _, number = if_none_match.removeprefix("W/").strip('"').partition("-")
+    since = int(number) if known == boot and number.isdecimal() else NEVER
+    if since != NEVER or ended:
+        status = await jobs.changed(system, id, since, wait, ended=ended)
     else:
         status = jobs.show(system, id)
+    if status.version == since:
+        # FastAPI sends an answer of this type as it is.
+        return Response(status_code=304, headers={"ETag": if_none_match})  # type: ignore[return-value]
     response.headers["ETag"] = f'"{boot}-{status.version}"'
-    return JobView.of(status, time.time())
+    return JobView.of(status, time.time(), steps=steps)
 
 
 @router.get(

@@ -91,13 +91,13 @@ class JobView(BaseModel):
     finished: float
 
     @classmethod
-    def fields_of(cls, status: JobStatus, now: float) -> dict[str, Any]:
-        """All fields as they are `now`."""
+    def fields_of(cls, status: JobStatus, now: float, *, steps: bool = True) -> dict[str, Any]:
+        """All fields as they are `now`; without `steps`, none of them."""
         job = status.record
         kept = {name: value for name, value in job if name != "steps"}
         copied = status.copied_blocks
         return kept | {
-            "steps": [StepReport.of(step) for step in job.steps],
+            "steps": [StepReport.of(step) for step in job.steps] if steps else [],
             "copied_blocks": copied,
             "confirmed_blocks": status.confirmed_blocks,
             "percent": round(100 * copied / job.blocks, 1) if job.blocks else _all(job.state),
@@ -111,8 +111,8 @@ class JobView(BaseModel):
         }
 
     @classmethod
-    def of(cls, status: JobStatus, now: float) -> Self:
-        return cls(**cls.fields_of(status, now))
+    def of(cls, status: JobStatus, now: float, *, steps: bool = True) -> Self:
+        return cls(**cls.fields_of(status, now, steps=steps))
 
 
 class BackupView(JobView):
