@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -159,3 +160,27 @@ async def test_disk_of_this_controller_has_no_functions(
     answer = await api.put("/functions/d/direct-backup", json={"can": True})
     assert answer.status_code == 422
     assert answer.json()["field"] == "backend"
+
+
+async def test_two_at_once_do_not_get_the_same_name(
+    api: httpx.AsyncClient, disk: Callable[..., Path]
+) -> None:
+    bodies = [{"name": "d", "address": str(disk(f"disk{number}"))} for number in range(3)]
+    answers = await asyncio.gather(*(api.post("/backends", json=body) for body in bodies))
+    assert sorted(answer.status_code for answer in answers) == [201, 409, 409]
+    (backend,) = (await api.get("/backends")).json()
+    made = next(answer.json() for answer in answers if answer.status_code == 201)
+    assert backend["path"] == made["path"]
+
+
+async def test_rescan_of_all_goes_on_when_one_does_not_answer(
+    api: httpx.AsyncClient, attach: Attach
+) -> None:
+    gone = await attach("a")
+    grown = await attach("b")
+    gone.unlink()
+    with grown.open("r+b") as file:
+        file.truncate(2 << 20)
+    found = {backend["name"]: backend for backend in (await api.post("/backends/rescan")).json()}
+    assert found["b"]["devices"][0]["blocks"] == 4096
+    assert found["a"]["devices"][0]["blocks"] == 2048

@@ -118,10 +118,9 @@ def rescan(
         return
     for backend in found:
         count = len(backend["devices"])
-        render.said(
-            f"{backend['name']}: {count} LU{'s' * (count != 1)}"
-            + (f"; {backend['detail']}" if backend["detail"] else "")
-        )
+        answer = f"{count} LU{'s' * (count != 1)}" if backend["connected"] else "does not answer"
+        detail = f"; {backend['detail']}" if backend["detail"] else ""
+        render.said(f"{backend['name']}: {answer}{detail}")
 
 
 def _address(backend: dict[str, Any]) -> str:

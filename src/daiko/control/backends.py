@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -36,7 +37,6 @@ async def add(
     name: str,
     address: str,
     *,
-    iqn: str = "",
     portals: tuple[str, ...] = (),
     block_size: int = 512,
 ) -> BackendState:
@@ -50,23 +50,28 @@ async def add(
     does not answer.
     """
     names.name(name)
-    for record in system.store.list(BackendRecord):
-        if record.name == name:
+    async with system.changing:
+        if system.store.get(BackendRecord, name) is not None:
             raise Conflict(
                 f"a back end is called {name!r} already",
                 f"see it with `daiko backend show {name}`, or choose another name",
                 field="name",
             )
-    if address.startswith("iscsi:"):
-        record = await _second_controller(system, name, address, iqn, portals)
-    else:
-        if iqn or portals:
-            raise Invalid(
-                "a file or block device has no iSCSI name and no portals",
-                "leave them out, or write the address as iscsi://HOST:PORT/IQN",
-                field="iqn" if iqn else "portals",
-            )
-        record = _internal(name, address, block_size)
+        if address.startswith("iscsi:"):
+            record = await _second_controller(system, name, address, portals)
+        else:
+            if portals:
+                raise Invalid(
+                    "a file or block device has no portals",
+                    "leave them out, or write the address as iscsi://HOST:PORT/IQN",
+                    field="portals",
+                )
+            record = _internal(name, address, block_size)
+        _refuse_second_name(system, record)
+        return _state(system, await system.attach_backend(record))
+
+
+def _refuse_second_name(system: System, record: BackendRecord) -> None:
     for other in system.store.list(BackendRecord):
         same_target = record.iqn and record.iqn == other.iqn
         same_path = record.path and record.path == other.path
@@ -76,19 +81,17 @@ async def add(
                 "one back end stands for one target: add its other portals to that one",
                 field="address",
             )
-    attached = await system.attach_backend(record)
-    return _state(system, attached)
 
 
 async def _second_controller(
-    system: System, name: str, address: str, iqn: str, portals: tuple[str, ...]
+    system: System, name: str, address: str, portals: tuple[str, ...]
 ) -> BackendRecord:
     try:
         parts = urlsplit(address)
         authority, path = parts.netloc, [unquote(part) for part in parts.path.split("/") if part]
     except ValueError as error:
         raise Invalid(f"{address!r} is not an address: {error}", field="address") from None
-    if not authority or len(path) > 2 or (path and iqn and path[0].lower() != iqn.lower()):
+    if not authority or len(path) > 2:
         raise Invalid(
             f"{address!r} is not the address of a target",
             "write it as iscsi://HOST:PORT/IQN",
@@ -96,9 +99,7 @@ async def _second_controller(
         )
     first = names.portal(authority, "address")
     everywhere = tuple(dict.fromkeys([first, *(names.portal(text) for text in portals)]))
-    target = path[0] if path else iqn
-    if not target:
-        target = await _only_target(system, first)
+    target = path[0] if path else await _only_target(system, first)
     return BackendRecord(
         name=name,
         type=BackendKind.ISCSI,
@@ -159,37 +160,47 @@ def show(system: System, name: str) -> BackendState:
 async def probe(system: System, name: str) -> BackendState:
     """Ask the back end everything again: devices, functions, limits, reachability. Cells set by
     hand stay. Raises NotFound, Unavailable."""
-    names.backend_of(system, name)
-    return _state(system, await system.probe_backend(name))
+    async with system.changing:
+        names.backend_of(system, name)
+        return _state(system, await system.probe_backend(name))
 
 
-async def rescan(system: System, name: str = "") -> list[BackendState]:
-    """Find new, grown and vanished LUs of one back end, or of all. Raises NotFound; Unavailable
-    when none of them answers."""
-    found = [names.backend_of(system, name)] if name else list(system.store.list(BackendRecord))
-    return [
-        _state(system, await system.probe_backend(record.name, functions=False)) for record in found
-    ]
+async def rescan(system: System, name: str) -> BackendState:
+    """Find new, grown and vanished LUs. Raises NotFound, Unavailable."""
+    async with system.changing:
+        names.backend_of(system, name)
+        return _state(system, await system.probe_backend(name, functions=False))
+
+
+async def rescan_all(system: System) -> list[BackendState]:
+    """Find new, grown and vanished LUs of all back ends; those that do not answer stay as they are,
+    and their state says so."""
+    async with system.changing:
+        for record in system.store.list(BackendRecord):
+            with suppress(Unavailable):
+                await system.probe_backend(record.name, functions=False)
+    return ls(system)
 
 
 async def remove(system: System, name: str) -> None:
     """Detach a back end. No data on it is touched. Raises NotFound; Conflict while a volume has
     extents on it or a job works with it."""
-    names.backend_of(system, name)
-    volumes = used_by(system, name)
-    if volumes:
-        raise Conflict(
-            f"{name!r} holds data of {_and(volumes)}",
-            f"take the volume away first, with `daiko volume rm {volumes[0]}`",
-        )
-    for job in system.copy_manager.jobs():
-        devices = {d for step in job.steps for d in (step.source, step.destination)}
-        if job.state not in TERMINAL and any(d.rpartition("/")[0] == name for d in devices):
+    async with system.changing:
+        names.backend_of(system, name)
+        volumes = used_by(system, name)
+        if volumes:
             raise Conflict(
-                f"job {job.id} works with {name!r}",
-                f"wait for it with `daiko job wait {job.id}`, or cancel it",
+                f"{name!r} holds data of {_and(volumes)}",
+                f"take the volume away first, with `daiko volume rm {volumes[0]}`",
             )
-    await system.detach_backend(name)
+        for job in system.copy_manager.jobs():
+            devices = {d for step in job.steps for d in (step.source, step.destination)}
+            if job.state not in TERMINAL and any(d.rpartition("/")[0] == name for d in devices):
+                raise Conflict(
+                    f"job {job.id} works with {name!r}",
+                    f"wait for it with `daiko job wait {job.id}`, or cancel it",
+                )
+        await system.detach_backend(name)
 
 
 def used_by(system: System, name: str) -> tuple[str, ...]:

@@ -153,16 +153,18 @@ async def undeclare_reach(system: System, backend: str, device: str) -> None:
 
 async def probe(system: System, backend: str) -> tuple[list[FunctionRow], list[ReachRow]]:
     """Ask a second controller again what it can do and reach. Raises NotFound, Unavailable."""
-    _second_controller(system, backend)
-    await system.probe_backend(backend)
+    async with system.changing:
+        _second_controller(system, backend)
+        await system.probe_backend(backend)
     return show(system, backend)
 
 
 async def probe_reach(system: System, backend: str, device: str) -> ReachRow:
     """Ask whether a second controller reaches one device. Raises NotFound, Unavailable."""
-    _second_controller(system, backend)
-    target = names.device(_device(system, device))
-    await system.probe_reach(backend, target)
+    async with system.changing:
+        _second_controller(system, backend)
+        target = names.one_device(system, device)
+        await system.probe_reach(backend, target)
     return next(r for r in reach(system) if (r.backend, r.device) == (backend, str(target)))
 
 

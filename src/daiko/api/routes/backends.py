@@ -34,7 +34,7 @@ async def add(system: Running, body: AddBackend) -> BackendView:
 @router.post("/backends/rescan", operation_id="rescanBackends")
 async def rescan_all(system: Running) -> list[BackendView]:
     """Find new, grown and vanished LUs of all back ends."""
-    return [BackendView.of(state) for state in await backends.rescan(system)]
+    return [BackendView.of(state) for state in await backends.rescan_all(system)]
 
 
 @router.get("/backends/{name}", operation_id="showBackend")
@@ -58,4 +58,4 @@ async def probe(system: Running, name: str) -> BackendView:
 @router.post("/backends/{name}/rescan", operation_id="rescanBackend")
 async def rescan(system: Running, name: str) -> BackendView:
     """Find new, grown and vanished LUs of one back end."""
-    return BackendView.of((await backends.rescan(system, name))[0])
+    return BackendView.of(await backends.rescan(system, name))
