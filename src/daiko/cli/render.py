@@ -89,8 +89,8 @@ def said(text: str) -> None:
 
 
 def note(text: str, style: str = "") -> None:
-    """Tell something beside what was asked for."""
-    err.print(_commands(text, err), style=style)
+    """Tell something beside what was asked for; in a log, without line breaks of a terminal."""
+    err.print(_commands(text, err), style=style, soft_wrap=not err.is_terminal)
 
 
 def _commands(text: str, console: Console) -> Text:
