@@ -148,3 +148,17 @@ async def test_two_mappings_at_once_do_not_lose_one_another(api: httpx.AsyncClie
         "beta",
         "gamma",
     ]
+
+
+async def test_host_gets_other_names_and_keeps_its_luns(api: httpx.AsyncClient) -> None:
+    await api.post("/hosts", json={"name": "h", "initiators": [IQN], "luns": {"5": "beta"}})
+    await api.post("/hosts", json={"name": "other", "initiators": ["*"]})
+    other = f"{IQN}:new"
+    changed = await api.patch("/hosts/h", json={"initiators": [other, IQN]})
+    assert changed.status_code == 200, changed.text
+    assert (changed.json()["initiators"], changed.json()["luns"]) == ([other, IQN], {"5": "beta"})
+    for initiators, status in (([], 422), (["*"], 409), (["disk"], 422)):
+        refused = await api.patch("/hosts/h", json={"initiators": initiators})
+        assert refused.status_code == status
+    assert (await api.get("/hosts/h")).json()["initiators"] == [other, IQN]
+    assert (await api.patch("/hosts/none", json={"initiators": [IQN]})).status_code == 404

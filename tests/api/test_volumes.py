@@ -162,3 +162,18 @@ async def test_mapping_of_a_device_is_in_its_own_order(
     assert (await api.get("/mappings", params={"device": "a"})).json() == rows
     assert len((await api.get("/mappings")).json()) == 4
     assert (await api.get("/mappings", params={"device": "none"})).status_code == 404
+
+
+async def test_mode_of_a_volume_is_overridden_and_taken_back(
+    api: httpx.AsyncClient, attach: Attach
+) -> None:
+    await attach("a")
+    await api.post("/volumes", json=by_hand("v", ("a/0", 0, 10)))
+    changed = await api.patch("/volumes/v", json={"mode": "direct"})
+    assert changed.status_code == 200, changed.text
+    assert (await api.get("/volumes/v")).json()["mode"] == "direct"
+    assert (await api.patch("/volumes/v", json={"mode": "odd"})).status_code == 422
+    assert (await api.patch("/volumes/v", json={})).status_code == 422
+    await api.patch("/volumes/v", json={"mode": None})
+    assert (await api.get("/volumes/v")).json()["mode"] is None
+    assert (await api.patch("/volumes/none", json={"mode": None})).status_code == 404

@@ -90,6 +90,8 @@ def test_volume_is_made_automatically_and_forgotten(site: Site) -> None:
     assert (made["size"], made["mode"]) == (2 * MIB, "direct")
     assert "auto" in site.run("volume", "ls").stdout
     assert f"naa.{made['naa']}" in site.run("volume", "show", "auto").stdout
+    assert site.json("volume", "set", "auto", "--mode", "local")["mode"] == "local"
+    assert "as the system" in site.run("volume", "set", "auto", "--mode", "system").stdout
     site.run("volume", "rm", "auto")
     site.run("volume", "show", "auto", code=3)
 
@@ -136,6 +138,7 @@ def test_host_sees_what_it_is_given_and_nothing_else(site: Site) -> None:
     site.run("host", "forbid-copy", "db1")
     assert "LUN 0" in site.run("host", "unmap", "db1", "0").stdout
     site.run("host", "unmap", "db1", "alpha", code=3)
+    assert f"{iqn}:2" in site.run("host", "set", "db1", "--initiator", f"{iqn}:2").stdout
     site.run("host", "rm", "db1")
 
 

@@ -45,6 +45,10 @@ class Client:
         """Set something; the answer as JSON."""
         return self.request("PUT", path, body=body).json()
 
+    def patch(self, *path: object, body: dict[str, Any]) -> Any:
+        """Change something; the answer as JSON."""
+        return self.request("PATCH", path, body=body).json()
+
     def delete(self, *path: object, **query: Any) -> Any:
         """Take something away; the answer as JSON, None where there is none."""
         response = self.request("DELETE", path, query=query)

@@ -10,6 +10,16 @@ from daiko.cli import client, option, render
 
 app = typer.Typer(no_args_is_help=True, help="Hosts: who may log in, and what they see.")
 
+Initiators = Annotated[
+    list[str],
+    typer.Option(
+        "--initiator",
+        "--iqn",
+        "-i",
+        metavar="IQN",
+        help="An iSCSI name of the host; * for any that no other host names.",
+    ),
+]
 Portals = Annotated[
     list[str],
     typer.Argument(metavar="PORTAL...", help="HOST:PORT of other machines; * for all."),
@@ -20,16 +30,7 @@ Portals = Annotated[
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")],
-    initiator: Annotated[
-        list[str],
-        typer.Option(
-            "--initiator",
-            "--iqn",
-            "-i",
-            metavar="IQN",
-            help="An iSCSI name of the host; * for any that no other host names.",
-        ),
-    ],
+    initiator: Initiators,
     lun: Annotated[
         list[str] | None,
         typer.Option("--lun", metavar="N=VOLUME", help="Give it this volume at once."),
@@ -73,6 +74,21 @@ def ls(context: typer.Context, json: option.Json = False) -> None:
 def show(context: typer.Context, name: option.HostName, json: option.Json = False) -> None:
     """Show one host: its LUNs, its sessions, its rights."""
     _show(client.of(context).get("hosts", name), json)
+
+
+@app.command("set")
+def set_host(
+    context: typer.Context,
+    name: option.HostName,
+    initiator: Initiators,
+    json: option.Json = False,
+) -> None:
+    """Give a host other iSCSI names, all that it is to have. Its LUNs stay."""
+    host = client.of(context).patch("hosts", name, body={"initiators": initiator})
+    if json:
+        render.as_json(host)
+    else:
+        render.said(f"{name} is {', '.join(host['initiators'])}")
 
 
 @app.command("rm")

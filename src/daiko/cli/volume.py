@@ -130,6 +130,31 @@ def show(context: typer.Context, name: option.VolumeName, json: option.Json = Fa
     render.extents(rest.get("mappings", name))
 
 
+@app.command("set")
+def set_volume(
+    context: typer.Context,
+    name: option.VolumeName,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            metavar="delegate|direct|local|system",
+            help="Override the system's mode; `system` lets that hold again.",
+        ),
+    ],
+    json: option.Json = False,
+) -> None:
+    """Change the mode of a volume. Jobs that run keep theirs."""
+    wanted = None if mode == "system" else option.mode(mode).get("mode")
+    if wanted is None and mode != "system":
+        raise option.usage("--mode says nothing", "as in --mode direct, or --mode system")
+    found = client.of(context).patch("volumes", name, body={"mode": wanted})
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"mode of {name}: {found['mode'] or 'as the system'}")
+
+
 @app.command("rm")
 def rm(context: typer.Context, name: option.VolumeName) -> None:
     """Forget a volume. Its blocks become free; what is in them stays until they are used again."""

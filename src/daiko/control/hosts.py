@@ -53,20 +53,7 @@ async def add(
                 f"see it with `daiko host show {name}`, or choose another name",
                 field="name",
             )
-        own = tuple(dict.fromkeys(_initiator(text) for text in initiators))
-        if not own:
-            raise Invalid(
-                "a host needs at least one initiator name",
-                "give --initiator IQN (a Linux host has it in /etc/iscsi/initiatorname.iscsi)",
-                field="initiators",
-            )
-        for other in everyone:
-            for initiator in set(own) & set(other.initiators):
-                raise Conflict(
-                    f"{initiator} belongs to host {other.name!r}",
-                    "an initiator name can be of one host only",
-                    field="initiators",
-                )
+        own = _initiators(initiators, everyone)
         for lun, volume in (luns or {}).items():
             _check_lun(lun)
             names.volume_of(system, volume)
@@ -88,6 +75,17 @@ def ls(system: System) -> list[HostState]:
 def show(system: System, name: str) -> HostState:
     """One host. Raises NotFound."""
     return _state(system, names.host_of(system, name))
+
+
+async def change_initiators(system: System, name: str, initiators: Iterable[str]) -> HostState:
+    """Make these the iSCSI names of a host, instead of those that it had. Raises NotFound, Invalid,
+    Conflict when one is another host's."""
+    async with system.changing:
+        record = names.host_of(system, name)
+        others = [other for other in system.store.list(HostRecord) if other.name != name]
+        record = record.model_copy(update={"initiators": _initiators(initiators, others)})
+        await system.put_host(record)
+    return _state(system, record)
 
 
 async def remove(system: System, name: str) -> None:
@@ -191,8 +189,27 @@ def _state(system: System, record: HostRecord) -> HostState:
     )
 
 
-def _initiator(text: str) -> str:
-    return ANY if text == ANY else names.iscsi_name(text, "initiators")
+def _initiators(texts: Iterable[str], others: Iterable[HostRecord]) -> tuple[str, ...]:
+    """The names of a host beside these others."""
+    own = tuple(
+        dict.fromkeys(
+            ANY if text == ANY else names.iscsi_name(text, "initiators") for text in texts
+        )
+    )
+    if not own:
+        raise Invalid(
+            "a host needs at least one initiator name",
+            "give --initiator IQN (a Linux host has it in /etc/iscsi/initiatorname.iscsi)",
+            field="initiators",
+        )
+    for other in others:
+        for initiator in set(own) & set(other.initiators):
+            raise Conflict(
+                f"{initiator} belongs to host {other.name!r}",
+                "an initiator name can be of one host only",
+                field="initiators",
+            )
+    return own
 
 
 def _remote(text: str) -> str:

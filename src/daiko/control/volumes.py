@@ -100,6 +100,18 @@ async def take_image(
         )
 
 
+async def set_mode(system: System, name: str, mode: Mode | None) -> VolumeRecord:
+    """Override the system's mode for a volume, or with None let it hold again. Jobs that run keep
+    theirs. Raises NotFound."""
+    async with system.changing, system.store.transaction() as change:
+        record = change.get(VolumeRecord, name)
+        if record is None:
+            raise NotFound(f"there is no volume {name}", "`daiko volume ls` shows all")
+        changed = record.model_copy(update={"mode": mode})
+        change.put(changed)
+        return changed
+
+
 async def release(system: System, name: str) -> str:
     """Give an image volume's LU back, with all that is on it. Returns what to do next.
 

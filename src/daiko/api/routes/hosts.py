@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.host import AddHost, CopyRight, HostView, MappedVolume, MapVolume
+from daiko.api.schema.host import AddHost, ChangeHost, CopyRight, HostView, MappedVolume, MapVolume
 from daiko.control import hosts
 
 router = APIRouter(tags=["host"])
@@ -33,6 +33,12 @@ async def add(system: Running, body: AddHost) -> HostView:
 async def show(system: Running, name: str) -> HostView:
     """One host, its LUNs and its sessions."""
     return HostView.of(hosts.show(system, name))
+
+
+@router.patch("/hosts/{name}", operation_id="changeHost")
+async def change(system: Running, name: str, body: ChangeHost) -> HostView:
+    """Give a host other iSCSI names; its LUNs stay."""
+    return HostView.of(await hosts.change_initiators(system, name, body.initiators))
 
 
 @router.delete("/hosts/{name}", status_code=204, operation_id="removeHost")

@@ -9,6 +9,7 @@ from daiko.api.schema.volume import (
     AddAutomatic,
     AddByHand,
     AddVolume,
+    ChangeVolume,
     Released,
     VolumeView,
 )
@@ -46,6 +47,12 @@ async def add(system: Running, body: AddVolume) -> VolumeView:
 async def show(system: Running, name: str) -> VolumeView:
     """One volume."""
     return _view(system, names.volume_of(system, name))
+
+
+@router.patch("/volumes/{name}", operation_id="changeVolume")
+async def change(system: Running, name: str, body: ChangeVolume) -> VolumeView:
+    """Override the system's mode for a volume, or let it hold again."""
+    return _view(system, await volumes.set_mode(system, name, body.mode))
 
 
 @router.delete("/volumes/{name}", status_code=204, operation_id="removeVolume")

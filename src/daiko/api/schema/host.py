@@ -45,6 +45,12 @@ class AddHost(BaseModel, extra="forbid"):
     )
 
 
+class ChangeHost(BaseModel, extra="forbid"):
+    """What can be changed of a host."""
+
+    initiators: list[str] = Field(description="Its iSCSI names, instead of those that it had")
+
+
 class MapVolume(BaseModel, extra="forbid"):
     """A volume to give to a host."""
 

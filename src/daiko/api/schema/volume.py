@@ -83,6 +83,12 @@ class AddImage(BaseModel, extra="forbid"):
 AddVolume = Annotated[AddByHand | AddAutomatic | AddImage, Field(discriminator="how")]
 
 
+class ChangeVolume(BaseModel, extra="forbid"):
+    """What can be changed of a volume."""
+
+    mode: Mode | None = Field(description="Overrides the system's; null lets that hold again")
+
+
 class Released(BaseModel):
     """A volume given back: the data lies on the device as the host last saw it."""
 
