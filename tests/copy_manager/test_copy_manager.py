@@ -23,9 +23,15 @@ from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.opcode import Status
 from daiko.scsi.segment import BlockToBlock
-from daiko.scsi.sense import copy_target_not_reachable, invalid_opcode, power_on_occurred
-from daiko.state.record import FunctionRecord, JobRecord, JobState, StepRecord
+from daiko.scsi.sense import (
+    copy_aborted,
+    copy_target_not_reachable,
+    invalid_opcode,
+    power_on_occurred,
+)
+from daiko.state.record import FunctionRecord, JobRecord, JobState, ReachRecord, StepRecord
 from daiko.state.sqlite import SqliteStore
+from daiko.state.store import StoreError
 
 
 @pytest.fixture
@@ -201,6 +207,56 @@ async def test_a_controller_without_the_command_is_learned_to_be_incapable(
     learned = store.get(FunctionRecord, f"sd1:{Function.DIRECT_BACKUP}:found")
     assert learned is not None
     assert (learned.cell.can, learned.cell.known) == (False, Known.LEARNED)
+
+
+async def test_a_device_that_a_controller_says_it_does_not_reach_is_learned_to_be_so(
+    rig: Rig, manager: CopyManager, store: SqliteStore
+) -> None:
+    data = rig.fill("sd1/0")
+    sense = copy_aborted(0x08, 0x04, segment=0).fixed()
+    rig.controllers["sd1"].script = lambda _: Reply(Status.CHECK_CONDITION, sense=sense)
+    record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert record.state is JobState.DONE
+    assert rig.content("vault/0", 0, 512) == data[: 512 * 512]
+    learned = store.get(ReachRecord, "sd1:vault/0:found")
+    assert learned is not None
+    assert (learned.cell.can, learned.cell.known) == (False, Known.LEARNED)
+
+
+async def test_a_store_that_fails_ends_the_job_and_leaves_it_to_the_next_start(
+    rig: Rig, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = CopyManager(store, rig, settings=QUICK)
+    await manager.start()
+    job = (await manager.submit(backup_request(rig, "alpha", "vault", blocks=512))).id
+
+    async def fail(_: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "put", fail)
+        async with asyncio.timeout(20):
+            await manager.wait(job)
+    kept = store.get(JobRecord, f"{job:012d}")
+    assert kept is not None
+    assert kept.state is JobState.QUEUED
+    await manager.stop()
+    again = CopyManager(store, rig, settings=QUICK)
+    await again.start()
+    async with asyncio.timeout(20):
+        assert (await again.wait(job)).state is JobState.DONE
+    await again.stop()
+
+
+async def test_nothing_is_begun_any_more_when_the_controller_stops(
+    rig: Rig, store: SqliteStore
+) -> None:
+    manager = CopyManager(store, rig, settings=QUICK)
+    await manager.start()
+    await manager.stop()
+    with pytest.raises(CopyRefused, match="stopping"):
+        await manager.submit(backup_request(rig, "alpha", "vault"))
+    assert store.list(JobRecord) == ()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from daiko.scsi.third_party_page import ThirdPartyCopyPage
 from daiko.scsi.vpd import Designator
 from daiko.state.record import JobRecord, JobState
 from daiko.state.sqlite import SqliteStore
+from daiko.target.commands.alias_list import MAXIMUM_ALIASES
 from target.fake import FakeTask, Host
 
 FAR = "192.0.2.7:3260"
@@ -457,6 +458,14 @@ async def test_aliases_are_set_reported_and_deleted(target: CopyTarget) -> None:
     report = target.alice.run("a3 0b 00 00 00 00 00 00 10 00 00 00")
     assert parse_report_aliases(report.data_in) == aliases[:1]
     assert target.commands.aliases.aliases(target.bob.nexus) == ()
+
+
+async def test_more_aliases_than_there_is_room_for_change_nothing(target: CopyTarget) -> None:
+    assert _change_aliases(target, Alias(1, "iqn.x:one")).status == Status.GOOD
+    many = [Alias(number, "iqn.x:many") for number in range(2, MAXIMUM_ALIASES + 2)]
+    assert _change_aliases(target, *many).condition == (0x5, 0x55, 0x03)
+    assert target.commands.aliases.aliases(target.alice.nexus) == (Alias(1, "iqn.x:one"),)
+    assert _change_aliases(target, *many[1:]).status == Status.GOOD
 
 
 async def test_an_alias_in_use_cannot_be_changed(target: CopyTarget) -> None:
