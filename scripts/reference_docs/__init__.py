@@ -1,0 +1,1 @@
+"""The documents of docs/reference/, one module each: tables of the code as Markdown."""
