@@ -47,7 +47,7 @@ _ALLOCATION = 1024
 """Bytes. LIO refuses less than its whole answer, and answers TASK SET FULL to none at all."""
 _TCMU = "TCMU"
 """Product identification of tcmu-runner begins so. It takes list identifier usage 11b only, and
-16 MiB a segment, and says neither (third-party copy reference, tcmu-runner)."""
+16 MiB a segment, and says neither."""
 _TCMU_SEGMENT_BYTES = 16 << 20
 _BLOCK_SIZES = (512, 4096)
 _LIST_ID = 255

@@ -19,7 +19,7 @@ from daiko.mapping.extent import Piece
 
 
 class Function(StrEnum):
-    """What a controller can be asked to do beyond reading and writing (mission: function)."""
+    """What a controller can be asked to do beyond reading and writing."""
 
     DIRECT_BACKUP = "direct-backup"
     VOLUME_COPY = "volume-copy"
