@@ -30,6 +30,7 @@ from daiko.state.record import (
 )
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import Change
+from target.fake import Host
 
 from .conftest import disk
 
@@ -323,6 +324,32 @@ async def test_controller_that_is_down_at_start_is_not_waited_for_and_comes_back
     assert await awaitable.read(again.unit("v").device, 7, 1) == b"7" * 512
     assert again.backend_status("sd1")[0]
     await again.stop()
+
+
+async def test_hosts_hear_once_of_a_back_end_that_was_restarted_under_their_volume(
+    system: System, second: Second
+) -> None:
+    """Its cache may have lost what they wrote, so a flush now proves nothing of before."""
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/0"))
+    await volumes.create_by_hand(system, "w", one("a/0"))
+    await system.put_host(HostRecord(name="h", initiators=("*",), luns={0: "v", 1: "w"}))
+    host = Host(system.access)
+    test_unit_ready = bytes(6)
+
+    def conditions(lun: int) -> list[tuple[int, int, int] | None]:
+        return [host.run(test_unit_ready, lun=lun).condition for _ in range(3)]
+
+    for lun in (0, 1):
+        conditions(lun)
+        assert conditions(lun) == [None, None, None]
+    await awaitable.write(system.unit("v").device, 0, b"x" * 512)
+    await second.stop()
+    await second.start()
+    # Waits for the new session, and goes out after the look that finds the reset.
+    await awaitable.read(system.unit("v").device, 0, 1)
+    assert conditions(0) == [(0x06, 0x29, 0x00), None, None]
+    assert conditions(1) == [None, None, None]
 
 
 async def test_another_lu_in_the_place_of_the_old_one_stays_out_until_it_is_looked_at(

@@ -51,6 +51,7 @@ _SENT_AGAIN = frozenset(
 _CAPACITY_CHANGED = (0x2A, 0x09)
 _INQUIRY_CHANGED = (0x3F, 0x03)
 _LUNS_CHANGED = (0x3F, 0x0E)
+_RESET_ASC = 0x29
 
 
 class Outcome(NamedTuple):
@@ -98,6 +99,10 @@ class SecondController:
         self.on_lu_changed: Callable[[SecondController, int, str], None] | None = None
         """Called with the LUN and a reason when a unit in use was withdrawn, and with "" when its
         size or abilities changed, or it came back."""
+        self.on_reset: Callable[[SecondController, int], None] | None = None
+        """Called with the LUN of a unit in use that reported a reset, a power cycle or the loss of
+        the nexus (29h): what was written since the last flush may be gone with its cache. When a
+        session came up anew, this is before any other command goes out."""
         self._paths = Multipath(
             iqn,
             [Portal.parse(portal) for portal in portals],
@@ -306,6 +311,8 @@ class SecondController:
             self._look(set(self._devices), release=False)
         elif (asc, ascq) in (_CAPACITY_CHANGED, _INQUIRY_CHANGED) and number in self._devices:
             self._look({number}, release=False)
+        elif asc == _RESET_ASC and number in self._devices and self.on_reset is not None:
+            self.on_reset(self, number)
 
     def _look(self, numbers: set[int], *, release: bool) -> None:
         """Look at the units in use in the background; one look at a time."""

@@ -14,7 +14,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -23,6 +23,7 @@ from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
+from daiko.mapping.extent import DeviceId
 from daiko.state.record import BackendKind, BackendRecord, DeviceFacts
 
 log = structlog.get_logger(__name__)
@@ -58,13 +59,21 @@ class AbsentDevice(BlockDevice):
         done(Unreachable(self.reason))
 
 
-class Attachment:
-    """A back end while it is attached. `changed` is called, with its name, whenever its devices
-    have become others: they went from absent to present, or were opened anew."""
+class DeviceWatcher(Protocol):
+    """Who is told of what happens to devices; `publication.py` tells the hosts."""
 
-    def __init__(
-        self, record: BackendRecord, initiator_iqn: str, changed: Callable[[str], None]
-    ) -> None:
+    def backend_changed(self, name: str) -> None:
+        """The devices of a back end have become others: they went from absent to present, were
+        opened anew, or have another size."""
+
+    def device_was_reset(self, device: DeviceId) -> None:
+        """The device reported a reset: what was written since the last flush may be lost."""
+
+
+class Attachment:
+    """A back end while it is attached."""
+
+    def __init__(self, record: BackendRecord, initiator_iqn: str, watcher: DeviceWatcher) -> None:
         self.record = record
         self.controller: SecondController | None = None
         if record.type is BackendKind.ISCSI:
@@ -72,6 +81,7 @@ class Attachment:
                 record.name, record.iqn, record.portals, initiator_iqn
             )
             self.controller.on_lu_changed = self._lu_changed
+            self.controller.on_reset = self._was_reset
         self.found: ProbeResult | None = None
         """What the last probe found; None until the back end has answered once."""
         self._error = "not tried yet"
@@ -79,7 +89,7 @@ class Attachment:
         self._file: FileDevice | None = None
         self._kept_out: dict[int, str] = {}
         """Why an LU is not in use, by LUN."""
-        self._changed = changed
+        self._watcher = watcher
         self._devices: dict[int, BlockDevice] = {}
         self._retrying: asyncio.Task[None] | None = None
 
@@ -147,7 +157,7 @@ class Attachment:
         self._error = ""
         self._kept_out = {}
         self._devices = {facts.lun: self._device(facts.lun) for facts in devices}
-        self._changed(self.record.name)
+        self._watcher.backend_changed(self.record.name)
 
     def resume(self, devices: tuple[DeviceFacts, ...]) -> None:
         """Take into use those devices that are the ones that were attached."""
@@ -163,7 +173,7 @@ class Attachment:
                 self._devices[known.lun] = self._device(known.lun)
         if self._kept_out:
             log.warning("devices kept out", backend=self.record.name, reasons=self.detail)
-        self._changed(self.record.name)
+        self._watcher.backend_changed(self.record.name)
 
     def retry(self, opened: Callable[[Attachment, tuple[DeviceFacts, ...]], None]) -> None:
         """Try to open it in the background until that succeeds, then call `opened`."""
@@ -199,7 +209,10 @@ class Attachment:
             self._kept_out[lun] = reason
         else:
             self._kept_out.pop(lun, None)
-        self._changed(self.record.name)
+        self._watcher.backend_changed(self.record.name)
+
+    def _was_reset(self, controller: SecondController, lun: int) -> None:
+        self._watcher.device_was_reset(DeviceId(self.record.name, lun))
 
     def _device(self, lun: int) -> BlockDevice:
         """The living device. It has been opened."""

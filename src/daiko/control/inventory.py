@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Final
 
 import structlog
@@ -22,7 +22,7 @@ from daiko.backend.probe import probe_reach
 from daiko.command_control.function_table import CopyLimits, FunctionTable, Known, ReachCell
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Function
-from daiko.control.attachment import Attachment, BackendUnavailable
+from daiko.control.attachment import Attachment, BackendUnavailable, DeviceWatcher
 from daiko.device.error import DeviceError
 from daiko.mapping.extent import DeviceId
 from daiko.state.record import (
@@ -40,13 +40,12 @@ START_PATIENCE: Final = 5.0
 
 
 class Inventory:
-    """The attached back ends. `changed` is called with a back end's name whenever its devices
-    have become others."""
+    """The attached back ends. `watcher` is told of what happens to their devices."""
 
-    def __init__(self, store: Store, initiator_iqn: str, changed: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, initiator_iqn: str, watcher: DeviceWatcher) -> None:
         self._store = store
         self._initiator_iqn = initiator_iqn
-        self._changed = changed
+        self._watcher = watcher
         self._attachments: dict[str, Attachment] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -94,7 +93,7 @@ class Inventory:
                 if name in (reach.backend, reach.device.rpartition("/")[0], reach.device):
                     change.delete(ReachRecord, reach.key)
         await attachment.close()
-        self._changed(name)
+        self._watcher.backend_changed(name)
 
     async def rescan(self, name: str, *, functions: bool) -> BackendRecord:
         """Look again at what a back end has and, with `functions`, at what it can do and reach;
@@ -134,7 +133,7 @@ class Inventory:
         )
 
     def _attachment(self, record: BackendRecord) -> Attachment:
-        return Attachment(record, self._initiator_iqn, self._changed)
+        return Attachment(record, self._initiator_iqn, self._watcher)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -148,7 +147,7 @@ class Inventory:
         except BackendUnavailable as error:
             log.warning("backend does not answer", backend=attachment.record.name, error=str(error))
             attachment.retry(self._came_back_later)
-            self._changed(attachment.record.name)
+            self._watcher.backend_changed(attachment.record.name)
         else:
             await self._came_back(attachment, devices)
 

@@ -17,6 +17,7 @@ from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.mapping_table import MappingTable
+from daiko.scsi.sense import power_on_reset_or_bus_device_reset
 from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
 from daiko.state.store import Change, Store
 from daiko.target.access import Access
@@ -144,6 +145,13 @@ class Publication:
         """The devices of a back end have become others."""
         for volume in self.volumes_on(name):
             volume.rebuild()
+
+    def device_was_reset(self, device: DeviceId) -> None:
+        """A device reported a reset, and what its cache held may be gone: the hosts that wrote
+        there must not take their next flush for proof of what they wrote before (SAM-5, 5.14)."""
+        for volume in self._volumes.values():
+            if volume.lies_on(device):
+                volume.unit.alert(power_on_reset_or_bus_device_reset())
 
     def _add(self, record: VolumeRecord) -> None:
         self._volumes[record.name] = PublishedVolume(

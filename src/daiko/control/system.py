@@ -52,8 +52,8 @@ class System:
         """Held by whoever reads, checks and then changes what the administrator has set up."""
         record = self.record
         self.access = Access()
-        self._inventory = Inventory(store, record.initiator_iqn, self._backend_changed)
         self._publication = Publication(store, self._block_device, self.access)
+        self._inventory = Inventory(store, record.initiator_iqn, self._publication)
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
         self._target = Target(record.iqn, self.access)
@@ -256,9 +256,6 @@ class System:
 
     def _block_device(self, device: DeviceId) -> BlockDevice:
         return self.devices.block_device(device)
-
-    def _backend_changed(self, name: str) -> None:
-        self._publication.backend_changed(name)
 
 
 def put_host(change: Transaction, record: HostRecord) -> None:
