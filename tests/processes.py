@@ -242,6 +242,10 @@ class Daiko(Process):
                 command += ["--lun", f"{number}={source}"]
         return [*command, *self.options, *map(str, self.sources)]
 
+    def environment(self) -> dict[str, str]:
+        # A temporary store that a kill left behind goes with the test's folder.
+        return {**os.environ, "TMPDIR": str(self.folder)}
+
     def wait_ready(self) -> None:
         self.lines = self.lines_until(READY)
 
