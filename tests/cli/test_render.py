@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from rich.console import Console
 
 from daiko.cli import render
 
@@ -59,7 +60,10 @@ STEP = {
 }
 
 
-def test_reasons_that_steps_share_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reasons_that_steps_share_are_told_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(render, "out", Console(width=100))
     other = STEP | {"executor": "this controller", "delegated": False, "error": "it went away"}
     render.steps([STEP, STEP, STEP, other, STEP], report=True)
     lines = capsys.readouterr().out.splitlines()

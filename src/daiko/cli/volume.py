@@ -53,25 +53,8 @@ def add(
 ) -> None:
     """Make a volume: by hand (--extent), automatically (--size --from), or from an LU as it is
     (--image)."""
-    ways = [bool(extent), bool(size or source), bool(image)]
-    if sum(ways) != 1:
-        raise option.usage(
-            "say in one way what the volume is made of",
-            "--extent … for extents by hand, --size and --from for automatic ones, "
-            "--image for an LU as it is",
-        )
-    body: dict[str, Any] = {"name": name, **option.mode(mode)}
-    if extent:
-        body |= {"how": "by-hand", "extents": [_extent(text) for text in extent]}
-    elif image:
-        body |= {"how": "image", "device": image}
-    else:
-        if not size or not source:
-            raise option.usage(
-                "--size and --from belong together",
-                f"as in `daiko volume add {name} --size 10G --from sd1`",
-            )
-        body |= {"how": "automatic", "size": option.size(size), "candidates": source}
+    wanted = _made_of(name, extent or [], size, source or [], image)
+    body = {"name": name, **option.mode(mode), **wanted}
     made = client.of(context).post("volumes", body=body)
     if json:
         render.as_json(made)
@@ -170,6 +153,29 @@ def release(context: typer.Context, name: option.VolumeName, json: option.Json =
         render.as_json(found)
     else:
         render.said(f"{name} is given back: {found['next_step']}")
+
+
+def _made_of(
+    name: str, extents: list[str], size: str, source: list[str], image: str
+) -> dict[str, Any]:
+    """Of what a volume is to be made, as fields of the request. Raises CliError unless that is
+    said in exactly one way."""
+    if sum([bool(extents), bool(size or source), bool(image)]) != 1:
+        raise option.usage(
+            "say in one way what the volume is made of",
+            "--extent … for extents by hand, --size and --from for automatic ones, "
+            "--image for an LU as it is",
+        )
+    if extents:
+        return {"how": "by-hand", "extents": [_extent(text) for text in extents]}
+    if image:
+        return {"how": "image", "device": image}
+    if not size or not source:
+        raise option.usage(
+            "--size and --from belong together",
+            f"as in `daiko volume add {name} --size 10G --from sd1`",
+        )
+    return {"how": "automatic", "size": option.size(size), "candidates": source}
 
 
 def _mapped(volume: dict[str, Any]) -> str:
