@@ -309,7 +309,11 @@ def test_replaced_device_serves_the_next_command_while_the_old_ends_its_own() ->
     assert under_way.status == Status.GOOD
 
 
-@pytest.mark.parametrize("device", [MemoryDevice(1023), MemoryDevice(1024, 4096)], ids=repr)
+@pytest.mark.parametrize(
+    "device",
+    [MemoryDevice(1023), MemoryDevice(1024, 4096)],
+    ids=["one block short", "larger blocks"],
+)
 def test_device_of_another_size_cannot_replace_silently(device: MemoryDevice) -> None:
     with pytest.raises(ValueError, match="another size"):
         unit_of().replace_device(device)
