@@ -184,7 +184,10 @@ def test_copy_of_a_range_is_started_and_waited_for_later(site: Site) -> None:
     started = site.json("copy", "run", "alpha", "vault", *place, "--no-wait")
     assert (started["blocks"], started["request"]["ranges"]) == (2048, [[8192, 2048, 40000]])
     id = str(started["id"])
-    assert site.json("job", "wait", id)["state"] == "done"
+    ended = site.json("job", "wait", id)
+    assert ended["state"] == "done"
+    assert ended == site.json("job", "show", id)
+    assert ended["steps"]
     assert "copy" in site.run("job", "show", id).stdout
     assert site.json("copy", "show", id)["confirmed_blocks"] == 2048
     assert site.json("copy", "ls")[0]["id"] == started["id"]

@@ -47,7 +47,8 @@ def show(context: typer.Context, id: option.JobId, json: option.Json = False) ->
 def wait(context: typer.Context, id: option.JobId, json: option.Json = False) -> None:
     """Follow a job to its end. Exits with 0 only if it is done."""
     rest = client.of(context)
-    ended = follow.to_the_end(rest, rest.get("jobs", id), quiet=json)
+    follow.to_the_end(rest, rest.get("jobs", id), quiet=json)
+    ended = rest.get("jobs", id)  # with its steps, which following does without
     if json:
         render.as_json(ended)
     else:
