@@ -1,4 +1,5 @@
-"""`make docs`: write the documents of docs/reference/, which come from the code's own tables.
+"""`make docs`: write the documents that are made from something else: those of docs/reference/ from
+the code's own tables, CHANGELOG.md from the fragments of changes/.
 
 `--check` writes nothing and fails where a document is not what the tables say now.
 """
@@ -9,45 +10,51 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_docs import cli, commands, failures, iscsi_keys, jobs, login, rest
+from reference_docs import changelog, cli, commands, failures, iscsi_keys, jobs, login, rest
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = "docs/reference"
 
 DOCUMENTS: dict[str, Callable[[], str]] = {
-    "commands.md": commands.document,
-    "iscsi-keys.md": iscsi_keys.document,
-    "login.md": login.document,
-    "jobs.md": jobs.document,
-    "failures.md": failures.document,
-    "cli.md": cli.document,
-    "rest.md": rest.document,
+    "docs/reference/commands.md": commands.document,
+    "docs/reference/iscsi-keys.md": iscsi_keys.document,
+    "docs/reference/login.md": login.document,
+    "docs/reference/jobs.md": jobs.document,
+    "docs/reference/failures.md": failures.document,
+    "docs/reference/cli.md": cli.document,
+    "docs/reference/rest.md": rest.document,
+    "CHANGELOG.md": changelog.document,
 }
-"""File name -> what makes its text."""
+"""File -> what makes its text."""
 
 
 def stale() -> list[str]:
-    """Names of the documents whose file is not what the code says now, or that should not be."""
-    found = {path.name for path in FOLDER.glob("*.md")}
-    wrong = [
-        name
-        for name, make in DOCUMENTS.items()
-        if name not in found or (FOLDER / name).read_text() != make()
-    ]
-    return wrong + sorted(found - DOCUMENTS.keys())
+    """The documents whose file is not what it should be now, or should not be there."""
+    wrong = [name for name, make in DOCUMENTS.items() if _read(ROOT / name) != make()]
+    return wrong + _unknown()
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text() if path.exists() else None
+
+
+def _unknown() -> list[str]:
+    """Files among the generated ones that nothing generates."""
+    found = {f"{REFERENCE}/{path.name}" for path in (ROOT / REFERENCE).glob("*")}
+    return sorted(found - DOCUMENTS.keys())
 
 
 def main() -> None:
     if "--check" in sys.argv[1:]:
         wrong = stale()
         if wrong:
-            sys.exit(f"stale in docs/reference: {', '.join(wrong)}; run `make docs`")
+            sys.exit(f"stale: {', '.join(wrong)}; run `make docs`")
         return
-    FOLDER.mkdir(exist_ok=True)
-    for path in FOLDER.glob("*.md"):
-        if path.name not in DOCUMENTS:
-            path.unlink()
+    (ROOT / REFERENCE).mkdir(exist_ok=True)
+    for name in _unknown():
+        (ROOT / name).unlink()
     for name, make in DOCUMENTS.items():
-        (FOLDER / name).write_text(make())
+        (ROOT / name).write_text(make())
 
 
 if __name__ == "__main__":

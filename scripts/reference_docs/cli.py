@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from daiko.cli.error import ExitCode
-from daiko.cli.main import app
+from daiko.main import app
 from reference_docs.markdown import code, head, member_words, table, text, words
 
 _CODES = {ExitCode.OK: "Done.", ExitCode.NOT_FOUND: "There is no such thing."}
