@@ -13,10 +13,14 @@ import typer
 
 from daiko.api.app import create_app
 from daiko.cli.error import ExitCode
+from daiko.command_control.command_table import BY_NAME
 from daiko.control.document import Document
 from daiko.control.system import System
+from daiko.copy_manager.settings import CopySettings
 from daiko.main import app
 from daiko.state.record import JobState
+from daiko.target.commands import spc
+from daiko.target.commands.third_party_copy import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
@@ -157,3 +161,42 @@ def test_fields_of_a_job_in_the_guide_are_those_of_the_api() -> None:
     states = {state.value for state in JobState} | {"backup", "restore", "copy"}
     for name in re.findall(r"`(\w+)`", section):
         assert name in fields | states, name
+
+
+# --- what is said to be supported
+
+
+SUPPORTED = (ROOT / "docs" / "supported.md").read_text()
+
+
+def row(name: str) -> str:
+    """What the table of supported.md says of something that works."""
+    found = re.search(rf"^\| \*\*{re.escape(name)}\*\* \| (.*) \|$", SUPPORTED, re.MULTILINE)
+    assert found, f"docs/supported.md has no row {name}"
+    return found[1]
+
+
+def test_pages_said_to_be_there_are_those_that_inquiry_answers() -> None:
+    said = re.search(r"VPD pages ([0-9A-F ]+);", row("SCSI"))
+    assert said
+    assert [int(code, 16) for code in said[1].split()] == sorted(spc._PAGES)
+    missing = re.search(r"VPD ([0-9 ]+) \|", SUPPORTED)
+    assert missing
+    assert not {int(code, 16) for code in missing[1].split()} & set(spc._PAGES)
+
+
+def test_third_party_copy_said_to_work_is_what_the_copy_manager_states() -> None:
+    said = row("Third-party copy, asked by a host")
+    types = {int(code, 16) for code in re.findall(r"\b([0-9A-F]{2})h\b", said)}
+    assert types == set(PARAMETERS.descriptor_types)
+    assert f"up to {PARAMETERS.max_cscds} CSCDs, {PARAMETERS.max_segments} segments" in said
+    assert f"{CopySettings().running_host_jobs} such copies" in said
+    assert PARAMETERS.total_concurrent == CopySettings().running_host_jobs
+
+
+def test_commands_said_to_be_missing_are_in_no_row_of_the_table() -> None:
+    missing = SUPPORTED[SUPPORTED.index("## Not yet") : SUPPORTED.index("## Not\n")]
+    cells = [line.split("|")[1] for line in missing.splitlines() if line.startswith("| ")]
+    names = {name.strip().replace(" ", "_") for cell in cells for name in re.split(r"[,/]", cell)}
+    assert {"ORWRITE", "SANITIZE", "LOG_SENSE"} <= names
+    assert not names & set(BY_NAME)
