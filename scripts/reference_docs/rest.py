@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from daiko.api.app import create_app
+from daiko.command_control.function_table import CopyLimits
 from daiko.control.system import System
 from reference_docs.markdown import code, head, said, table, text, words
+
+_DATACLASSES = {CopyLimits.__name__: CopyLimits.__doc__}
+"""Schemas that are made from dataclasses: not every version of pydantic takes their docstring."""
 
 
 def _description() -> dict[str, Any]:
@@ -15,10 +19,16 @@ def _description() -> dict[str, Any]:
     return create_app(cast(System, None)).openapi()
 
 
+def _name(reference: str) -> str:
+    """Of a schema. Some versions of the libraries give one to each direction where one is due."""
+    name = reference.rpartition("/")[2]
+    return name.removesuffix("-Input").removesuffix("-Output")
+
+
 def _shape(schema: dict[str, Any]) -> str:
     """The type of a value, in one expression."""
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
+        name = _name(schema["$ref"])
         return f"[{name}](#{name.lower()})"
     if "const" in schema:
         return code(schema["const"])
@@ -87,8 +97,9 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> list[str]:
 
 def _schema(name: str, schema: dict[str, Any]) -> list[str]:
     lines = [f"### {name}", ""]
-    if "description" in schema:
-        lines += [words(schema["description"]), ""]
+    description = _DATACLASSES.get(name, schema.get("description"))
+    if description:
+        lines += [words(description), ""]
     if "enum" in schema:
         return [*lines, f"One of {_shape(schema)}.", ""]
     required = schema.get("required", [])
@@ -139,6 +150,7 @@ def document() -> str:
         for method, path, operation in own:
             lines += _operation(method, path, operation)
     lines += ["## Schemas", ""]
-    for name, schema in sorted(description["components"]["schemas"].items()):
+    schemas = {_name(name): each for name, each in description["components"]["schemas"].items()}
+    for name, schema in sorted(schemas.items()):
         lines += _schema(name, schema)
     return text(lines)
