@@ -322,11 +322,25 @@ def urls(system: System) -> list[str]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn as a part of this process: signals are not its business."""
+    """uvicorn as a part of this process: signals are not its business, and it does not wake the
+    process ten times a second to see whether it is to stop, but is told (`leave`)."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._left = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._left.wait()
+
+    def leave(self) -> None:
+        """Make `serve` return."""
+        self.should_exit = True
+        self._left.set()
 
 
 @dataclass(frozen=True)
@@ -434,6 +448,7 @@ async def _serving_api(system: System, api: _Listening, token: str) -> AsyncIter
             access_log=False,
             lifespan="off",
             ws="none",
+            date_header=False,
             timeout_graceful_shutdown=API_STOP_SECONDS,
         )
     )
@@ -441,7 +456,7 @@ async def _serving_api(system: System, api: _Listening, token: str) -> AsyncIter
     try:
         yield
     finally:
-        server.should_exit = True
+        server.leave()
         await serving
 
 
