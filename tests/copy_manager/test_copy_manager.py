@@ -240,12 +240,32 @@ async def test_a_store_that_fails_ends_the_job_and_leaves_it_to_the_next_start(
     kept = store.get(JobRecord, f"{job:012d}")
     assert kept is not None
     assert kept.state is JobState.QUEUED
+    # Whoever follows the job hears that it ended, though the store does not know.
+    assert manager.job(job).state is JobState.FAILED
+    assert "disk full" in manager.job(job).error
     await manager.stop()
     again = CopyManager(store, rig, settings=QUICK)
     await again.start()
     async with asyncio.timeout(20):
         assert (await again.wait(job)).state is JobState.DONE
     await again.stop()
+
+
+async def test_a_defect_ends_the_job_as_failed_and_nothing_else(
+    rig: Rig, manager: CopyManager, store: SqliteStore
+) -> None:
+    data = rig.fill("sd1/0")
+    rig.controllers["sd1"].script = lambda _: ZeroDivisionError("a defect")
+    record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert record.state is JobState.FAILED
+    assert "defect" in record.error
+    kept = store.get(JobRecord, record.key)
+    assert kept is not None
+    assert kept.state is JobState.FAILED
+    rig.controllers["sd1"].script = lambda _: None
+    again = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert again.state is JobState.DONE
+    assert rig.content("vault/0", 0, 512) == data[: 512 * 512]
 
 
 async def test_nothing_is_begun_any_more_when_the_controller_stops(

@@ -57,12 +57,16 @@ __all__ = [
     "SecondCommand",
     "Unnameable",
     "alias_for",
+    "command_bytes_for",
     "cscd_for",
     "generate",
 ]
 
 COMMAND_BYTES = 64 << 20
 """How much one command copies at most when no host's command says otherwise."""
+
+MOST_COMMAND_BYTES = 256 << 20
+"""The same of a large copy: see `command_bytes_for`."""
 
 _GRANULE = 1 << 20
 """Bytes; where a segment is cut."""
@@ -101,6 +105,13 @@ class SecondCommand:
         if not self.needs_list_id and list_id:
             raise ValueError("this command has no list identifier")
         return bytes((list_id,)) + self.parameter_list[1:]
+
+
+def command_bytes_for(copy_bytes: int) -> int:
+    """How much one command of a copy of so many bytes should carry: `COMMAND_BYTES`, and more of a
+    large one, whose progress shows finely enough with larger commands, up to
+    `MOST_COMMAND_BYTES`. What a command costs this controller does not depend on its size."""
+    return min(max(COMMAND_BYTES, copy_bytes // 16), MOST_COMMAND_BYTES)
 
 
 def generate(

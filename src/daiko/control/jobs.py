@@ -73,7 +73,9 @@ async def changed(
     try:
         async with asyncio.timeout(seconds):
             while status.record.state not in TERMINAL and (ended or status.version == since):
-                await system.copy_manager.changed(id, status.version)
+                news = await system.copy_manager.changed(id, status.version)
+                if news.version == status.version:
+                    break  # it runs no more: nothing will come
                 status = show(system, id)
     except TimeoutError:
         return show(system, id)

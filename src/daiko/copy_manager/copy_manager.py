@@ -68,6 +68,8 @@ class CopyManager:
         self._lanes: dict[str, Lane] = {}
         self._learning = Learning(store, wall_clock)
         self._live: dict[int, RunningJob] = {}
+        self._stranded: dict[int, JobRecord] = {}
+        """Jobs whose end could not be kept in the store."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(self.settings.running_jobs)
         self._host_jobs = 0
@@ -184,7 +186,7 @@ class CopyManager:
         live = self._live.get(job)
         if live is not None:
             return live.record
-        record = self._store.get(JobRecord, f"{job:012d}")
+        record = self._stranded.get(job) or self._store.get(JobRecord, f"{job:012d}")
         if record is None:
             raise NoSuchJob(job)
         return record
@@ -267,14 +269,15 @@ class CopyManager:
             else:
                 await self._in_turn(job)
         except StoreError as error:
-            # Without the store no state can be kept: the record in it still says "unfinished",
-            # and the next start takes the job up from its last checkpoint.
-            log.error("job lost its store", job=job.id, error=str(error))
-            job.failure = CopyFailed(f"the store failed: {error}")
+            self._strand(job, error)
         except Exception:
+            # The edge of the job: nobody above could do more than say that it failed.
             log.exception("job ended by a defect", job=job.id)
             job.failure = CopyFailed("a defect of this program ended the job; its log says more")
-            raise
+            try:
+                await self._conclude(job)
+            except StoreError as error:
+                self._strand(job, error)
         finally:
             if job.request.by_host:
                 self._host_jobs -= 1
@@ -283,6 +286,15 @@ class CopyManager:
             job.touch()
         if job.request.by_host:
             await self._forget_old_host_jobs()
+
+    def _strand(self, job: RunningJob, error: StoreError) -> None:
+        """Without the store no state can be kept: the record in it still says "unfinished", and
+        the next start takes the job up from its last checkpoint. Until then it has failed."""
+        log.error("job lost its store", job=job.id, error=str(error))
+        job.failure = job.failure or CopyFailed(f"the store failed: {error}")
+        if job.record.state not in TERMINAL:
+            job.happen(JobEvent.FAIL, error=str(job.failure), finished=self._wall_clock())
+        self._stranded[job.id] = job.record
 
     async def _in_turn(self, job: RunningJob) -> None:
         turn = asyncio.ensure_future(self._turns.acquire())

@@ -13,7 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from daiko.command_control.answer import confirmed
 from daiko.command_control.function_table import CopyLimits
-from daiko.command_control.generation import SecondCommand, Unnameable, generate
+from daiko.command_control.generation import (
+    SecondCommand,
+    Unnameable,
+    command_bytes_for,
+    generate,
+)
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Step
 from daiko.copy_manager.failure import Failure, Verdict
@@ -100,7 +105,14 @@ class DelegatedCopy:
             for first, blocks in work.missing():
                 origins[len(parts)] = (work, first)
                 parts.append(work.part(first, blocks))
-        for command in generate(parts, self._directory, self._limits, self._template):
+        size = sum(part.source.blocks for part in parts) * self.works[0].block_size
+        for command in generate(
+            parts,
+            self._directory,
+            self._limits,
+            self._template,
+            command_bytes=command_bytes_for(size),
+        ):
             covers = []
             for cover in command.covers:
                 work, first = origins[cover.step]

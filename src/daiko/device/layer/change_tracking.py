@@ -61,6 +61,8 @@ class ChangeTracking(Layer):
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(first block, blocks) of each run of changed regions, ascending."""
+        if not self._changed_regions:
+            return
         start = -1
         region = 0
         while region < self._regions:
