@@ -13,9 +13,10 @@ import pytest
 from daiko.backend.remote_lu import RemoteLu
 from daiko.backend.second_controller import SecondController
 from daiko.device import awaitable
-from daiko.device.error import Aborted, Unreachable
+from daiko.device.error import Aborted, Refused, Unreachable
 from daiko.initiator.settings import InitiatorSettings
 from daiko.scsi.opcode import Status
+from daiko.scsi.sense import SenseKey, parse_sense
 from daiko.scsi.spc import TestUnitReady as TestUnitReadyCdb
 from device.suite import BlockDeviceSuite, Outcomes, pattern
 from processes import Tgt, image
@@ -272,6 +273,25 @@ class TestLoss:
                         break
                     except Unreachable:
                         await asyncio.to_thread(os.sched_yield)
+            await controller.close()
+
+    async def test_flush_that_waits_for_a_restart_does_not_say_that_the_data_is_safe(
+        self, tmp_path: Path
+    ) -> None:
+        with Tgt(tmp_path, image(tmp_path / "disk", 8 << 20)) as tgt:
+            controller = controller_of(tgt)
+            await controller.open()
+            device = controller.device(1)
+            await awaitable.write(device, 0, bytes(512))
+            tgt.kill()
+            flush = asyncio.ensure_future(awaitable.flush(device))
+            await asyncio.to_thread(tgt.start)
+            with pytest.raises(Refused) as refused:
+                await flush
+            sense = parse_sense(refused.value.sense)
+            assert sense is not None
+            assert (sense.key, sense.asc) == (SenseKey.UNIT_ATTENTION, 0x29)
+            await awaitable.flush(device)
             await controller.close()
 
     async def test_copy_command_in_flight_at_the_loss_is_unreachable(self, tmp_path: Path) -> None:

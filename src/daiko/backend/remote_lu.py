@@ -26,7 +26,14 @@ from daiko.device.block import (
     StatusDone,
 )
 from daiko.device.emulate import write_fua
-from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unreachable, Unsupported
+from daiko.device.error import (
+    DeviceError,
+    MediumFailure,
+    OutOfRange,
+    Refused,
+    Unreachable,
+    Unsupported,
+)
 from daiko.initiator.command import Command
 from daiko.scsi.block_data import (
     LbaRange,
@@ -35,9 +42,10 @@ from daiko.scsi.block_data import (
     parse_lba_status,
 )
 from daiko.scsi.layout import MalformedData
-from daiko.scsi.opcode import Opcode
+from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.report import lun_field
 from daiko.scsi.sbc import CompareAndWrite, GetLbaStatus, SynchronizeCache10, Unmap, WriteSame16
+from daiko.scsi.sense import power_on_reset_or_bus_device_reset
 
 _RANGE_10 = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
@@ -99,6 +107,7 @@ class RemoteLu(BlockDevice):
         self._unmap_limit = 0
         self._write_same_limit = 0
         self._has_cache = True
+        self._resets = 0
         self._is_thin = False
 
     # --- what is known of it
@@ -263,16 +272,29 @@ class RemoteLu(BlockDevice):
             )
         )
 
+    def was_reset(self) -> None:
+        """The unit reported a reset or a power cycle: what its cache held may be gone."""
+        self._resets += 1
+
     def flush(self, done: Done) -> None:
         if self.absence or not self._has_cache:
             done(self._refusal(0, 0))
             return
+
+        resets = self._resets
 
         def synchronized(error: DeviceError | None) -> None:
             if isinstance(error, Unsupported):
                 # A unit without the command has no volatile cache to write back.
                 self._has_cache = False
                 error = None
+            if error is None and self._resets != resets:
+                # What it was to bring to stable storage may have been lost before it came.
+                error = Refused(
+                    f"{self.name} was reset while its cache was to be written back",
+                    status=Status.CHECK_CONDITION,
+                    sense=power_on_reset_or_bus_device_reset().fixed(),
+                )
             done(error)
 
         self._change(_SYNCHRONIZE_ALL, b"", synchronized, "SYNCHRONIZE CACHE")

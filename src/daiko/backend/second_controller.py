@@ -311,8 +311,10 @@ class SecondController:
             self._look(set(self._devices), release=False)
         elif (asc, ascq) in (_CAPACITY_CHANGED, _INQUIRY_CHANGED) and number in self._devices:
             self._look({number}, release=False)
-        elif asc == _RESET_ASC and number in self._devices and self.on_reset is not None:
-            self.on_reset(self, number)
+        elif asc == _RESET_ASC and number in self._devices:
+            self._devices[number].was_reset()
+            if self.on_reset is not None:
+                self.on_reset(self, number)
 
     def _look(self, numbers: set[int], *, release: bool) -> None:
         """Look at the units in use in the background; one look at a time."""
