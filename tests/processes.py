@@ -279,8 +279,12 @@ class Tgt(Process):
     """Linux SCSI target framework in user space (`tgtd`): a second controller that can do
     nothing but read and write, and that nobody here wrote."""
 
-    def __init__(self, folder: Path, *files: Path, name: str = "tgt", iqn: str = "") -> None:
+    def __init__(
+        self, folder: Path, *files: Path, name: str = "tgt", iqn: str = "", threads: int = 2
+    ) -> None:
         super().__init__(folder, name)
+        self.threads = threads
+        """For each LU."""
         self.files = files
         self.port = free_port()
         self.iqn = iqn or f"iqn.2026-11.com.example:{name}"
@@ -299,7 +303,16 @@ class Tgt(Process):
     def command(self) -> Sequence[str]:
         tgtd = shutil.which("tgtd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         assert tgtd is not None, "tgtd is not installed (Debian package tgt)"
-        return [tgtd, "-D", "-C", str(self._channel), "-t", "2", "--iscsi", f"portal={self.portal}"]
+        return [
+            tgtd,
+            "-D",
+            "-C",
+            str(self._channel),
+            "-t",
+            str(self.threads),
+            "--iscsi",
+            f"portal={self.portal}",
+        ]
 
     def environment(self) -> dict[str, str]:
         self._sockets.mkdir(mode=0o700, exist_ok=True)
