@@ -97,3 +97,21 @@ def test_no_two_entries_ever_conflict_and_all_begin(steps: list[Step]) -> None:
     while active:
         leave(0)
     assert begun == asked
+
+
+def test_however_many_wait_those_that_leave_at_once_do_not_nest() -> None:
+    lock = RangeLock()
+    held: list[int] = []
+    lock.wait_exclusive(0, 8, held.append)
+    begun: list[int] = []
+
+    def begin_and_leave(ticket: int) -> None:
+        begun.append(ticket)
+        lock.leave(ticket)
+
+    for _ in range(2000):
+        lock.wait_shared(0, 8, begin_and_leave)
+    lock.leave(held.pop())
+    assert len(begun) == 2000
+    assert begun == sorted(begun)
+    assert lock.try_shared(0, 8) >= 0

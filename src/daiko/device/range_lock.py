@@ -11,6 +11,7 @@ order in which they came, so a stream of writes cannot starve a COMPARE AND WRIT
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 Begin = Callable[[int], None]
@@ -38,12 +39,15 @@ class _Entry:
 class RangeLock:
     """Shared and exclusive entries to ranges of blocks."""
 
-    __slots__ = ("_exclusive", "_next", "_shared", "_waiting")
+    __slots__ = ("_exclusive", "_freed", "_is_admitting", "_next", "_shared", "_waiting")
 
     def __init__(self) -> None:
         self._shared: dict[int, tuple[int, int]] = {}
         self._exclusive: dict[int, tuple[int, int]] = {}
         self._waiting: list[_Entry] = []
+        self._freed: deque[tuple[int, int]] = deque()
+        """Given back, and not yet looked at for who waited for it."""
+        self._is_admitting = False
         self._next = 0
 
     def try_shared(self, lba: int, blocks: int) -> int:
@@ -66,30 +70,45 @@ class RangeLock:
 
     def leave(self, ticket: int) -> None:
         """Give the range back and let in whoever waited for it."""
-        if self._shared.pop(ticket, None) is None:
-            del self._exclusive[ticket]
+        freed = self._shared.pop(ticket, None) or self._exclusive.pop(ticket)
         if self._waiting:
-            self._admit()
+            self._admit(freed)
 
     def _enter(self, lba: int, blocks: int, exclusive: bool, begin: Begin) -> None:
         self._next = ticket = self._next + 1
-        self._waiting.append(_Entry(lba, lba + blocks, exclusive, begin, ticket))
-        self._admit()
+        entry = _Entry(lba, lba + blocks, exclusive, begin, ticket)
+        if self._is_free(entry, len(self._waiting)):
+            self._begin(entry)
+        else:
+            self._waiting.append(entry)
 
-    def _admit(self) -> None:
-        # `begin` may complete inline and leave again, which comes back here: so look anew from
-        # the start after each one.
+    def _begin(self, entry: _Entry) -> None:
+        active = self._exclusive if entry.exclusive else self._shared
+        active[entry.ticket] = (entry.start, entry.end)
+        entry.begin(entry.ticket)
+
+    def _admit(self, freed: tuple[int, int]) -> None:
+        """Let in whom only the range that was freed kept out. Not recursive: `begin` may complete
+        inline and leave again, which then only notes what else was freed for the loop here."""
+        self._freed.append(freed)
+        if self._is_admitting:
+            return
+        self._is_admitting = True
+        try:
+            while self._freed:
+                self._admit_to(*self._freed.popleft())
+        finally:
+            self._is_admitting = False
+
+    def _admit_to(self, start: int, end: int) -> None:
         position = 0
         while position < len(self._waiting):
             entry = self._waiting[position]
-            if not self._is_free(entry, position):
+            if entry.start < end and start < entry.end and self._is_free(entry, position):
+                del self._waiting[position]
+                self._begin(entry)
+            else:
                 position += 1
-                continue
-            del self._waiting[position]
-            active = self._exclusive if entry.exclusive else self._shared
-            active[entry.ticket] = (entry.start, entry.end)
-            entry.begin(entry.ticket)
-            position = 0
 
     def _is_free(self, entry: _Entry, before: int) -> bool:
         """No active entry and none of the first `before` waiting ones excludes `entry`."""
