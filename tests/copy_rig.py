@@ -19,6 +19,7 @@ from daiko.command_control.function_table import (
 )
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Function
+from daiko.copy_manager.devices import Tracking
 from daiko.copy_manager.settings import CopySettings, Retries
 from daiko.device.awaitable import read, write
 from daiko.device.block import BlockDevice, Buffer
@@ -307,8 +308,9 @@ class Rig:
         self.tracked.setdefault(volume, []).append(tracking)
         return tracking
 
-    def untrack(self, volume: str) -> None:
-        self.tracked[volume].pop()
+    def untrack(self, volume: str, tracking: Tracking) -> None:
+        assert isinstance(tracking, ChangeTracking)
+        self.tracked[volume].remove(tracking)
 
 
 def _expect_done(error: Exception | None) -> None:

@@ -389,15 +389,50 @@ async def test_tracking_of_a_volume_and_of_the_device_under_it_see_what_hosts_wr
     of_device = system.devices.track("a/0")
     second_job = system.devices.track("v")
     await awaitable.write(unit.device, 9, bytes(1024))
-    assert list(of_volume.ranges()) == [(1, 1), (9, 2)]
-    assert list(second_job.ranges()) == [(9, 2)]
-    assert list(of_device.ranges()) == [(100, 1)]
-    system.devices.untrack("v")
-    system.devices.untrack("a/0")
+    assert second_job.changed_in(0, 20) == 2
+    assert of_volume.changed_in(0, 20) == 3
+    assert of_volume.changed_in(2, 8) == 1
+    assert of_device.changed_in(0, 4096) == 1
+    assert of_device.changed_in(101, 10) == 0
+    system.devices.untrack("v", of_volume)
+    system.devices.untrack("a/0", of_device)
     await awaitable.write(unit.device, 3, bytes(512))
-    assert (3, 1) in list(second_job.ranges())
-    system.devices.untrack("v")
+    assert second_job.changed_in(3, 1) == 1
+    system.devices.untrack("v", second_job)
     assert unit.device is plain
+
+
+async def test_jobs_that_follow_one_another_without_a_gap_leave_nothing_in_the_write_path(
+    system: System,
+) -> None:
+    await volumes.create_by_hand(system, "v", one("a/0"))
+    unit = system.unit("v")
+    plain = unit.device
+    running = system.devices.track("v")
+    for _ in range(1500):
+        following = system.devices.track("v")
+        system.devices.untrack("v", running)
+        running = following
+    await awaitable.write(unit.device, 5, bytes(512))
+    assert running.changed_in(0, 4096) == 1
+    system.devices.untrack("v", running)
+    assert unit.device is plain
+
+
+async def test_a_volume_that_is_tracked_takes_new_devices_below_its_trackings(
+    system: System,
+) -> None:
+    await volumes.create_by_hand(system, "v", one("a/0"))
+    unit = system.unit("v")
+    first, second, third = (system.devices.track("v") for _ in range(3))
+    system.devices.untrack("v", second)
+    await system.probe_backend("a")
+    await awaitable.write(unit.device, 5, bytes(512))
+    assert (first.changed_in(0, 9), second.changed_in(0, 9), third.changed_in(0, 9)) == (1, 0, 1)
+    system.devices.untrack("v", first)
+    await awaitable.write(unit.device, 6, bytes(512))
+    assert (first.changed_in(0, 9), third.changed_in(0, 9)) == (1, 2)
+    system.devices.untrack("v", third)
 
 
 async def test_place_is_a_volume_a_device_or_a_back_end_with_one_lu(

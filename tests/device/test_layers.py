@@ -296,6 +296,9 @@ class TestChangeTracking:
         found = [block for lba, blocks in device.ranges() for block in range(lba, lba + blocks)]
         assert found == expected
         assert device.changed_blocks == len(expected)
+        for first, blocks in ((0, 999), (0, 1), (3, 5), (7, 2), (100, 333), (990, 9), (5, 0)):
+            inside = [block for block in expected if first <= block < first + blocks]
+            assert device.changed_in(first, blocks) == len(inside)
         device.below.close()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 
 from daiko.backend.second_controller import SecondController
@@ -13,7 +13,6 @@ from daiko.control.inventory import Inventory
 from daiko.control.publication import Publication, PublishedVolume
 from daiko.copy_manager.devices import Tracking
 from daiko.device.block import BlockDevice
-from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId
 
 
@@ -23,7 +22,6 @@ class LiveDevices:
     def __init__(self, inventory: Inventory, publication: Publication) -> None:
         self._inventory = inventory
         self._publication = publication
-        self._device_trackings: dict[str, list[DeviceTracking]] = {}
 
     def block_device(self, device: DeviceId) -> BlockDevice:
         """The device for reading and writing; while its back end is down each request ends with
@@ -61,22 +59,18 @@ class LiveDevices:
 
     def track(self, name: str) -> Tracking:
         """Note what hosts write to a place from now on. Each call needs an `untrack`."""
-        try:
-            return self._publication.volume(name).track()
-        except KeyError:
-            device = self._device_named(name)
-        volumes = [v for v in self._publication.volumes_on(device.backend) if v.lies_on(device)]
-        tracking = DeviceTracking(device, [(volume, volume.track()) for volume in volumes])
-        self._device_trackings.setdefault(name, []).append(tracking)
-        return tracking
-
-    def untrack(self, name: str) -> None:
-        """Take back one `track`. A volume that is gone since has nothing to take back."""
-        if self._device_trackings.get(name):
-            self._device_trackings[name].pop().end()
-            return
         with suppress(KeyError):
-            self._publication.volume(name).untrack()
+            return VolumeTracking(self._publication.volume(name))
+        device = self._device_named(name)
+        on_backend = self._publication.volumes_on(device.backend)
+        return DeviceTracking(
+            device, [VolumeTracking(volume) for volume in on_backend if volume.lies_on(device)]
+        )
+
+    def untrack(self, name: str, tracking: Tracking) -> None:
+        """Take back one `track`."""
+        assert isinstance(tracking, VolumeTracking | DeviceTracking)
+        tracking.end()
 
     def _device_named(self, name: str) -> DeviceId:
         """BACKEND/LUN, or BACKEND with one LU. Raises LookupError."""
@@ -96,27 +90,43 @@ class LiveDevices:
         return device
 
 
-class DeviceTracking:
-    """What hosts wrote to a device through the volumes that lie on it."""
+class VolumeTracking:
+    """What hosts write to a volume."""
 
-    def __init__(
-        self, device: DeviceId, volumes: list[tuple[PublishedVolume, ChangeTracking]]
-    ) -> None:
-        self._device = device
-        self._volumes = volumes
+    def __init__(self, volume: PublishedVolume) -> None:
+        self.volume = volume
+        self._layer = volume.track()
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """(first block, blocks) on the device of each run that was written, ascending."""
-        found = [
-            (piece.lba, piece.blocks)
-            for volume, tracking in self._volumes
-            for first, blocks in tracking.ranges()
-            for piece in volume.table.lookup(first, blocks)
-            if piece.device == self._device
-        ]
-        return iter(sorted(found))
+    def changed_in(self, first: int, blocks: int) -> int:
+        """Blocks of a range that were written."""
+        return self._layer.changed_in(first, blocks)
 
     def end(self) -> None:
         """Stop to note what is written."""
-        for volume, _ in self._volumes:
-            volume.untrack()
+        self.volume.untrack(self._layer)
+
+
+class DeviceTracking:
+    """What hosts write to a device through the volumes that lie on it."""
+
+    def __init__(self, device: DeviceId, volumes: list[VolumeTracking]) -> None:
+        self._device = device
+        self._volumes = volumes
+
+    def changed_in(self, first: int, blocks: int) -> int:
+        """Blocks of a range of the device that were written."""
+        changed = 0
+        for tracking in self._volumes:
+            table = tracking.volume.table
+            for start, length in table.ranges_on(self._device):
+                lies_at = table.locate(start)[1]
+                low = max(first, lies_at)
+                high = min(first + blocks, lies_at + length)
+                if low < high:
+                    changed += tracking.changed_in(start + low - lies_at, high - low)
+        return changed
+
+    def end(self) -> None:
+        """Stop to note what is written."""
+        for tracking in self._volumes:
+            tracking.end()

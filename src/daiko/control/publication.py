@@ -42,7 +42,6 @@ class PublishedVolume:
         self.table = mapping_table(record)
         self._device_of = device_of
         self._trackings: list[ChangeTracking] = []
-        self._tracked = 0
         self.unit = LogicalUnit(
             Identity(
                 record.name,
@@ -74,22 +73,22 @@ class PublishedVolume:
     def track(self) -> ChangeTracking:
         """Note every block that hosts write from now on. Each call needs an `untrack`.
 
-        The trackings lie one on another, so each sees all writes since it was put there. They
-        leave together with the last `untrack`: a job never loses what it tracks because another
-        one ends."""
+        The trackings lie one on another, the newest on top, so each sees all writes since it was
+        put there."""
         tracking = ChangeTracking(self.unit.device)
         self._trackings.append(tracking)
-        self._tracked += 1
         self.unit.replace_device(tracking)
         return tracking
 
-    def untrack(self) -> None:
-        """Take back one `track`."""
-        self._tracked -= 1
-        if not self._tracked:
-            device = self._trackings[0].below
-            self._trackings.clear()
-            self.unit.replace_device(device)
+    def untrack(self, tracking: ChangeTracking) -> None:
+        """Take a tracking out of the write path, from wherever it lies in it: jobs may follow one
+        another without a gap for as long as the controller runs."""
+        place = self._trackings.index(tracking)
+        del self._trackings[place]
+        if place < len(self._trackings):
+            self._trackings[place].below = tracking.below
+        else:
+            self.unit.replace_device(tracking.below)
 
     def _build(self) -> BlockDevice:
         table = self.table

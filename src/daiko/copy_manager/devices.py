@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from daiko.command_control.decision import Place
@@ -47,8 +47,8 @@ class CommandPort(Protocol):
 class Tracking(Protocol):
     """What hosts wrote to a volume since it is tracked (`device/layer/change_tracking.py`)."""
 
-    def ranges(self) -> Iterator[tuple[int, int]]:
-        """(first block, blocks) of each run that was written, ascending."""
+    def changed_in(self, first: int, blocks: int) -> int:
+        """How many blocks of a range were written; never less than there were."""
         ...
 
 
@@ -79,4 +79,4 @@ class Devices(Protocol):
         runs is decided here, so that a diversion log can stand there instead (design 7)."""
         ...
 
-    def untrack(self, volume: str) -> None: ...
+    def untrack(self, volume: str, tracking: Tracking) -> None: ...

@@ -272,5 +272,5 @@ class WithOtherMachines:
             raise LookupError(f"{volume} lies on another machine")
         return self._devices.track(volume)
 
-    def untrack(self, volume: str) -> None:
-        self._devices.untrack(volume)
+    def untrack(self, volume: str, tracking: Tracking) -> None:
+        self._devices.untrack(volume, tracking)

@@ -37,8 +37,7 @@ class SourceTracking:
         """Blocks of the job's ranges that hosts wrote since it began."""
         changed = 0
         for name, tracking in self._tracked.items():
-            for first, blocks in tracking.ranges():
-                changed += sum(run for _, run in self._ranges[name].within(first, blocks))
+            changed += sum(tracking.changed_in(*span) for span in self._ranges[name])
         return self._before + changed
 
     def note(self) -> None:
@@ -55,7 +54,7 @@ class SourceTracking:
     def end(self) -> None:
         """Take the tracking out of the write path, with its result in the record."""
         self.note()
-        for name in self._tracked:
-            self._devices.untrack(name)
+        for name, tracking in self._tracked.items():
+            self._devices.untrack(name, tracking)
         self._tracked.clear()
         self._before = self._job.record.changed_blocks
