@@ -129,6 +129,14 @@ async def test_api_with_a_token_serves_only_who_has_it(
         pytest.param("localhost:80", {}, 200, id="localhost"),
         pytest.param("127.0.0.1:8080", {}, 200, id="loopback"),
         pytest.param("[::1]:8080", {}, 200, id="loopback-6"),
+        pytest.param(
+            "127.0.0.1.evil.example:8080",
+            {"Origin": "http://127.0.0.1.evil.example:8080"},
+            403,
+            id="name-that-begins-like-loopback",
+        ),
+        pytest.param("localhost", {"Host": "["}, 403, id="name-that-is-none"),
+        pytest.param("localhost", {"Origin": "http://["}, 403, id="page-of-a-site-that-is-none"),
         pytest.param("daiko", {}, 200, id="unix-socket"),
         pytest.param("evil.example", {}, 403, id="name-that-was-pointed-here"),
         pytest.param(

@@ -7,6 +7,7 @@ browser sends with it. Anywhere else a bearer token is needed.
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -33,10 +34,10 @@ async def check(
         return
     host = request.headers.get("host", "")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin != f"http://{host}":
         raise HTTPException(403, "A page of another site may not use this API")
     # A site whose name was made to point to this machine shows by its name.
-    if urlsplit(f"//{host}").hostname not in LOCAL_NAMES and not _is_loopback(host):
+    if not _is_this_machine(host):
         raise HTTPException(403, f"This API does not answer to the name {host!r}")
 
 
@@ -44,6 +45,11 @@ LOCAL_NAMES = frozenset({"localhost", "daiko"})
 """`daiko` is what the command line calls it over a Unix socket."""
 
 
-def _is_loopback(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    return name == "::1" or name.startswith("127.")
+def _is_this_machine(host: str) -> bool:
+    """Whether a Host header names this machine: by a name above or an address of loopback. What
+    only begins like such an address, 127.0.0.1.evil.example, is whose name it is."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in LOCAL_NAMES or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
