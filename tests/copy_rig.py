@@ -93,6 +93,8 @@ class FakeController:
     """Every EXTENDED COPY that arrived."""
     aliases: dict[int, str] = field(default_factory=dict)
     """Alias value -> iSCSI name; emptied when the nexus is lost."""
+    allowed: list[float | None] = field(default_factory=list)
+    """The time limit of each, in seconds."""
     alias_commands: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -123,6 +125,7 @@ class FakeController:
         assert cdb[0] == Opcode.EXTENDED_COPY
         parameters = parse_extended_copy(data_out)
         self.received.append(parameters)
+        self.allowed.append(timeout)
         self.arrived.set()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

@@ -59,6 +59,35 @@ async def test_no_more_commands_are_sent_at_a_time_than_the_back_end_works_on(ri
     assert sd1.most_in_flight == GENEROUS.concurrent
 
 
+async def test_a_command_is_allowed_the_time_that_a_slow_array_takes_for_its_bytes() -> None:
+    rig = Rig()
+    gib = 1 << 30
+    rig.attach("sd1", 8 * gib // 512)
+    rig.attach("vault", 8 * gib // 512)
+    step = Step(
+        Piece(DeviceId("sd1", 0), 0, 8 * gib // 512),
+        Piece(DeviceId("vault", 0), 0, 8 * gib // 512),
+        SD1,
+        "",
+    )
+    limits = replace(GENEROUS, max_segments=512, max_list_bytes=0)
+    (command,) = generate([step], rig.directory(), limits, command_bytes=8 * gib)
+    lane, sd1 = _lane(rig)
+    sd1.script = lambda _: Reply(Status.GOOD)
+    await lane.carry_out(command, QUICK.retries, Halt())
+    (allowed,) = sd1.allowed
+    assert allowed is not None
+    assert allowed >= lane.width * 8 * gib / (4 << 20)
+
+
+async def test_a_small_command_is_allowed_three_minutes_and_little_more(rig: Rig) -> None:
+    lane, sd1 = _lane(rig)
+    await lane.carry_out(_command(rig), QUICK.retries, Halt())
+    (allowed,) = sd1.allowed
+    assert allowed is not None
+    assert 180 <= allowed < 181
+
+
 async def test_running_commands_carry_different_identifiers(rig: Rig) -> None:
     lane, sd1 = _lane(rig, WITH_IDS)
     at_once: list[set[int]] = []

@@ -99,6 +99,8 @@ class SecondCommand:
     """One for each segment, in order."""
     needs_list_id: bool
     """The list identifier (0 here) must be one that is free on the nexus."""
+    size: int
+    """Bytes that it copies."""
 
     def with_list_id(self, list_id: int) -> bytes:
         """The parameter list with this list identifier (0 to 255). Raises ValueError."""
@@ -210,6 +212,7 @@ class _Draft:
         self._segments: list[tuple[BlockToBlock, _Name, _Name]] = []
         """Each without its CSCD ids, which are known when all CSCDs are."""
         self._covers: list[Cover] = []
+        self._size = 0
 
     def takes(self, step: Step, cover: Cover) -> bool:
         """Put a segment in, if the command stays within the limits with it."""
@@ -242,6 +245,7 @@ class _Draft:
         self._cscds = cscds
         self._segments.append((segment, source, destination))
         self._covers.append(cover)
+        self._size += length
         if self._room is not None:
             self._room -= length
         return True
@@ -299,6 +303,7 @@ class _Draft:
             tuple(self._named_aliases()),
             tuple(self._covers),
             usage != ListIdUsage.DISABLE,
+            self._size,
         )
 
     def _usage(self) -> int:

@@ -109,7 +109,7 @@ class Lane:
                 command.lun,
                 command.cdb,
                 parameter_list,
-                timeout=self._settings.command_seconds,
+                timeout=self._settings.seconds_for(command.size, self.width),
             )
         except DeviceError as error:
             return classify_error(error), b""

@@ -76,7 +76,12 @@ class CopySettings:
     """Least time between two checkpoints of a job. A crash costs at most this much work."""
     progress_seconds: float = 0.25
     command_seconds: float = 180.0
-    """Time allowed to a second command; a segment of 32 MiB on a busy old array is slow."""
+    """Time allowed to a second command, however little it copies."""
+    command_rate: int = 4 * MIB
+    """Bytes a second of all commands at one controller together, below which it counts as stuck:
+    a command is allowed the time that it and those beside it take at this rate as well. A host's
+    command may copy many gigabytes, and whoever ends it early throws away what was done. That a
+    controller is gone shows much sooner, by pings."""
     retries: Retries = Retries()
     host_retries: Retries = Retries((0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0), within=16.0)
     """For jobs of hosts, so that the host hears of it before its own time-out."""
@@ -86,3 +91,8 @@ class CopySettings:
     """Finished jobs of hosts in the store; older ones are dropped."""
     stop_seconds: float = 10.0
     """What is in flight has this long to end when the controller stops."""
+
+    def seconds_for(self, size: int, beside: int) -> float:
+        """How long a second command of `size` bytes may take with so many like it at its
+        controller, itself included."""
+        return self.command_seconds + size * beside / self.command_rate
