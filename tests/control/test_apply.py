@@ -262,3 +262,40 @@ async def test_two_hosts_with_one_initiator_are_refused(bare: System, tmp_path: 
     text = document(tmp_path, '[host.h2]\ninitiators = ["iqn.2026-11.com.example:h1"]\n')
     with pytest.raises(Conflict, match="host h1 has the initiator"):
         await apply(bare, text)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        pytest.param(
+            '[host.far]\ninitiators = ["*"]\nluns = { 99999 = "alpha" }', "LUN 99999", id="lun"
+        ),
+        pytest.param('[host.far]\ninitiators = ["someone"]', "'someone'", id="initiator"),
+        pytest.param("[host.far]\ninitiators = []", "at least one initiator", id="no-initiator"),
+        pytest.param(
+            '[host.far]\ninitiators = ["*"]\nremote_copy = ["a:b:c"]', "'a:b:c'", id="remote"
+        ),
+        pytest.param('[host."a b"]\ninitiators = ["*"]', "'a b'", id="name-of-a-host"),
+        pytest.param('[volume."A"]\nimage = "d/0"', "'A'", id="name-of-a-volume"),
+        pytest.param('[backend."a/b"]\npath = "/x"', "'a/b'", id="name-of-a-back-end"),
+        pytest.param('[backend.e]\npath = "x"', "'x'", id="path"),
+        pytest.param('[backend.e]\npath = "/x"\nblock_size = 1000', "1000", id="block-size"),
+        pytest.param('[backend.e]\niqn = "foo"\nportals = ["h:1"]', "'foo'", id="iscsi-name"),
+        pytest.param(
+            '[backend.e]\niqn = "iqn.2026-11.com.example:e"\nportals = ["h:x"]',
+            "'h:x'",
+            id="portal",
+        ),
+        pytest.param('[system]\nportals = ["h:x"]', "'h:x'", id="own-portal"),
+    ],
+)
+async def test_what_no_other_way_takes_is_not_taken_from_a_document_either(
+    bare: System, tmp_path: Path, part: str, words: str
+) -> None:
+    text = document(tmp_path)
+    await apply(bare, text)
+    before = export(bare)
+    with pytest.raises(Invalid, match=words) as caught:
+        await apply(bare, part, prune=False)
+    assert caught.value.next_step
+    assert export(bare) == before

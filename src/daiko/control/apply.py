@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
-from daiko.control import volumes
+from daiko.control import backends, hosts, names, volumes
 from daiko.control.document import BackendPart, Document, VolumePart, parse_size
 from daiko.control.error import Conflict, Invalid
 from daiko.control.system import System, put_host
@@ -70,6 +70,7 @@ async def apply_document(
     system: System, document: Document, *, dry_run: bool = False, prune: bool = True
 ) -> tuple[Action, ...]:
     """`apply` for a document that was read already."""
+    _check(document)
     async with system.changing:
         actions = tuple(differences(Document.of(system.store), document, prune=prune))
         if dry_run or not actions:
@@ -83,6 +84,16 @@ async def apply_document(
         for name in _names(actions, "backend", Verb.REMOVE):
             await system.detach_backend(name)
         return actions
+
+
+def _check(document: Document) -> None:
+    """Hold the document to the rules that hold for every other way to ask. Raises Invalid."""
+    for name in (*document.backend, *document.volume, *document.host):
+        names.name(name)
+    for name, backend in document.backend.items():
+        backends.check(backend.record(name))
+    for name, host in document.host.items():
+        hosts.check(host.record(name))
 
 
 def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:

@@ -132,19 +132,30 @@ async def _only_target(system: System, portal: str) -> str:
 
 
 def _internal(name: str, path: str, block_size: int) -> BackendRecord:
-    if not path.startswith("/"):
+    record = BackendRecord(name=name, type=BackendKind.INTERNAL, path=path, block_size=block_size)
+    check(record)
+    return record
+
+
+def check(record: BackendRecord) -> None:
+    """Hold a record that was not made here to the same rules. Raises Invalid."""
+    if record.type is BackendKind.ISCSI:
+        names.iscsi_name(record.iqn)
+        for portal in record.portals:
+            names.portal(portal)
+        return
+    if not record.path.startswith("/"):
         raise Invalid(
-            f"{path!r} is neither an address nor the whole path of a file",
+            f"{record.path!r} is neither an address nor the whole path of a file",
             "write iscsi://HOST:PORT/IQN, or a path that begins with '/'",
             field="address",
         )
-    if block_size not in (512, 4096):
+    if record.block_size not in (512, 4096):
         raise Invalid(
-            f"a block of {block_size} bytes is not possible",
+            f"a block of {record.block_size} bytes is not possible",
             "use a block size of 512 or 4096",
             field="block_size",
         )
-    return BackendRecord(name=name, type=BackendKind.INTERNAL, path=path, block_size=block_size)
 
 
 def ls(system: System) -> list[BackendState]:

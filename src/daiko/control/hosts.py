@@ -216,6 +216,15 @@ def _remote(text: str) -> str:
     return ANY if text == ANY else names.portal(text, "portals")
 
 
+def check(record: HostRecord) -> None:
+    """Hold a record that was not made here to the same rules. Raises Invalid."""
+    _initiators(record.initiators, ())
+    for lun in record.luns:
+        _check_lun(lun)
+    for portal in record.remote_copy:
+        _remote(portal)
+
+
 def _check_lun(lun: int) -> None:
     if not 0 <= lun <= LAST_LUN:
         raise Invalid(f"LUN {lun} is not possible", f"use 0 to {LAST_LUN}", field="lun")

@@ -19,7 +19,7 @@ from daiko.command_control.function_table import FunctionTable, ReachCell
 from daiko.command_control.naming import DeviceAddress
 from daiko.control.attachment import BackendUnavailable
 from daiko.control.devices import LiveDevices
-from daiko.control.error import Conflict, NotFound, Unavailable
+from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.inventory import Inventory
 from daiko.control.publication import Publication
 from daiko.copy_manager.copy_manager import CopyManager
@@ -247,6 +247,8 @@ class System:
     async def _listen(self, portal: str) -> None:
         try:
             await self._target.listen(portal)
+        except ValueError as error:
+            raise Invalid(str(error), "write it as HOST:PORT", field="system.portals") from error
         except OSError as error:
             raise Unavailable(
                 f"cannot listen on {portal}: {reason_of(error)}",
