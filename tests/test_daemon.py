@@ -121,11 +121,47 @@ def test_relative_path_is_kept_absolute(monkeypatch: pytest.MonkeyPatch, tmp_pat
         "iscsi://h:1/iqn.2026-11.com.example:a/0/1",
         "iscsi://h:1/target/0",
         "iscsi://h:99999/iqn.2026-11.com.example:a/0",
+        "iscsi://[::1/iqn.2026-11.com.example:a/0",
+        "http://h:1/iqn.2026-11.com.example:a/0",
     ],
 )
 def test_url_that_names_no_lu_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         daemon.parse_source(text, 512)
+
+
+def test_password_in_a_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(Invalid, match="CHAP") as caught:
+        daemon.parse_source("iscsi://joe%hush@h:1/iqn.2026-11.com.example:a/0", 512)
+    assert "hush" not in f"{caught.value} {caught.value.next_step}"
+
+
+async def test_source_that_is_given_twice_is_refused(store: SqliteStore) -> None:
+    with pytest.raises(Invalid, match="/a is given twice"):
+        daemon.document_of(store, Options(luns={0: ["/a"], 1: ["/b", "/a"]}))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"size": 1000}, id="size-of-no-whole-blocks"),
+        pytest.param({"size": 4096, "block_size": 1000}, id="block-size"),
+        pytest.param({}, id="no-size"),
+    ],
+)
+def test_file_that_could_not_be_used_is_not_made(tmp_path: Path, options: dict[str, int]) -> None:
+    file = tmp_path / "new.img"
+    with pytest.raises((Invalid, Unavailable)) as caught:
+        daemon.serve(
+            Options(
+                luns={0: [str(file)]},
+                portals=["127.0.0.1:0"],
+                api=f"unix:{tmp_path}/s",
+                **options,  # type: ignore[arg-type]
+            )
+        )
+    assert caught.value.next_step
+    assert not file.exists()
 
 
 async def test_sources_become_back_ends_volumes_and_the_host_any(store: SqliteStore) -> None:

@@ -29,7 +29,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -38,6 +37,7 @@ import uvloop
 from daiko.api.address import ApiAddress, default_address
 from daiko.api.app import create_app
 from daiko.command_control.plan import Mode
+from daiko.control import names
 from daiko.control.apply import apply_document
 from daiko.control.document import BackendPart, Document, HostPart, VolumePart
 from daiko.control.error import Conflict, Invalid, Unavailable
@@ -128,8 +128,9 @@ async def _start(options: Options) -> AsyncExitStack:
         system = await System.start(store)
         stack.push_async_callback(system.stop)
         if options.luns:
+            document = document_of(store, options)
             _make_files(options)
-            await apply_document(system, document_of(store, options), prune=False)
+            await apply_document(system, document, prune=False)
         api = stack.enter_context(_api_address(options, folder))
         await stack.enter_async_context(_serving_api(system, api, options.token))
         await system.listen()
@@ -214,7 +215,7 @@ def check_portal(portal: str) -> None:
 
 
 def _is_url(source: str) -> bool:
-    return source.startswith("iscsi://")
+    return "://" in source
 
 
 @dataclass(frozen=True)
@@ -228,54 +229,80 @@ class Source:
 def parse_source(source: str, block_size: int) -> Source:
     """Read a source of the command line. Raises Invalid."""
     if not _is_url(source):
+        if block_size not in (512, 4096):
+            raise Invalid(
+                f"a block of {block_size} bytes is not possible",
+                "give --block-size 512 or 4096",
+                field="block-size",
+            )
         path = Path(source).absolute()
         return Source(BackendPart(path=str(path), block_size=block_size), 0)
-    parts = urlsplit(source)
-    way = parts.path.strip("/").split("/")
-    if not parts.netloc or len(way) != 2 or not (way[1].isascii() and way[1].isdigit()):
+    scheme, _, address = source.partition("://")
+    authority, _, way = address.partition("/")
+    names.refuse_login(authority, "source")
+    iqn, _, lun = way.rstrip("/").partition("/")
+    if scheme.lower() != "iscsi" or not authority or not (lun.isascii() and lun.isdigit()):
         raise Invalid(
             f"{source!r} names no LU", "write it as iscsi://HOST:PORT/IQN/LUN", field="source"
         )
-    check_iscsi_name(way[0])
-    portal = parts.netloc if _has_port(parts.netloc) else f"{parts.netloc}:3260"
-    check_portal(portal)
-    return Source(BackendPart(iqn=way[0], portals=(portal,)), int(way[1]))
-
-
-def _has_port(netloc: str) -> bool:
-    return netloc.rpartition(":")[2].isdigit() and not netloc.endswith("]")
+    check_iscsi_name(iqn)
+    portal = names.portal(authority, "source")
+    return Source(BackendPart(iqn=iqn, portals=(portal,)), int(lun))
 
 
 def _make_files(options: Options) -> None:
-    """Make the files that are not there yet. Raises Unavailable."""
+    """Make the files that are not there yet. Raises Invalid, Unavailable."""
     for source in (source for sources in options.luns.values() for source in sources):
-        if _is_url(source) or not options.size or os.path.exists(source):
+        if _is_url(source) or os.path.exists(source):
             continue
+        if not options.size:
+            raise Unavailable(
+                f"{source}: No such file or directory",
+                "give another path, or --size to make a file of that size",
+            )
+        if options.size % options.block_size:
+            raise Invalid(
+                f"a size of {options.size} bytes is no multiple of the block size, "
+                f"{options.block_size} bytes",
+                "give another --size or --block-size",
+                field="size",
+            )
         try:
             with open(source, "xb") as file:
                 file.truncate(options.size)
         except OSError as error:
-            raise Unavailable(f"{source}: {error.strerror}") from error
+            raise Unavailable(
+                f"{source} cannot be made: {error.strerror}",
+                "see that its folder is there and this user may write to it",
+            ) from error
 
 
 def document_of(store: Store, options: Options) -> Document:
     """The sources of the command line as a document: a back end for each that is not attached
     yet, a volume `lunN` for each LUN, given to every initiator."""
-    names = {
+    known_names = {
         _where(BackendPart(iqn=r.iqn, portals=r.portals, path=r.path)): r.name
         for r in store.list(BackendRecord)
     }
     backends: dict[str, BackendPart] = {}
     volumes: dict[str, VolumePart] = {}
+    given: set[str] = set()
     for lun, sources in sorted(options.luns.items()):
         devices = []
         for text in sources:
             source = parse_source(text, options.block_size)
             where = _where(source.backend)
-            if where not in names:
-                names[where] = _free_name(source.backend, {*names.values(), *volumes})
-                backends[names[where]] = source.backend
-            devices.append(f"{names[where]}/{source.lun}")
+            if where not in known_names:
+                name = _free_name(source.backend, {*known_names.values(), *volumes})
+                known_names[where] = name
+                backends[name] = source.backend
+            device = f"{known_names[where]}/{source.lun}"
+            if device in given:
+                raise Invalid(
+                    f"{text} is given twice", "a source is a part of one LUN, once", field="source"
+                )
+            given.add(device)
+            devices.append(device)
         volumes[f"lun{lun}"] = VolumePart(devices=tuple(devices))
     known = store.get(HostRecord, ANY_HOST)
     luns = {

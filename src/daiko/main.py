@@ -124,9 +124,13 @@ def _token(file: Path | None) -> str:
     try:
         token = file.read_text().strip()
     except OSError as error:
-        raise Invalid(f"{file}: {error.strerror}", field="token-file") from error
+        raise Invalid(
+            f"the token cannot be read from {file}: {error.strerror}",
+            "give another --token-file",
+            field="token-file",
+        ) from error
     if not token:
-        raise Invalid(f"{file} is empty", field="token-file")
+        raise Invalid(f"{file} is empty", "write the token into it", field="token-file")
     return token
 
 

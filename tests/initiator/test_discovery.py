@@ -145,6 +145,11 @@ class TestErrors:
         with pytest.raises(Unreachable, match="refused"):
             await discover(Portal("127.0.0.1", 1), INITIATOR)
 
+    @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"], ids=["empty-part", "long"])
+    async def test_what_cannot_be_a_name_is_unreachable(self, host: str) -> None:
+        with pytest.raises(Unreachable, match="cannot be the name of a machine"):
+            await discover(Portal(host), INITIATOR)
+
     async def test_no_answer_in_time_is_unreachable(self, target: ScriptedTarget) -> None:
         target.on[TextRequest] = lambda link, request: None
         settings = InitiatorSettings(login_timeout=0.1)

@@ -36,6 +36,11 @@ LONGEST_RETRY: Final = 30.0
 class BackendUnavailable(Exception):
     """The back end does not answer, or its file is not there; the message says what it said."""
 
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
+        """What to do, where it is known better than that it must be looked at."""
+
 
 class AbsentDevice(BlockDevice):
     """A device that is not there now, with the size that it had."""
@@ -254,7 +259,8 @@ def open_file(path: Path, block_size: int) -> FileDevice:
     if size % block_size:
         device.close()
         raise BackendUnavailable(
-            f"{path}: its size, {size} bytes, is no multiple of the block size, {block_size} bytes"
+            f"{path}: its size, {size} bytes, is no multiple of the block size, {block_size} bytes",
+            "make it as long as whole blocks are, or give another block size",
         )
     return device
 

@@ -97,6 +97,7 @@ async def _second_controller(
             "write it as iscsi://HOST:PORT/IQN",
             field="address",
         )
+    names.refuse_login(authority, "address")
     first = names.portal(authority, "address")
     everywhere = tuple(dict.fromkeys([first, *(names.portal(text) for text in portals)]))
     target = path[0] if path else await _only_target(system, first)

@@ -67,6 +67,16 @@ def portal(text: str, field: str = "portals") -> str:
     return f"{found['host']}:{port}"
 
 
+def refuse_login(authority: str, field: str) -> None:
+    """Raises Invalid, without showing it, where an address says as whom to log in."""
+    if "@" in authority:
+        raise Invalid(
+            "the address carries a user name or password, which are not supported yet (CHAP)",
+            "write HOST:PORT alone, and let the target admit this controller by its iSCSI name",
+            field=field,
+        )
+
+
 def socket_address(address: tuple[str, int]) -> str:
     """An address of a connection as HOST:PORT."""
     host, port = address

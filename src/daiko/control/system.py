@@ -171,7 +171,7 @@ class System:
         try:
             return await self._inventory.attach(record)
         except BackendUnavailable as error:
-            raise Unavailable(str(error), _look_at(record)) from error
+            raise Unavailable(str(error), error.next_step or _look_at(record)) from error
 
     async def detach_backend(self, name: str) -> None:
         """Let go of a back end and forget what is known of it. Raises NotFound, and Conflict
@@ -197,7 +197,7 @@ class System:
         try:
             return await self._inventory.rescan(name, functions=functions)
         except BackendUnavailable as error:
-            raise Unavailable(str(error), _look_at(record)) from error
+            raise Unavailable(str(error), error.next_step or _look_at(record)) from error
 
     async def probe_reach(self, backend: str, device: DeviceId) -> ReachCell:
         """Find out whether a controller reaches a device by itself. Raises NotFound,
@@ -208,7 +208,7 @@ class System:
         try:
             return await self._inventory.ask_reach(backend, device)
         except BackendUnavailable as error:
-            raise Unavailable(str(error), _look_at(record)) from error
+            raise Unavailable(str(error), error.next_step or _look_at(record)) from error
 
     # Hosts, cells, the system itself
 

@@ -143,6 +143,10 @@ async def log_in(
         connection.abort()
         words = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise Unreachable(words) from None
+    except UnicodeError:
+        # What the resolver makes of a name with an empty part, or with one of over 63 letters.
+        connection.abort()
+        raise Unreachable(f"{portal.host!r} cannot be the name of a machine") from None
     except BaseException:
         connection.abort()
         raise
