@@ -20,6 +20,7 @@ from copy_target import (
     sense_of,
 )
 from daiko.command_control.plan import Mode
+from daiko.copy_manager.backup import restore_request
 from daiko.device.error import Busy, MediumFailure, Unreachable
 from daiko.device.layer.fault import Operation
 from daiko.mapping.extent import DeviceId
@@ -81,10 +82,45 @@ async def test_a_host_copy_is_delegated_and_leaves_the_same_report_as_a_backup(
     assert task.status == Status.GOOD
     assert target.rig.content("vault/0", 40, 100) == source
     (record,) = target.manager.jobs()
-    assert (record.type, record.state) == ("copy", JobState.DONE)
+    assert (record.type, record.state) == ("backup", JobState.DONE)
     assert record.asked_by == "host alice (iqn.2026-11.test:alice)"
     (step,) = record.steps
     assert (step.executor, step.bytes_through_first_controller) == ("second controller sd1", 0)
+
+
+@pytest.mark.parametrize(
+    ("segments", "type"),
+    [
+        ([(0, 1, 0, 0)], "backup"),
+        ([(0, 1, 0, 0), (0, 1, 32, 16)], "backup"),
+        ([(0, 1, 0, 0), (0, 1, 32, 15)], "copy"),
+        ([(0, 0, 0, 32)], "copy"),
+        ([(0, 1, 0, 0), (1, 0, 64, 64)], "copy"),
+        ([(0, 2, 0, 0)], "copy"),
+    ],
+    ids=["whole", "parts", "overwritten", "within-one-unit", "both-directions", "other-machine"],
+)
+async def test_what_a_host_asks_for_is_a_backup_where_it_can_be_brought_back(
+    target: CopyTarget, segments: list[tuple[int, int, int, int]], type: str
+) -> None:
+    there = Ipv4Cscd(0, bytes((192, 0, 2, 7)), 3260)
+    asked = [BlockToBlock(from_, to, 16, lba, at) for from_, to, lba, at in segments]
+    task = await target.send(parameters([cscd("alpha"), cscd("vault"), there], asked))
+    assert task.status == Status.GOOD
+    assert [record.type for record in target.manager.jobs()] == [type]
+
+
+async def test_a_backup_that_a_host_asked_for_is_brought_back(target: CopyTarget) -> None:
+    before = target.rig.content("sd1/0", 100, 50)
+    await target.send(backup(50, 100, 7))
+    (record,) = target.manager.jobs()
+    await target.send(
+        parameters([cscd("vault"), cscd("alpha")], [BlockToBlock(0, 1, 50, 500, 100)])
+    )
+    assert target.rig.content("sd1/0", 100, 50) != before
+    job = await target.manager.begin(restore_request(target.rig, record))
+    await job.ended.wait()
+    assert target.rig.content("sd1/0", 100, 50) == before
 
 
 async def test_the_second_command_differs_only_in_identifiers_addresses_and_list_id(

@@ -22,6 +22,7 @@ import structlog
 from daiko.command_control.command_table import CommandRow
 from daiko.command_control.decision import Undecidable
 from daiko.command_control.plan import Function
+from daiko.copy_manager.backup import BACKUP, COPY
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyRefused
@@ -31,6 +32,7 @@ from daiko.copy_manager.running_job import RunningJob
 from daiko.device.awaitable import read
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
+from daiko.mapping.range_set import RangeSet
 from daiko.scsi import sense
 from daiko.scsi.alias import pack_report_aliases, parse_change_aliases
 from daiko.scsi.copy_parameters import ExtendedCopy, ListIdUsage, parse_extended_copy
@@ -385,13 +387,28 @@ class _HostCopy:
 
     def _request(self, ranges: tuple[CopyRange, ...]) -> CopyRequest:
         return CopyRequest(
-            type="copy",
+            type=BACKUP if self._is_backup() else COPY,
             function=self._function,
             source=ranges[0].source,
             destination=ranges[0].destination,
             ranges=ranges,
             asked_by=self._host_name(),
         )
+
+    def _is_backup(self) -> bool:
+        """Whether what the host asks for is a direct backup, which can be brought back as one:
+        blocks of one unit of ours to another, none of them overwritten by a later segment."""
+        units = set()
+        written = RangeSet()
+        for segment in self._segments.values():
+            first, blocks = segment.descriptor.destination_lba, segment.destination_blocks
+            if segment.source.unit is None or segment.destination.unit is None:
+                return False
+            if written.overlaps(first, blocks):
+                return False
+            written.add(first, blocks)
+            units.add((segment.source.place, segment.destination.place))
+        return len(units) == 1 and all(source != destination for source, destination in units)
 
     def _host_name(self) -> str:
         iqn = self._itl.nexus.initiator_name
