@@ -280,12 +280,19 @@ class Tgt(Process):
     nothing but read and write, and that nobody here wrote."""
 
     def __init__(
-        self, folder: Path, *files: Path, name: str = "tgt", iqn: str = "", threads: int = 2
+        self,
+        folder: Path,
+        *files: Path,
+        name: str = "tgt",
+        iqn: str = "",
+        threads: int = 2,
+        block_size: int = 512,
     ) -> None:
         super().__init__(folder, name)
         self.threads = threads
         """For each LU."""
         self.files = files
+        self.block_size = block_size
         self.port = free_port()
         self.iqn = iqn or f"iqn.2026-11.com.example:{name}"
         # The control socket's path must be short.
@@ -338,7 +345,7 @@ class Tgt(Process):
         """Serve `file` as a LUN (from 1)."""
         self.admin(
             *("--mode", "logicalunit", "--op", "new", "--tid", "1"),
-            *("--lun", str(lun), "-b", str(file)),
+            *("--lun", str(lun), "-b", str(file), "--blocksize", str(self.block_size)),
         )
 
     def stop(self) -> int:

@@ -93,6 +93,21 @@ def test_lu_of_tgt_is_served_as_a_virtual_lu(tmp_path: Path) -> None:
     assert behind.read_bytes()[MIB : MIB + 65536] == b"\7" * 65536
 
 
+def test_disk_is_reached_over_ipv6_by_hosts_and_by_a_first_controller(tmp_path: Path) -> None:
+    disk = image(tmp_path / "disk.img", 4 * MIB)
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+        portal = f"[::1]:{probe.getsockname()[1]}"
+    second = Daiko(tmp_path, disk, name="second", options=["--portal", portal])
+    url = f"iscsi://{portal}/{second.iqn}/0"
+    with second, Daiko(tmp_path, url, name="first") as first:
+        assert portal in run("iscsi-ls", f"iscsi://{portal}").stdout
+        qemu_io(url, "write -P 7 0 64k", "read -P 7 0 64k")
+        qemu_io(first.url(), "read -P 7 0 64k", "write -P 8 1M 64k")
+        (connected,) = first.rest("GET", "/v1/backends").raise_for_status().json()
+        assert connected["portals"] == [portal]
+    assert disk.read_bytes()[MIB : MIB + 65536] == b"\x08" * 65536
+
+
 def test_lus_of_daiko_and_tgt_and_a_file_are_one_virtual_lu(tmp_path: Path) -> None:
     parts = [image(tmp_path / f"part{n}.img", 4 * MIB, seed=n) for n in range(3)]
     source = image(tmp_path / "source.img", 12 * MIB, seed=9)
