@@ -15,6 +15,7 @@ from daiko.command_control.decision import Place
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
+from daiko.device.range_lock import RangeLock
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.mapping_table import MappingTable
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
@@ -42,6 +43,8 @@ class PublishedVolume:
         self.table = mapping_table(record)
         self._device_of = device_of
         self._trackings: list[ChangeTracking] = []
+        self._lock = RangeLock()
+        self._locks = {device: RangeLock() for device in self.table.devices}
         self.unit = LogicalUnit(
             Identity(
                 record.name,
@@ -91,14 +94,19 @@ class PublishedVolume:
             self.unit.replace_device(tracking.below)
 
     def _build(self) -> BlockDevice:
+        """The volume over its devices as they are. The locks outlive what is built: requests that
+        are at the devices now and those of the next moment must still keep out of each other."""
         table = self.table
         if len(table) == 1:
             only = next(iter(table))
             device = self._device_of(only.device)
             if only.device_lba == 0 and only.blocks == device.blocks:
-                return with_all_commands(device)
-        devices = {each: with_all_commands(self._device_of(each)) for each in table.devices}
-        return VirtualLu(table, devices, self.record.block_size)
+                return with_all_commands(device, self._locks[only.device])
+        devices = {
+            each: with_all_commands(self._device_of(each), self._locks[each])
+            for each in table.devices
+        }
+        return VirtualLu(table, devices, self.record.block_size, lock=self._lock)
 
 
 class Publication:
@@ -206,13 +214,14 @@ def is_real_lu(store: Store, volume: VolumeRecord) -> bool:
     )
 
 
-def with_all_commands(device: BlockDevice) -> BlockDevice:
+def with_all_commands(device: BlockDevice, lock: RangeLock) -> BlockDevice:
     """The device with WRITE SAME, COMPARE AND WRITE and FUA, emulated where it lacks them. UNMAP
-    is left as it is: done by writing zeros it would cost a host much and give back nothing."""
+    is left as it is: done by writing zeros it would cost a host much and give back nothing. `lock`
+    keeps writes out of an emulated COMPARE AND WRITE; the volume has one for each device."""
     has = device.capabilities
     if has.write_same and has.compare_and_write and has.fua:
         return device
-    whole = Emulate(device)
+    whole = Emulate(device, lock=lock)
     whole.capabilities = replace(
         whole.capabilities, unmap=has.unmap, unmapped_reads_zero=has.unmapped_reads_zero
     )

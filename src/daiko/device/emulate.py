@@ -123,10 +123,11 @@ def compare_and_write(
 class Emulate(Layer):
     """The device below, with every optional operation."""
 
-    def __init__(self, below: BlockDevice) -> None:
+    def __init__(self, below: BlockDevice, *, lock: RangeLock | None = None) -> None:
+        """`lock`: of the `Emulate` that this one takes the place of, while requests are at that."""
         super().__init__(below)
         has = below.capabilities
-        self._lock = RangeLock()
+        self._lock = lock or RangeLock()
         self._emulates_comparison = not has.compare_and_write
         self.capabilities = replace(
             has,

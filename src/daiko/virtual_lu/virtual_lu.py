@@ -33,11 +33,17 @@ class VirtualLu(BlockDevice):
     """A block device over the extents of a mapping table.
 
     Raises ValueError where the table is empty, a device is missing, has other blocks than
-    `block_size` bytes, or ends before an extent does.
+    `block_size` bytes, or ends before an extent does. `lock`: of the virtual LU that this one takes
+    the place of, while requests are at that.
     """
 
     def __init__(
-        self, table: MappingTable, devices: Mapping[DeviceId, BlockDevice], block_size: int
+        self,
+        table: MappingTable,
+        devices: Mapping[DeviceId, BlockDevice],
+        block_size: int,
+        *,
+        lock: RangeLock | None = None,
     ) -> None:
         if not table.blocks:
             raise ValueError("a virtual LU has at least one extent")
@@ -53,7 +59,7 @@ class VirtualLu(BlockDevice):
                 )
         self.capabilities = common_capabilities(self._devices)
         self._find = table.find
-        self._lock = RangeLock() if len(table) > 1 else None
+        self._lock = (lock or RangeLock()) if len(table) > 1 else None
 
     def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The parts of this LU that lie on a device: (first block here, blocks)."""
