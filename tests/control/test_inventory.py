@@ -466,3 +466,52 @@ async def test_hosts_see_changes_at_once(system: System) -> None:
     assert not system.access.authorize("iqn.2026-11.x:h", "")
     with pytest.raises(NotFound):
         await system.remove_host("h")
+
+
+async def test_a_lu_that_vanished_under_a_volume_is_kept_out_by_a_rescan_and_comes_back(
+    system: System, second: Second
+) -> None:
+    await second.serve(1, 2048)
+    await system.attach_backend(second.record())
+    await volumes.create_by_hand(system, "v", one("sd1/1"))
+    await volumes.create_by_hand(system, "w", one("sd1/0"))
+    assert second.system is not None
+    host = second.system.store.get(HostRecord, "any")
+    assert host is not None
+    await second.system.put_host(host.model_copy(update={"luns": {0: "v0"}}))
+    record = await system.probe_backend("sd1")
+    assert {facts.lun: facts.blocks for facts in record.devices} == {0: 2048, 1: 2048}
+    assert "LU 1: it is gone" in system.backend_status("sd1")[1]
+    assert system.place("v").blocks == 2048
+    with pytest.raises(Unreachable):
+        await awaitable.read(system.unit("v").device, 0, 1)
+    await awaitable.read(system.unit("w").device, 0, 1)
+    await second.system.put_host(host)
+    await system.probe_backend("sd1")
+    await awaitable.read(system.unit("v").device, 0, 1)
+
+
+async def test_a_lu_that_vanished_and_is_not_in_use_is_forgotten_by_a_rescan(
+    system: System, second: Second
+) -> None:
+    await second.serve(1, 2048)
+    await system.attach_backend(second.record())
+    assert second.system is not None
+    host = second.system.store.get(HostRecord, "any")
+    assert host is not None
+    await second.system.put_host(host.model_copy(update={"luns": {0: "v0"}}))
+    record = await system.probe_backend("sd1")
+    assert [facts.lun for facts in record.devices] == [0]
+
+
+async def test_a_file_that_has_shrunk_under_a_volume_is_kept_out_by_a_rescan(
+    system: System, tmp_path: Path
+) -> None:
+    await volumes.create_by_hand(system, "v", one("a/0"))
+    with (tmp_path / "a.img").open("r+b") as file:
+        file.truncate(1024 * 512)
+    record = await system.probe_backend("a")
+    assert record.devices[0].blocks == 4096
+    assert "shrunk from 4096 to 1024 blocks" in system.backend_status("a")[1]
+    with pytest.raises(Unreachable):
+        await awaitable.read(system.unit("v").device, 0, 1)

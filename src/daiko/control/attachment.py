@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -155,13 +155,23 @@ class Attachment:
         if self.controller is not None and not self.controller.is_connected:
             raise BackendUnavailable(self.detail)
 
-    def take(self, devices: tuple[DeviceFacts, ...]) -> None:
+    def take(self, devices: tuple[DeviceFacts, ...], needed: Mapping[int, int]) -> None:
         """Take the devices into use as they are now: the administrator attached them, or has
-        looked at them again."""
-        self.record = self.record.model_copy(update={"devices": devices})
+        looked at them again. `needed` says how many blocks of an LU (by LUN) volumes lie on: one
+        that is gone or too small for them stays on record as it was, and is kept out."""
+        now = {facts.lun: facts for facts in devices}
         self._error = ""
         self._kept_out = {}
-        self._devices = {facts.lun: self._device(facts.lun) for facts in devices}
+        for known in self.record.devices:
+            if known.lun in needed:
+                reason = _unfit(known, now.get(known.lun), needed[known.lun])
+                if reason:
+                    self._kept_out[known.lun] = reason
+                    now[known.lun] = known
+        present = tuple(facts for _, facts in sorted(now.items()))
+        self.record = self.record.model_copy(update={"devices": present})
+        self._devices = {lun: self._device(lun) for lun in now if lun not in self._kept_out}
+        self._log_kept_out()
         self._watcher.backend_changed(self.record.name)
 
     def resume(self, devices: tuple[DeviceFacts, ...]) -> None:
@@ -170,15 +180,17 @@ class Attachment:
         self._error = ""
         self._kept_out = {}
         for known in self.record.devices:
-            facts = now.get(known.lun)
-            reason = "it is gone" if facts is None else _difference(known, facts)
+            reason = _difference(known, now.get(known.lun))
             if reason:
                 self._kept_out[known.lun] = reason
             else:
                 self._devices[known.lun] = self._device(known.lun)
+        self._log_kept_out()
+        self._watcher.backend_changed(self.record.name)
+
+    def _log_kept_out(self) -> None:
         if self._kept_out:
             log.warning("devices kept out", backend=self.record.name, reasons=self.detail)
-        self._watcher.backend_changed(self.record.name)
 
     def retry(self, opened: Callable[[Attachment, tuple[DeviceFacts, ...]], None]) -> None:
         """Try to open it in the background until that succeeds, then call `opened`."""
@@ -265,12 +277,20 @@ def open_file(path: Path, block_size: int) -> FileDevice:
     return device
 
 
-def _difference(known: DeviceFacts, now: DeviceFacts) -> str:
+def _difference(known: DeviceFacts, now: DeviceFacts | None) -> str:
     """Why `now` is not the LU that `known` was; "" when it is."""
+    reason = _unfit(known, now, known.blocks)
+    if not reason and now is not None and now.designators != known.designators:
+        return "shows another identity than before: it is another LU"
+    return reason
+
+
+def _unfit(known: DeviceFacts, now: DeviceFacts | None, blocks: int) -> str:
+    """Why an LU cannot hold what lies in its first `blocks` blocks; "" when it can."""
+    if now is None:
+        return "it is gone"
     if now.block_size != known.block_size:
         return f"has blocks of {now.block_size} bytes, not {known.block_size} as before"
-    if now.blocks < known.blocks:
+    if now.blocks < blocks:
         return f"has shrunk from {known.blocks} to {now.blocks} blocks"
-    if now.designators != known.designators:
-        return "shows another identity than before: it is another LU"
     return ""

@@ -30,6 +30,7 @@ from daiko.state.record import (
     DeviceFacts,
     FunctionRecord,
     ReachRecord,
+    VolumeRecord,
 )
 from daiko.state.store import Store, Transaction
 
@@ -76,7 +77,7 @@ class Inventory:
             await attachment.close()
             raise
         self._attachments[record.name] = attachment
-        attachment.take(devices)
+        attachment.take(devices, {})
         await self._remember(attachment, fresh=True)
         await self._ask_about_reach(record.name)
         return attachment.record
@@ -99,7 +100,7 @@ class Inventory:
         """Look again at what a back end has and, with `functions`, at what it can do and reach;
         what is found is taken into use as it is. Raises KeyError, BackendUnavailable."""
         attachment = self._attachments[name]
-        attachment.take(await attachment.open())
+        attachment.take(await attachment.open(), self._needed(name))
         await self._remember(attachment, fresh=functions)
         if functions:
             await self._ask_about_reach(name)
@@ -131,6 +132,17 @@ class Inventory:
             ((r.backend, r.function, r.cell) for r in self._store.list(FunctionRecord)),
             ((r.backend, r.device, r.cell) for r in self._store.list(ReachRecord)),
         )
+
+    def _needed(self, name: str) -> dict[int, int]:
+        """By LUN, up to which block volumes lie on the devices of a back end."""
+        needed: dict[int, int] = {}
+        for volume in self._store.list(VolumeRecord):
+            for extent in volume.extents:
+                device = DeviceId.parse(extent.device)
+                if device.backend == name:
+                    end = extent.lba + extent.blocks
+                    needed[device.lun] = max(needed.get(device.lun, 0), end)
+        return needed
 
     def _attachment(self, record: BackendRecord) -> Attachment:
         return Attachment(record, self._initiator_iqn, self._watcher)
