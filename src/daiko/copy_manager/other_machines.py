@@ -104,9 +104,10 @@ class OtherMachines:
     async def hold(self, iqn: str, portal: str, lun: int) -> OtherLu:
         """The LU with this number at a target behind a portal (HOST:PORT). `release` it by its
         name. Raises DeviceError when it cannot be reached."""
-        attached = self._attached(iqn, portal, lun)
+        attached = self.attached(iqn, lun)
         if attached is not None:
-            return attached
+            place = self._devices.place(str(attached))
+            return OtherLu(str(attached), place.block_size, place.blocks)
         session = self._session(iqn, portal)
         session.holders += 1
         if session.idle is not None:
@@ -121,6 +122,14 @@ class OtherMachines:
         except BaseException:
             self._let_go(session)
             raise
+
+    def attached(self, iqn: str, lun: int) -> DeviceId | None:
+        """The device that this LU is where its target is a back end of ours: a target has one
+        name at whatever portal it is reached."""
+        for device, address in self._devices.directory().items():
+            if (address.iqn, address.lun) == (iqn, lun):
+                return device
+        return None
 
     async def release(self, names: Iterable[str]) -> None:
         """Give up what was held under these names."""
@@ -170,13 +179,6 @@ class OtherMachines:
         }
 
     # --- sessions -------------------------------------------------------------------------------
-
-    def _attached(self, iqn: str, portal: str, lun: int) -> OtherLu | None:
-        for device, address in self._devices.directory().items():
-            if (address.iqn, address.lun) == (iqn, lun) and portal in address.portals:
-                place = self._devices.place(str(device))
-                return OtherLu(str(device), place.block_size, place.blocks)
-        return None
 
     def _session(self, iqn: str, portal: str) -> _Session:
         name = f"{portal},{iqn}"

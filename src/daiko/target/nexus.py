@@ -48,7 +48,8 @@ class Nexus:
         local_address: tuple[str, int] = ("", 0),
         peer_address: tuple[str, int] = ("", 0),
     ) -> None:
-        self.initiator_name = initiator_name
+        self.initiator_name = initiator_name.lower()
+        """In its one form: names are equal whatever their case (RFC 7143, 4.2.7.1)."""
         self.isid = isid
         """6 bytes."""
         self.target_name = target_name

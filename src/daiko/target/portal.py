@@ -145,7 +145,7 @@ class Target:
             return Admission(LoginStatus.AUTHORIZATION_FAILURE)
         if identity.tsih:
             session = self._sessions.get(identity.tsih)
-            if session is None or session.nexus.initiator_name != identity.initiator_name:
+            if session is None or session.nexus.initiator_name != identity.initiator_name.lower():
                 return Admission(LoginStatus.SESSION_DOES_NOT_EXIST)
             return Admission(LoginStatus.TOO_MANY_CONNECTIONS)  # MaxConnections is 1
         if len(self._sessions) >= MAXIMUM_SESSIONS:

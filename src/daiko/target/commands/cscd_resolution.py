@@ -5,8 +5,10 @@ sees on this nexus, and nowhere else: a unit that exists but is not mapped to th
 answer of one that does not exist, by whatever name it is called (CVE-2020-28374 is what happens
 otherwise). Other machines can be named by alias or address, and only those that the administrator
 allows this host (`HostRecord.remote_copy`); the check comes before any connection, so that nobody
-learns from us what is out there. An alias or address that means this target itself is looked up
-like any other name: among the host's own units.
+learns from us what is out there. A real LU that volumes lie on is not among them, whatever the host
+is allowed: it holds what other hosts were given. An alias or address that means this target itself
+is looked up like any other name: among the host's own units. iSCSI names are compared in their one
+form, lower case (RFC 7143, 4.2.7.1).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 from daiko.copy_manager.other_machines import OtherMachines, TargetAmbiguous
 from daiko.device.error import DeviceError
+from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.cscd import (
     RECEIVING_LOGICAL_UNIT,
@@ -35,7 +38,7 @@ from daiko.scsi.sense import (
     not_authorized,
 )
 from daiko.scsi.vpd import Designator
-from daiko.state.record import HostRecord
+from daiko.state.record import HostRecord, VolumeRecord
 from daiko.state.store import Store
 from daiko.target.commands.alias_list import AliasLists
 from daiko.target.logical_unit import LogicalUnit
@@ -149,27 +152,42 @@ class CscdResolution:
 
     async def _at(self, iqn: str, portal: str, lun_field: int, byte: int, segment: int) -> Resolved:
         """The unit at a target; this target too is one, however it is called."""
-        if iqn == self._nexus.target_name or portal == _portal(*self._nexus.local_address):
+        iqn = iqn.lower()
+        if self._is_this_target(iqn) or portal == _portal(*self._nexus.local_address):
             return self._own(self._unit_at(lun_field), byte, segment)
         portal = portal or self._remote.portal_of(iqn) or ""
         allowed = self._allowed_portals()
         if not portal or ("*" not in allowed and portal not in allowed):
             raise CheckCondition(not_authorized(byte))
         try:
-            iqn = iqn or await self._remote.only_target(portal)
-            if iqn == self._nexus.target_name:
+            iqn = iqn or (await self._remote.only_target(portal)).lower()
+            if self._is_this_target(iqn):
                 return self._own(self._unit_at(lun_field), byte, segment)
             return await self._elsewhere(iqn, portal, lun_field, byte)
         except (DeviceError, TargetAmbiguous):
             raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte)) from None
 
+    def _is_this_target(self, iqn: str) -> bool:
+        return iqn == self._nexus.target_name.lower()
+
     async def _elsewhere(self, iqn: str, portal: str, lun_field: int, byte: int) -> Resolved:
         lun = lun_number(lun_field)
         if lun is None:
             raise TargetAmbiguous(f"LUN field {lun_field:016x} is of no form that is known here")
+        attached = self._remote.attached(iqn, lun)
+        if attached is not None and self._holds_volumes(attached):
+            raise CheckCondition(not_authorized(byte))
         lu = await self._remote.hold(iqn, portal, lun)
         self.remote_places.append(lu.name)
         return Resolved(lu.name, lu.block_size, lu.blocks, byte, None)
+
+    def _holds_volumes(self, device: DeviceId) -> bool:
+        name = str(device)
+        return any(
+            extent.device == name
+            for volume in self._store.list(VolumeRecord)
+            for extent in volume.extents
+        )
 
     def _allowed_portals(self) -> tuple[str, ...]:
         """The portals whose LUs this host may name, by its own record or by the one for all."""
