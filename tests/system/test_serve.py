@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loop_device import MAY_MAKE_LOOP_DEVICES, loop_device
 from processes import READY, Daiko, Process, ProcessFailed, Tgt, free_port, image, qemu_io, run
 
 MIB = 1 << 20
@@ -51,6 +52,21 @@ def test_file_comes_out_as_it_went_in(tmp_path: Path) -> None:
         run("qemu-img", "convert", "-f", "raw", "-O", "raw", daiko.url(), copy)
     assert filecmp.cmp(source, copy, shallow=False)
     assert filecmp.cmp(source, disk, shallow=False)
+
+
+if MAY_MAKE_LOOP_DEVICES:  # Without: tests/backend/test_block_device.py, in a guest.
+
+    def test_block_device_is_a_disk_in_one_line(tmp_path: Path) -> None:
+        source = image(tmp_path / "source.img", 8 * MIB, seed=1)
+        behind, copy = image(tmp_path / "behind.img", 8 * MIB), tmp_path / "copy.img"
+        with loop_device(behind) as path, Daiko(tmp_path, path) as daiko:
+            run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", source, daiko.url())
+            qemu_io(daiko.url(), "discard 4M 1M", "flush")
+            run("qemu-img", "convert", "-f", "raw", "-O", "raw", daiko.url(), copy)
+        wanted = bytearray(source.read_bytes())
+        wanted[4 * MIB : 5 * MIB] = bytes(MIB)
+        assert behind.read_bytes() == wanted
+        assert copy.read_bytes() == wanted
 
 
 def test_several_files_are_one_disk_end_to_end(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ class FileDevice(BlockDevice):
         block_size: int,
         capabilities: Capabilities,
         unmap_mode: int,
+        *,
+        shows_holes: bool,
     ) -> None:
         self.path = path
         self.blocks = blocks
@@ -124,6 +126,7 @@ class FileDevice(BlockDevice):
         self.capabilities = capabilities
         self._descriptor = descriptor
         self._unmap_mode = unmap_mode
+        self._shows_holes = shows_holes
         self._read_flags = os.RWF_NOWAIT
         self._pace = _Pace()
         self._lock = RangeLock()
@@ -195,7 +198,17 @@ class FileDevice(BlockDevice):
             unmap_granularity=max(1, 4096 // block_size),
             unmapped_reads_zero=bool(unmap_mode),
         )
-        return cls(descriptor, path, blocks, block_size, capabilities, unmap_mode)
+        # (the kernel refuses SEEK_HOLE on a block device, also on one that can discard)
+        shows_holes = stat.S_ISREG(facts.st_mode) and unmap_mode == _PUNCH_HOLE | _KEEP_SIZE
+        return cls(
+            descriptor,
+            path,
+            blocks,
+            block_size,
+            capabilities,
+            unmap_mode,
+            shows_holes=shows_holes,
+        )
 
     # Reading
 
@@ -370,7 +383,7 @@ class FileDevice(BlockDevice):
         refusal = self._refusal(lba, blocks)
         if refusal is not None or not blocks:
             done(refusal, ())
-        elif self._unmap_mode != _PUNCH_HOLE | _KEEP_SIZE:
+        elif not self._shows_holes:
             done(None, [(blocks, True)])
         else:
             try:
