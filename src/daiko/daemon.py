@@ -77,6 +77,8 @@ class Options:
     block_size: int = 512
     size: int = 0
     """Bytes of a file that is not there yet and is to be made; 0 = it must be there."""
+    preallocate: bool = False
+    """Files get all of their room."""
     api: str = ""
     token: str = ""
     log_level: str = "info"
@@ -226,7 +228,7 @@ class Source:
     lun: int
 
 
-def parse_source(source: str, block_size: int) -> Source:
+def parse_source(source: str, block_size: int, *, preallocate: bool = False) -> Source:
     """Read a source of the command line. Raises Invalid."""
     if not _is_url(source):
         if block_size not in (512, 4096):
@@ -236,7 +238,8 @@ def parse_source(source: str, block_size: int) -> Source:
                 field="block-size",
             )
         path = Path(source).absolute()
-        return Source(BackendPart(path=str(path), block_size=block_size), 0)
+        part = BackendPart(path=str(path), block_size=block_size, preallocate=preallocate)
+        return Source(part, 0)
     scheme, _, address = source.partition("://")
     authority, _, way = address.partition("/")
     names.refuse_login(authority, "source")
@@ -290,7 +293,7 @@ def document_of(store: Store, options: Options) -> Document:
     for lun, sources in sorted(options.luns.items()):
         devices = []
         for text in sources:
-            source = parse_source(text, options.block_size)
+            source = parse_source(text, options.block_size, preallocate=options.preallocate)
             where = _where(source.backend)
             if where not in known_names:
                 name = _free_name(source.backend, {*known_names.values(), *volumes})

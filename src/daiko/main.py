@@ -62,6 +62,13 @@ def serve(
     size: Annotated[
         str, typer.Option(help="Make files that are not there yet, this large (as in 10GiB).")
     ] = "",
+    preallocate: Annotated[
+        bool,
+        typer.Option(
+            "--preallocate",
+            help="Give files all of their room now, and let them keep it when hosts unmap blocks.",
+        ),
+    ] = False,
     api: Annotated[
         str, typer.Option(help="Where the API listens: unix:PATH or http://HOST:PORT.")
     ] = "",
@@ -92,6 +99,7 @@ def serve(
             store=store,
             block_size=block_size,
             size=parse_size(size) if size else 0,
+            preallocate=preallocate,
             api=api,
             token=_token(token_file),
             log_level=log_level,

@@ -101,6 +101,25 @@ def test_disk_with_blocks_of_4096_bytes(tmp_path: Path) -> None:
         qemu_io(daiko.url(), "write -P 5 4k 8k", "read -P 5 4k 8k")
 
 
+@pytest.mark.parametrize("preallocate", [False, True])
+def test_file_takes_its_room_as_it_was_told(tmp_path: Path, preallocate: bool) -> None:
+    made = tmp_path / "made.img"
+
+    def room() -> int:
+        return made.stat().st_blocks * 512
+
+    options = ["--size", "8MiB", *(["--preallocate"] if preallocate else [])]
+    with Daiko(tmp_path, made, store=tmp_path / "store", options=options) as daiko:
+        assert (room() >= 8 * MIB) == preallocate
+        qemu_io(daiko.url(), "write -P 7 0 8M", "discard 1M 4M", "read -P 0 1M 4M", "flush")
+        assert (room() >= 8 * MIB) == preallocate
+        # The store remembers it.
+        daiko.sources, daiko.options = (), []
+        daiko.restart()
+        qemu_io(daiko.url(), "discard 5M 2M", "read -P 0 5M 2M", "read -P 7 7M 1M", "flush")
+        assert (room() >= 8 * MIB) == preallocate
+
+
 def test_lu_of_tgt_is_served_as_a_virtual_lu(tmp_path: Path) -> None:
     behind = image(tmp_path / "behind.img", 16 * MIB)
     with Tgt(tmp_path, behind) as tgt, Daiko(tmp_path, tgt.url()) as daiko:

@@ -31,6 +31,13 @@ def add(
     block_size: Annotated[
         int, typer.Option("--block-size", metavar="512|4096", help="Of a file.")
     ] = 512,
+    preallocate: Annotated[
+        bool,
+        typer.Option(
+            "--preallocate",
+            help="Give a file all of its room now, and let it keep that when hosts unmap blocks.",
+        ),
+    ] = False,
     json: option.Json = False,
 ) -> None:
     """Attach a back end, and find out what it has and what it can do."""
@@ -42,6 +49,7 @@ def add(
                 "address": option.address(address),
                 "portals": portal or [],
                 "block_size": block_size,
+                "preallocate": preallocate,
             },
         )
     if json:

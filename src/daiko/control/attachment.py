@@ -241,7 +241,11 @@ class Attachment:
     def _open_file(self) -> DeviceFacts:
         try:
             if self._file is None:
-                self._file = open_file(Path(self.record.path), self.record.block_size)
+                self._file = open_file(
+                    Path(self.record.path),
+                    self.record.block_size,
+                    preallocate=self.record.preallocate,
+                )
             else:
                 self._file.refresh()
         except OSError as error:
@@ -259,10 +263,10 @@ class Attachment:
         )
 
 
-def open_file(path: Path, block_size: int) -> FileDevice:
+def open_file(path: Path, block_size: int, *, preallocate: bool = False) -> FileDevice:
     """Open the file or block device of an INTERNAL LU. Raises BackendUnavailable."""
     try:
-        device = FileDevice.open(path, block_size)
+        device = FileDevice.open(path, block_size, preallocate=preallocate)
     except OSError as error:
         raise BackendUnavailable(f"{path}: {error.strerror}") from error
     except ValueError as error:

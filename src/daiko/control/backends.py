@@ -39,11 +39,13 @@ async def add(
     *,
     portals: tuple[str, ...] = (),
     block_size: int = 512,
+    preallocate: bool = False,
 ) -> BackendState:
     """Attach a back end, and probe it.
 
     `address` is `iscsi://HOST[:PORT][/IQN]` for a second controller, with further `portals` of the
-    same target, or the path of a file or block device for a disk of this controller. Without an
+    same target, or the path of a file or block device for a disk of this controller; with
+    `preallocate` a file gets all of its room now, and keeps it when hosts unmap blocks. Without an
     IQN the portal is asked for its targets, and must have exactly one.
 
     Raises Invalid, Conflict when the name or the target is attached already, Unavailable when it
@@ -66,7 +68,7 @@ async def add(
                     "leave them out, or write the address as iscsi://HOST:PORT/IQN",
                     field="portals",
                 )
-            record = _internal(name, address, block_size)
+            record = _internal(name, address, block_size, preallocate)
         _refuse_second_name(system, record)
         return _state(system, await system.attach_backend(record))
 
@@ -132,8 +134,14 @@ async def _only_target(system: System, portal: str) -> str:
     return targets[0]
 
 
-def _internal(name: str, path: str, block_size: int) -> BackendRecord:
-    record = BackendRecord(name=name, type=BackendKind.INTERNAL, path=path, block_size=block_size)
+def _internal(name: str, path: str, block_size: int, preallocate: bool) -> BackendRecord:
+    record = BackendRecord(
+        name=name,
+        type=BackendKind.INTERNAL,
+        path=path,
+        block_size=block_size,
+        preallocate=preallocate,
+    )
     check(record)
     return record
 

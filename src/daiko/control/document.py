@@ -88,6 +88,7 @@ class BackendPart(_Part):
     portals: tuple[str, ...] = ()
     path: str = ""
     block_size: int = 512
+    preallocate: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -105,6 +106,7 @@ class BackendPart(_Part):
             portals=self.portals,
             path=self.path,
             block_size=self.block_size,
+            preallocate=self.preallocate,
         )
 
 

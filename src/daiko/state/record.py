@@ -91,6 +91,8 @@ class BackendRecord(Record):
     """The file or block device (INTERNAL)."""
     block_size: int = 512
     """Of an INTERNAL device."""
+    preallocate: bool = False
+    """An INTERNAL file has all of its room, and keeps it when blocks are unmapped."""
     devices: tuple[DeviceFacts, ...] = ()
     probed_at: float = 0.0
 

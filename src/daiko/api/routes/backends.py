@@ -27,6 +27,7 @@ async def add(system: Running, body: AddBackend) -> BackendView:
             body.address,
             portals=tuple(body.portals),
             block_size=body.block_size,
+            preallocate=body.preallocate,
         )
     )
 

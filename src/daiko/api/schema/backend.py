@@ -41,3 +41,7 @@ class AddBackend(BaseModel, extra="forbid"):
     )
     portals: list[str] = Field(default=[], description="Further HOST:PORT of the same target")
     block_size: int = Field(default=512, description="Bytes, 512 or 4096; for a file only")
+    preallocate: bool = Field(
+        default=False,
+        description="A file gets all of its room now, and keeps it when hosts unmap blocks",
+    )
