@@ -104,6 +104,30 @@ async def test_exactly_what_is_missing_is_copied(blocks: int, done: list[tuple[i
     assert work.bytes_through == sum(count for _, count in work.written) * 512
 
 
+async def test_a_cancelled_pump_begins_nothing_more_and_gives_its_memory_back() -> None:
+    source, _ = await _filled(1000)
+    held, destination = Held(source), MemoryDevice(1000)
+    source.fail(Operation.READ, error=lambda: Busy("not now"), times=1)
+    budget = TransferBudget(3 * QUICK.transfer_bytes)
+    settings = replace(QUICK, retries=Retries((3600.0,)))
+    pump = asyncio.ensure_future(
+        _copy(_work(1000), held, destination, budget=budget, settings=settings).run()
+    )
+    while len(held.waiting) < 3:  # noqa: ASYNC110  # the device has no event
+        await asyncio.sleep(0)
+    asked = len(held.blocks_asked)
+    held.waiting.pop(0)()  # this one rests for an hour
+    pump.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pump
+    while held.waiting:
+        held.release()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert len(held.blocks_asked) == asked
+    assert budget.used == 0
+
+
 async def test_no_more_transfers_and_bytes_are_in_flight_than_allowed() -> None:
     source, data = await _filled(1000)
     held, destination = Held(source), MemoryDevice(1000)

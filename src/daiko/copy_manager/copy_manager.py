@@ -72,7 +72,6 @@ class CopyManager:
         """Jobs whose end could not be kept in the store."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(self.settings.running_jobs)
-        self._host_jobs = 0
         self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -236,10 +235,9 @@ class CopyManager:
         """The devices of the system, and those on other machines that copies hold."""
         return self._devices
 
-    @property
-    def has_room_for_host(self) -> bool:
-        """Whether a further copy of a host may start now."""
-        return not self._stopping and self._host_jobs < self.settings.running_host_jobs
+    def has_room_for_host(self, copies: int) -> bool:
+        """Whether one more copy of a host may begin beside the `copies` that have."""
+        return not self._stopping and copies < self.settings.running_host_jobs
 
     def mode_of(self, request: CopyRequest) -> Mode:
         """The mode that holds for a request: its own, its volume's, the system's."""
@@ -256,8 +254,6 @@ class CopyManager:
 
     def _launch(self, job: RunningJob) -> None:
         self._live[job.id] = job
-        if job.request.by_host:
-            self._host_jobs += 1
         task = asyncio.create_task(self._live_out(job), name=f"job {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -279,8 +275,6 @@ class CopyManager:
             except StoreError as error:
                 self._strand(job, error)
         finally:
-            if job.request.by_host:
-                self._host_jobs -= 1
             del self._live[job.id]
             job.ended.set()
             job.touch()

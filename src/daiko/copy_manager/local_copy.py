@@ -68,6 +68,7 @@ class LocalCopy:
         self._asking = False
         self._exhausted = False
         self._scheduled = False
+        self._is_cancelled = False
         self._failure: CopyFailed | None = None
 
     async def run(self) -> None:
@@ -78,6 +79,11 @@ class LocalCopy:
         try:
             self._schedule()
             await self._finished
+        except asyncio.CancelledError:
+            # Nobody waits any more: what is in flight ends by itself, and nothing follows it.
+            self._is_cancelled = True
+            self._halted()
+            raise
         finally:
             self.halt.unlisten(self._halted)
             self.work.seconds += self._loop.time() - started
@@ -107,8 +113,13 @@ class LocalCopy:
                 first = edge
 
     @property
+    def is_stopped(self) -> bool:
+        """Nothing is to be begun, nor tried again."""
+        return self.halt.requested or self._is_cancelled
+
+    @property
     def _is_ending(self) -> bool:
-        return self._exhausted or self._failure is not None or self.halt.requested
+        return self._exhausted or self._failure is not None or self.is_stopped
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -245,7 +256,7 @@ class _Transfer:
         if verdict in (Verdict.FALL_BACK, Verdict.HOSTS_BUSINESS) or delay is None:
             self._data = b""
             self._copy.transfer_failed(side, error)
-        elif self._copy.halt.requested:
+        elif self._copy.is_stopped:
             self._data = b""
             self._copy.transfer_dropped()
         else:

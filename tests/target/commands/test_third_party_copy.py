@@ -38,8 +38,16 @@ from daiko.scsi.sense import (
 )
 from daiko.scsi.third_party_page import ThirdPartyCopyPage
 from daiko.scsi.vpd import Designator
-from daiko.state.record import ExtentRecord, HostRecord, JobRecord, JobState, VolumeRecord
+from daiko.state.record import (
+    ExtentRecord,
+    HostRecord,
+    JobRecord,
+    JobState,
+    Record,
+    VolumeRecord,
+)
 from daiko.state.sqlite import SqliteStore
+from daiko.state.store import Store
 from daiko.target.commands.alias_list import MAXIMUM_ALIASES
 from target.fake import FakeTask, Host
 
@@ -308,6 +316,17 @@ async def test_more_copies_than_there_is_room_for_are_told_so(
     assert (await target.send(backup())).status == Status.TASK_SET_FULL
     sd1.gate.set()
     assert (await target.ended(first)).status == Status.GOOD
+
+
+async def test_copies_that_come_together_do_not_all_find_the_same_room(target: CopyTarget) -> None:
+    sd1 = target.rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    target.manager.settings = replace(target.manager.settings, running_host_jobs=2)
+    tasks = [target.begin(backup(destination_lba=16 * number)) for number in range(5)]
+    await sd1.arrived.wait()
+    sd1.gate.set()
+    statuses = [(await target.ended(task)).status for task in tasks]
+    assert statuses == [Status.GOOD] * 2 + [Status.TASK_SET_FULL] * 3
 
 
 async def test_an_aborted_copy_stops_and_ends(target: CopyTarget) -> None:
@@ -726,6 +745,22 @@ async def test_a_host_copy_that_the_controllers_stop_cuts_off_is_answered_and_in
     assert task.condition == (0xA, 0x2F, 0x02)
     (record,) = store.list(JobRecord)
     assert record.state is JobState.INTERRUPTED
+
+
+async def test_a_copy_of_a_host_costs_no_look_at_all_jobs_that_there_ever_were(
+    target: CopyTarget, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_through: list[type[Record]] = []
+
+    def list_(kind: type[Record]) -> tuple[Record, ...]:
+        looked_through.append(kind)
+        return Store.list(store, kind)
+
+    monkeypatch.setattr(store, "list", list_)
+    for _ in range(3):
+        assert (await target.send(backup())).status == Status.GOOD
+    await target.stop()
+    assert JobRecord not in looked_through
 
 
 async def test_old_host_jobs_are_forgotten(store: SqliteStore) -> None:

@@ -61,7 +61,10 @@ class AliasLists:
         if in_use is None:
             return
         in_use.subtract(values)
-        if not +in_use:
+        left = +in_use
+        if left:
+            self._in_use[nexus.identity] = left
+        else:
             del self._in_use[nexus.identity]
 
     def forget(self, nexus: Nexus) -> None:

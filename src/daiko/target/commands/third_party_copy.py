@@ -203,7 +203,7 @@ class ThirdPartyCopyCommands:
 
         def begin(data: Buffer) -> None:
             parameters = parse_extended_copy(data, PARAMETERS)
-            if not self._copy_manager.has_room_for_host:
+            if not self._copy_manager.has_room_for_host(len(self._running)):
                 itl.finish(task, Status.TASK_SET_FULL)
                 return
             result = CopyResult()
