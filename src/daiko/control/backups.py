@@ -7,7 +7,10 @@ the same devices are looked at. What hosts write to a backup device by themselve
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from daiko.command_control.plan import Mode
@@ -77,8 +80,9 @@ async def run(system: System, wanted: CopyRequest) -> Backup:
 
 def ls(system: System, *, volume: str = "", state: JobState | None = None) -> list[Backup]:
     """Backups, newest first; of one volume, in one state."""
+    writes = _Writes(system.copy_manager.jobs())
     return [
-        _backup(system, status)
+        _backup(status, writes)
         for status in jobs.ls(system, type=TYPE, state=state)
         if not volume or status.record.source == volume
     ]
@@ -86,7 +90,9 @@ def ls(system: System, *, volume: str = "", state: JobState | None = None) -> li
 
 def show(system: System, id: int) -> Backup:
     """One backup. Raises NotFound."""
-    return _backup(system, jobs.show(system, id, type=TYPE))
+    status = jobs.show(system, id, type=TYPE)
+    later = [job for job in system.copy_manager.jobs() if job.id > id]
+    return _backup(status, _Writes(later))
 
 
 def restoration(
@@ -114,26 +120,39 @@ async def restore(system: System, wanted: CopyRequest) -> jobs.JobStatus:
     return jobs.show(system, job.id)
 
 
-def _backup(system: System, status: jobs.JobStatus) -> Backup:
+def _backup(status: jobs.JobStatus, writes: _Writes) -> Backup:
     record = status.record
     if record.state is not JobState.DONE:
         why_not = _NOT_DONE[record.state]
     else:
-        later = _overwritten_by(system, record)
+        later = writes.over(record)
         why_not = f"job {later.id} ({later.type}) wrote over it" if later else ""
     return Backup(status, not why_not, why_not)
 
 
-def _overwritten_by(system: System, backup: JobRecord) -> JobRecord | None:
-    """The first later job that wrote to a block that holds the backup."""
-    held = _written(backup)
-    for job in system.copy_manager.jobs():
-        if job.id <= backup.id or not job.started:
-            continue
-        for device, ranges in _written(job).items():
-            if device in held and any(held[device].overlaps(at, length) for at, length in ranges):
-                return job
-    return None
+class _Writes:
+    """What jobs wrote, by device: each job's steps are gone through once, for however many
+    backups they are compared with."""
+
+    def __init__(self, all_jobs: Iterable[JobRecord]) -> None:
+        """`all_jobs` by number."""
+        self._by_device: dict[str, list[tuple[JobRecord, RangeSet]]] = {}
+        for job in all_jobs:
+            if job.started:
+                for device, ranges in _written(job).items():
+                    self._by_device.setdefault(device, []).append((job, ranges))
+
+    def over(self, backup: JobRecord) -> JobRecord | None:
+        """The first later job that wrote to a block that holds the backup."""
+        found: list[JobRecord] = []
+        for device, held in _written(backup).items():
+            writes = self._by_device.get(device, ())
+            first = bisect_right(writes, backup.id, key=lambda write: write[0].id)
+            for job, ranges in islice(writes, first, None):
+                if any(held.overlaps(at, length) for at, length in ranges):
+                    found.append(job)
+                    break
+        return min(found, key=lambda job: job.id, default=None)
 
 
 def _written(job: JobRecord) -> dict[str, RangeSet]:

@@ -34,7 +34,7 @@ from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.request import ADMINISTRATOR, CopyRequest
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import SourceTracking
@@ -72,6 +72,8 @@ class CopyManager:
         """Jobs whose end could not be kept in the store."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(self.settings.running_jobs)
+        self._jobs_of_hosts = 0
+        """In the store, ended or not."""
         self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -80,6 +82,7 @@ class CopyManager:
         """Take up what the last process left: administrators' jobs go on from their last
         confirmed block, hosts' jobs are INTERRUPTED."""
         for record in self._store.list(JobRecord):
+            self._jobs_of_hosts += record.asked_by != ADMINISTRATOR
             if record.state in TERMINAL:
                 continue
             request = request_of(record)
@@ -164,6 +167,7 @@ class CopyManager:
             if request.by_host:  # it does not wait for a turn: one transaction less
                 record = record.model_copy(update={"state": JobState.RUNNING, "started": now})
             change.put(record)
+        self._jobs_of_hosts += request.by_host
         job = RunningJob(record, request, works, template=template)
         self._launch(job)
         return job
@@ -378,17 +382,16 @@ class CopyManager:
             due = loop.time() + max(self.settings.confirm_seconds, 20 * took)
 
     async def _forget_old_host_jobs(self) -> None:
-        """Hosts may send thousands of copies an hour: of theirs only the last are kept."""
-        ended = [
-            record
-            for record in self._store.list(JobRecord)
-            if record.state in TERMINAL and request_of(record).by_host
-        ]
-        surplus = len(ended) - self.settings.host_jobs_kept
-        if surplus < max(self.settings.host_jobs_kept // 10, 1):
+        """Hosts may send thousands of copies an hour: of theirs only the last are kept. All jobs
+        are looked through only when there is a tenth too many."""
+        most = self.settings.host_jobs_kept
+        if self._jobs_of_hosts < most + max(most // 10, 1):
             return
+        of_hosts = [r for r in self._store.list(JobRecord) if r.asked_by != ADMINISTRATOR]
+        surplus = [r for r in of_hosts if r.state in TERMINAL][: max(len(of_hosts) - most, 0)]
+        self._jobs_of_hosts = len(of_hosts) - len(surplus)
         async with self._store.transaction() as change:
-            for record in ended[:surplus]:
+            for record in surplus:
                 change.delete(JobRecord, record.key)
 
     # --- what a job needs -----------------------------------------------------------------------
