@@ -187,6 +187,31 @@ async def test_volume_that_a_job_works_on_is_not_removed(
     await volumes.remove(system, "v")
 
 
+async def test_volume_in_any_range_of_a_job_is_not_removed(
+    system: System, store: SqliteStore
+) -> None:
+    """A host's copy may name many: the record's source and destination are those of the first."""
+    for number, name in enumerate(("v", "w")):
+        await volumes.create_by_hand(system, name, [extent("a/0", 100 * number, 100)])
+    job = JobRecord(
+        id=9,
+        type="copy",
+        asked_by="host alice (iqn.2026-11.test:alice)",
+        source="a/0",
+        destination="b/0",
+        request={
+            "function": "volume-copy",
+            "mode": None,
+            "ranges": [[0, 8, 0], [0, 8, 0, "a/0", "v", 1], [0, 8, 0, "w", "b/0", 2]],
+        },
+        state=JobState.RUNNING,
+    )
+    await store.put(job)
+    for name in ("v", "w"):
+        with pytest.raises(Conflict, match="job 9"):
+            await volumes.remove(system, name)
+
+
 async def test_room_of_a_removed_volume_is_free_again(system: System) -> None:
     await volumes.create_whole(system, "v", [A])
     await volumes.remove(system, "v")

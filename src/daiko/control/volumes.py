@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from daiko.command_control.plan import Mode
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.system import System
+from daiko.copy_manager.request import places_of
 from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
@@ -244,7 +245,7 @@ def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
                 f"`daiko host unmap {host.name} {volume.name}` takes it away from the host",
             )
     for job in change.list(JobRecord):
-        if job.state not in TERMINAL and volume.name in (job.source, job.destination):
+        if job.state not in TERMINAL and volume.name in places_of(job):
             raise Conflict(
                 f"job {job.id} ({job.type}) works on {volume.name}",
                 f"wait for it, or `daiko job cancel {job.id}`",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function, Mode
+from daiko.state.record import JobRecord
 
 ADMINISTRATOR = "administrator"
 
@@ -72,3 +73,12 @@ class CopyRequest:
             mode=None if mode is None else Mode(mode),
             asked_by=asked_by,
         )
+
+
+def places_of(record: JobRecord) -> set[str]:
+    """Every place that a job reads or writes: each segment of a host may name others."""
+    names = {record.source, record.destination}
+    for kept in record.request.get("ranges", ()):
+        span = CopyRange(*kept)
+        names |= {span.source, span.destination}
+    return names - {""}
