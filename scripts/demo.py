@@ -321,6 +321,9 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             verified, figures = main_job(folder, options.size * MIB, stack)
+    except KeyboardInterrupt:
+        say("stopped by Ctrl-C; all processes are ended")
+        return 130
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

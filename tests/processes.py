@@ -82,7 +82,7 @@ class Process:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if isinstance(error, Exception):  # not where somebody pressed Ctrl-C
             # pytest shows this under "Captured stderr" of the test that failed.
             print(f"--- log of {self.name}\n{self.log_end()}", file=sys.stderr)
         self.stop()

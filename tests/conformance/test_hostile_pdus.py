@@ -612,6 +612,23 @@ async def test_flood_of_immediate_commands_is_bounded() -> None:
             assert (await host.receive()).status == 0
 
 
+async def test_flood_of_task_management_that_waits_for_the_device_is_bounded() -> None:
+    access = MemoryAccess()
+    access.management_waits = True
+    async with serving(access) as (_, portal), await RawInitiator.connect(portal) as host:
+        await host.login(IQN)
+        for tag in range(33):
+            host.send(TaskManagementRequest(5, 1, tag, cmd_sn=host.cmd_sn))
+        reject: Reject = await host.receive()
+        assert reject.reason == RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
+        assert len(access.managed) == 32
+        access.release()
+        for _ in range(32):
+            assert (await host.receive()).response == 0
+        host.send(TaskManagementRequest(5, 1, 40, cmd_sn=host.cmd_sn))
+        assert (await host.receive()).response == 0
+
+
 async def test_flood_of_early_commands_with_data_ends_the_session() -> None:
     """A gap in CmdSN that is never filled, and 4 MiB of immediate data behind it."""
     async with (

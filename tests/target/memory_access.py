@@ -48,6 +48,8 @@ class MemoryAccess:
         self.live: set[Task] = set()
         self.hold = False
         self.held: list[Callable[[], None]] = []
+        self.management_waits = False
+        """Task management is answered at `release`, as where tasks are at a slow device."""
         self.response = 0
         """To task management."""
         inquiry = bytearray(36)
@@ -83,7 +85,11 @@ class MemoryAccess:
         for task in ended:
             task.aborted = True
             self._complete(task, 0)
-        done(self.response if ended or whole else 1)
+        response = self.response if ended or whole else 1
+        if self.management_waits:
+            self.held.append(lambda: done(response))
+        else:
+            done(response)
 
     def submit(self, task: Task) -> None:
         self.submitted.append(task)
@@ -95,7 +101,7 @@ class MemoryAccess:
 
     def release(self) -> None:
         """Carry out what was held, in order."""
-        self.hold = False
+        self.hold = self.management_waits = False
         held, self.held = self.held, []
         for go_on in held:
             go_on()

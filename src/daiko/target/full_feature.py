@@ -305,22 +305,31 @@ class FullFeaturePhase:
         if not self._is_next(self.task_management, header, at, ahs, data):
             return
         request = TaskManagementRequest.parse(header, at)
-        if request.initiator_task_tag in self._session.tasks:
-            self._reject_request(
-                header, at, RejectReason.TASK_IN_PROGRESS, bool(header[at] & IMMEDIATE)
-            )
-            return
+        session = self._session
         is_immediate = bool(header[at] & IMMEDIATE)
+        reason = None
+        if request.initiator_task_tag in session.tasks:
+            reason = RejectReason.TASK_IN_PROGRESS
+        elif is_immediate and not session.has_room_for_immediate:
+            # A function waits for the tasks that it ends, which may be long at the device.
+            reason = RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
+        if reason is not None:
+            self._reject_request(header, at, reason, is_immediate)
+            return
+        if is_immediate:
+            session.immediate_began()
 
         def done(response: int) -> None:
-            if not is_immediate:
+            if is_immediate:
+                session.immediate_ended()
+            else:
                 self._window.answered()
             self._task_management_response(request, response)
 
         response = self._judge_task_management(request)
         if response is None:
             self._access.task_management(
-                self._session.nexus, request.function, request.lun,
+                session.nexus, request.function, request.lun,
                 request.referenced_task_tag, done,
             )  # fmt: skip
         else:

@@ -35,7 +35,8 @@ ROOM = 32 * 1024 * 1024
 _CLOSED = 1 << 62
 """Bytes taken off the room so that no command fits any more."""
 MAXIMUM_IMMEDIATE = 32
-"""Immediate commands in progress; they are outside the command window."""
+"""Immediate commands and task management functions in progress; the command window does not
+bound them."""
 
 
 class TargetAccess(Protocol):
@@ -150,6 +151,13 @@ class TargetSession:
             self._immediate += 1
         self._room -= task.expected_in + task.expected_out
         task.complete(Status.CHECK_CONDITION, (), failure.fixed())
+
+    def immediate_began(self) -> None:
+        """A request outside the command window is in progress."""
+        self._immediate += 1
+
+    def immediate_ended(self) -> None:
+        self._immediate -= 1
 
     @property
     def has_room_for_immediate(self) -> bool:
