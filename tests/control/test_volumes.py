@@ -105,6 +105,13 @@ async def test_automatic_volume_takes_free_room_and_leaves_the_rest_alone(system
     assert sum(ranges.blocks for ranges in used.values()) * 512 == 3 << 20
 
 
+async def test_taken_name_is_told_before_missing_room(system: System) -> None:
+    await volumes.create_automatic(system, "one", 1 << 20, [A])
+    with pytest.raises(Conflict, match="volume one already") as caught:
+        await volumes.create_automatic(system, "one", 1 << 40, [A])
+    assert caught.value.next_step
+
+
 async def test_automatic_volume_spans_devices_where_none_alone_has_room(system: System) -> None:
     record = await volumes.create_automatic(system, "v", 3 << 20, [A, B])
     assert {each.device for each in record.extents} == {"a/0", "b/0"}

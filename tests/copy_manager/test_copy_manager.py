@@ -694,8 +694,9 @@ def test_a_request_that_cannot_be_is_refused_at_once(rig: Rig, make: object, fie
 
 
 async def test_a_copy_onto_itself_is_refused(rig: Rig, manager: CopyManager) -> None:
-    with pytest.raises(CopyRefused, match="overlap"):
+    with pytest.raises(CopyRefused, match="overlap") as refused:
         await manager.submit(copy_request(rig, "alpha", "alpha", blocks=100, at=50))
+    assert "another destination" in refused.value.next_step
     assert manager.jobs() == ()
 
 

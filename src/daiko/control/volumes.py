@@ -66,6 +66,7 @@ async def create_automatic(
     if not candidates:
         raise Invalid("no device is given to take room from", field="devices")
     async with system.changing, system.store.transaction() as change:
+        refuse_taken_name(change, name)
         return put_new(
             change,
             name,
@@ -134,6 +135,21 @@ async def remove(system: System, name: str) -> None:
     await _take_away(system, name, only_image=False)
 
 
+def refuse_taken_name(change: Transaction, name: str) -> None:
+    """Raises Conflict where a volume or back end has this name."""
+    if change.get(VolumeRecord, name) is not None:
+        raise Conflict(
+            f"there is a volume {name} already",
+            f"see it with `daiko volume show {name}`, or choose another name",
+            field="name",
+        )
+    if change.get(BackendRecord, name) is not None:
+        # `backup run alpha --to NAME` takes volumes and back ends alike.
+        raise Conflict(
+            f"a back end has the name {name}", "choose another name for the volume", field="name"
+        )
+
+
 def put_new(
     change: Transaction,
     name: str,
@@ -144,12 +160,8 @@ def put_new(
     image: bool = False,
 ) -> VolumeRecord:
     """Check a new volume and put its record, inside a transaction. Raises as `create_by_hand`."""
-    if change.get(VolumeRecord, name) is not None:
-        raise Conflict(f"there is a volume {name} already", field="name")
+    refuse_taken_name(change, name)
     backends = change.list(BackendRecord)
-    if any(backend.name == name for backend in backends):
-        # `backup run alpha --to NAME` takes volumes and back ends alike.
-        raise Conflict(f"a back end has the name {name}", field="name")
     if not extents:
         raise Invalid("a volume needs at least one extent", field="extents")
     facts = [device_facts(backends, parse_device(extent.device)) for extent in extents]

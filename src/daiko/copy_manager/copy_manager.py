@@ -19,7 +19,13 @@ from collections.abc import Callable
 
 import structlog
 
-from daiko.command_control.decision import RequestedSegment, Undecidable, decide
+from daiko.command_control.decision import (
+    RangeOutsidePlace,
+    RangesOverlap,
+    RequestedSegment,
+    Undecidable,
+    decide,
+)
 from daiko.command_control.function_table import CopyLimits
 from daiko.command_control.plan import Mode, Plan
 from daiko.copy_manager.budget import TransferBudget
@@ -123,7 +129,7 @@ class CopyManager:
         try:
             return self._decide(request)
         except Undecidable as refusal:
-            raise CopyRefused(str(refusal)) from refusal
+            raise _refused(refusal) from refusal
 
     def _decide(self, request: CopyRequest) -> Plan:
         return decide(
@@ -139,7 +145,7 @@ class CopyManager:
         try:
             return (await self.begin(request)).record
         except Undecidable as refusal:
-            raise CopyRefused(str(refusal)) from refusal
+            raise _refused(refusal) from refusal
 
     async def begin(
         self, request: CopyRequest, *, template: ExtendedCopy | None = None
@@ -443,3 +449,13 @@ def request_of(record: JobRecord) -> CopyRequest:
     return CopyRequest.from_json(
         record.type, record.source, record.destination, record.asked_by, record.request
     )
+
+
+_NEXT_STEPS: dict[type[Undecidable], str] = {
+    RangesOverlap: "choose another destination, or another place on it",
+    RangeOutsidePlace: "choose a shorter range, or a larger destination",
+}
+
+
+def _refused(refusal: Undecidable) -> CopyRefused:
+    return CopyRefused(str(refusal), next_step=_NEXT_STEPS.get(type(refusal), ""))

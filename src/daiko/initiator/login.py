@@ -141,7 +141,8 @@ async def log_in(
         raise Unreachable(f"no login within {settings.login_timeout:g} s") from None
     except OSError as error:
         connection.abort()
-        words = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        of_system = error.errno is not None and error.errno > 0  # the resolver's are negative
+        words = os.strerror(error.errno or 0) if of_system else error.strerror or str(error)
         raise Unreachable(words) from None
     except UnicodeError:
         # What the resolver makes of a name with an empty part, or with one of over 63 letters.
