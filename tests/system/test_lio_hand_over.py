@@ -22,7 +22,7 @@ from lab_peers import Lio
 from processes import Daiko, image, run
 
 MIB = 1 << 20
-SIZE = 256
+SIZE = 384
 """MiB: so much that the fixed cost of asking for a job is little beside moving the data."""
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
