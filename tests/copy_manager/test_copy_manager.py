@@ -609,6 +609,31 @@ async def test_host_writes_during_the_job_are_counted_within_its_range(
     assert rig.tracked == {"alpha": []}
 
 
+async def test_copies_into_the_source_during_the_job_are_changes_too(
+    rig: Rig, manager: CopyManager
+) -> None:
+    """They do not pass through the volume's write path: neither this controller's nor those that
+    were handed over."""
+    sd1 = rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    async with asyncio.timeout(20):
+        under_way = await manager.submit(copy_request(rig, "vault", "alpha", blocks=4, at=30))
+        await sd1.arrived.wait()
+        backup = await manager.submit(backup_request(rig, "alpha", "vault", blocks=520, at=600))
+        while not rig.tracked.get("alpha"):  # noqa: ASYNC110  # the rig has no event
+            await asyncio.sleep(0)
+        later = await _run(manager, copy_request(rig, "sd2", "alpha", blocks=8, at=508))
+        outside = await _run(manager, copy_request(rig, "sd2", "alpha", blocks=8, at=700))
+        sd1.gate.set()
+        for job in (under_way, later, outside):
+            assert (await manager.wait(job.id)).state is JobState.DONE
+        record = await manager.wait(backup.id)
+    assert record.state is JobState.DONE
+    assert record.changed_blocks == 4 + 8
+    assert not record.one_instant
+    assert (await _run(manager, backup_request(rig, "alpha", "vault", blocks=8))).one_instant
+
+
 async def test_a_source_that_is_no_volume_is_not_reported_as_of_one_instant(
     rig: Rig, manager: CopyManager
 ) -> None:

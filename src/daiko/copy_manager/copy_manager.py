@@ -43,7 +43,7 @@ from daiko.copy_manager.progress import Progress
 from daiko.copy_manager.request import ADMINISTRATOR, CopyRequest
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
-from daiko.copy_manager.source_tracking import SourceTracking
+from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
 from daiko.copy_manager.step_work import StepWork
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
@@ -73,6 +73,7 @@ class CopyManager:
         self._wall_clock = wall_clock
         self._lanes: dict[str, Lane] = {}
         self._learning = Learning(store, wall_clock)
+        self._writes = CopyWrites()
         self._live: dict[int, RunningJob] = {}
         self._stranded: dict[int, JobRecord] = {}
         """Jobs whose end could not be kept in the store."""
@@ -323,12 +324,17 @@ class CopyManager:
             # The store hears of it at the first checkpoint: until then there is nothing to keep,
             # and a crash would begin the job anew.
             job.happen(JobEvent.START, started=job.record.started or self._wall_clock())
-        tracking = SourceTracking(self._devices, job)
+        tracking = SourceTracking(self._devices, job, self._writes)
         # A host's job is never resumed: what it confirms on its way need not be kept.
         put = _keep_nothing if job.request.by_host else self._store.put
         checkpoint = Checkpoint(job, self._devices, put, retries)
         workshop = Workshop(
-            self._devices, self.settings, self.budget, self._lane, self._learning.learn
+            self._devices,
+            self.settings,
+            self.budget,
+            self._lane,
+            self._learning.learn,
+            self._writes,
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
         ticker = asyncio.create_task(self._tick(job, execution, checkpoint, tracking))

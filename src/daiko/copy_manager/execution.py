@@ -39,6 +39,7 @@ from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.local_copy import LocalCopy
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings, Retries
+from daiko.copy_manager.source_tracking import CopyWrites
 from daiko.copy_manager.step_work import StepWork
 from daiko.device.error import DeviceError, ReservationConflict
 from daiko.mapping.extent import DeviceId
@@ -61,6 +62,7 @@ class Workshop:
     lane: Callable[[str, CopyLimits], Lane]
     learn: Callable[[str, Function, DeviceId, Failure], Awaitable[None]]
     """(controller, function, the other device, failure)."""
+    writes: CopyWrites
 
 
 class Execution:
@@ -181,10 +183,14 @@ class Execution:
     # --- one batch ------------------------------------------------------------------------------
 
     async def _carry_out(self, batch: list[StepWork]) -> None:
+        with self._workshop.writes.under_way(self._job.id, batch):
+            if batch[0].step.executor.delegated:
+                await self._delegate(batch)
+            else:
+                await self._copy_here(batch[0])
+
+    async def _delegate(self, batch: list[StepWork]) -> None:
         executor = batch[0].step.executor
-        if not executor.delegated:
-            await self._copy_here(batch[0])
-            return
         for work in batch:
             reason = self._why_left_out(work)
             if reason:
