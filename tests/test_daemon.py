@@ -8,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +203,29 @@ async def test_source_that_is_attached_keeps_its_name_and_the_host_its_rights(
     assert document.volume["lun0"].devices == ("old/0",)
     assert document.host["any"].luns == {7: "v", 0: "lun0"}
     assert document.host["any"].remote_copy == ("192.0.2.9:3260",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"block_size": 4096}, "attached with blocks of 512 bytes"),
+        ({"preallocate": True}, "takes room as it is written"),
+    ],
+    ids=["block-size", "preallocate"],
+)
+async def test_source_that_is_attached_otherwise_is_refused(
+    store: SqliteStore, asked: dict[str, Any], said: str
+) -> None:
+    luns = {0: ["/a/x.img"]}
+    await store.put(BackendRecord(name="old", type=BackendKind.INTERNAL, path="/a/x.img"))
+    with pytest.raises(Conflict, match=said):
+        daemon.document_of(store, Options(luns=luns, **asked))
+    large = BackendRecord(
+        name="old", type=BackendKind.INTERNAL, path="/a/x.img", block_size=4096, preallocate=True
+    )
+    await store.put(large)
+    for options in (Options(luns=luns), Options(luns=luns, **asked)):
+        assert daemon.document_of(store, options).backend == {}
 
 
 @pytest.mark.parametrize(

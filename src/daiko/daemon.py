@@ -282,11 +282,9 @@ def _make_files(options: Options) -> None:
 
 def document_of(store: Store, options: Options) -> Document:
     """The sources of the command line as a document: a back end for each that is not attached
-    yet, a volume `lunN` for each LUN, given to every initiator."""
-    known_names = {
-        _where(BackendPart(iqn=r.iqn, portals=r.portals, path=r.path)): r.name
-        for r in store.list(BackendRecord)
-    }
+    yet, a volume `lunN` for each LUN, given to every initiator. Raises Invalid, Conflict."""
+    attached = {r.path or r.iqn: r for r in store.list(BackendRecord)}
+    known_names = {where: record.name for where, record in attached.items()}
     backends: dict[str, BackendPart] = {}
     volumes: dict[str, VolumePart] = {}
     given: set[str] = set()
@@ -295,6 +293,7 @@ def document_of(store: Store, options: Options) -> Document:
         for text in sources:
             source = parse_source(text, options.block_size, preallocate=options.preallocate)
             where = _where(source.backend)
+            _check_as_attached(attached.get(where), source.backend)
             if where not in known_names:
                 name = _free_name(source.backend, {*known_names.values(), *volumes})
                 known_names[where] = name
@@ -322,6 +321,24 @@ def document_of(store: Store, options: Options) -> Document:
 
 def _where(backend: BackendPart) -> str:
     return backend.path or backend.iqn
+
+
+def _check_as_attached(known: BackendRecord | None, wanted: BackendPart) -> None:
+    """What is attached stays as it is. Raises Conflict where the options ask for more."""
+    if known is None or not wanted.path:
+        return
+    if wanted.block_size not in (known.block_size, Options.block_size):
+        raise Conflict(
+            f"{known.path} is attached with blocks of {known.block_size} bytes",
+            f"leave out --block-size, or first `daiko backend rm {known.name}`",
+            field="block-size",
+        )
+    if wanted.preallocate and not known.preallocate:
+        raise Conflict(
+            f"{known.path} is attached as a file that takes room as it is written",
+            f"leave out --preallocate, or first `daiko backend rm {known.name}`",
+            field="preallocate",
+        )
 
 
 def _free_name(backend: BackendPart, taken: set[str]) -> str:

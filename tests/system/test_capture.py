@@ -96,6 +96,25 @@ def test_dissector_finds_no_malformed_packet_and_no_warning(capture: Capture) ->
     assert complaints == []
 
 
+def test_report_of_the_demo_says_of_each_step_who_moved_what_and_why(capture: Capture) -> None:
+    report = json.loads((capture.path.parent / "report.json").read_text())
+    assert report["verified"] is True
+    assert report["seconds"] > 0
+    assert {step["executor"] for step in report["steps"] if step["delegated"]} == {
+        "second controller sd1",
+        "second controller sd2",
+    }
+    for step in report["steps"]:
+        assert step["blocks"] * step["block_size"] == step["bytes_moved"]
+        through = 0 if step["delegated"] else step["bytes_moved"]
+        assert step["bytes_through_first_controller"] == through
+        assert step["reason"]
+        assert step["seconds"] >= 0
+    own = [step for step in report["steps"] if not step["delegated"]]
+    assert [step["executor"] for step in own] == ["this controller"]
+    assert all(step["rejected"] for step in own)
+
+
 def test_capture_holds_what_it_is_meant_to_show(capture: Capture) -> None:
     seen = opcodes(capture)
     login, text_or_logout, data_in, ready_to_transfer = "0x03", "0x06", "0x25", "0x31"

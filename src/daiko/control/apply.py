@@ -289,7 +289,8 @@ def _names(actions: tuple[Action, ...], kind: str, verb: Verb) -> list[str]:
 
 def _where(backend: BackendPart) -> str:
     if backend.path:
-        return f"{backend.path} with blocks of {backend.block_size} bytes"
+        room = ", preallocated" if backend.preallocate else ""
+        return f"{backend.path} with blocks of {backend.block_size} bytes{room}"
     return f"{backend.iqn} at {', '.join(backend.portals)}"
 
 
