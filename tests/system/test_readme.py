@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,26 +33,47 @@ def tour(folder: Path) -> tuple[str, list[str]]:
 
 
 @contextmanager
-def terminal_1(script: str) -> Iterator[None]:
-    """The controllers, once all have said that they are ready."""
-    with subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    ) as shell:
+def terminal_1(script: str, log: Path) -> Iterator[None]:
+    """The controllers, started in a terminal as one types it, once all have said that they are
+    ready. After use, Ctrl-C there must end them all."""
+    ports = [int(port) for port in re.findall(r"--portal 127\.0\.0\.1:(\d+)", script)]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            ["script", "-qfc", "bash --norc --noprofile -i", os.devnull],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=output,
+        ) as shell,
+    ):
+        assert shell.stdin is not None
         try:
-            assert shell.stdout is not None
-            ready = 0
-            while ready < script.count("daiko serve"):
-                line = shell.stdout.readline()
-                assert line, "a controller ended before it was ready"
-                ready += line.strip() == READY
+            shell.stdin.write(script.encode())
+            shell.stdin.flush()
+            until(lambda: log.read_text().splitlines().count(READY) == len(ports), log)
             yield
+            shell.stdin.write(b"\x03")
+            shell.stdin.flush()
+            until(lambda: not any(map(is_served, ports)), log)
         finally:
-            os.killpg(shell.pid, signal.SIGTERM)
+            # (what Ctrl-C did not end must not outlive the test)
+            shell.stdin.write(b"\x03\nkill $(jobs -p)\nexit\n")
+            shell.stdin.close()
+            shell.wait(PATIENCE)
+
+
+def until(holds: Callable[[], bool], log: Path) -> None:
+    """Return when it holds; fail, with what the terminal shows, when it does not come to that."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def is_served(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def environment() -> dict[str, str]:
@@ -63,7 +85,7 @@ def environment() -> dict[str, str]:
 def test_tour_of_the_readme_works_to_the_letter(tmp_path: Path) -> None:
     folder = tmp_path / "tour"
     controllers, blocks = tour(folder)
-    with terminal_1(controllers):
+    with terminal_1(controllers, tmp_path / "terminal-1.log"):
         done = subprocess.run(
             ["bash", "-e", "-c", "\n".join(blocks)],
             cwd=ROOT,
