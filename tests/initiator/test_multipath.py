@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from daiko.device.error import Aborted, Unreachable
+from daiko.initiator import multipath
 from daiko.initiator.command import Command
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
@@ -205,6 +206,29 @@ class TestLoss:
             assert isinstance(error, Unreachable)
             assert "portal group" in str(error)
             assert [command.cdb[0] for command in other.commands()] == [READ[0]]
+
+    async def test_pause_between_rounds_doubles_up_to_the_longest(
+        self, make: MakePaths, target: ScriptedTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+        sleep = asyncio.sleep
+
+        async def note(seconds: float) -> None:
+            pauses.append(seconds)
+            await sleep(0)
+
+        def admission(identity: object) -> Admission:
+            refused = len(pauses) < 5
+            return Admission(LoginStatus.SERVICE_UNAVAILABLE if refused else LoginStatus.SUCCESS)
+
+        paths = make(replace(QUICK, reconnect_first=1.0, reconnect_longest=6.0))
+        await paths.open()
+        monkeypatch.setattr(multipath.random, "uniform", lambda low, high: (low + high) / 2)
+        monkeypatch.setattr(multipath.asyncio, "sleep", note)
+        target.admission = admission
+        target.on[ScsiCommand] = then(cut, status(0))
+        assert (await send(paths, READ))[:2] == (None, 0)
+        assert pauses == [1.0, 2.0, 4.0, 6.0, 6.0]
 
     async def test_grace_over_ends_what_waits_and_later_ones_at_once(
         self, make: MakePaths, target: ScriptedTarget
