@@ -11,9 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from daiko.iscsi.bhs import TaskManagementFunction
 from daiko.scsi import sbc
 from daiko.scsi.opcode import Status
-from daiko.target.access import Access, TaskManagementFunction
+from daiko.target.access import Access
 from daiko.target.task import TaskAttribute
 from target.fake import FakeTask, Host, SlowDevice, unit_of
 

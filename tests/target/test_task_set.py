@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from daiko.device.error import Unreachable
+from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
 from daiko.scsi import sense
 from daiko.scsi.opcode import Status
-from daiko.target.access import Access, TaskManagementFunction, TaskManagementResponse
+from daiko.target.access import Access
 from daiko.target.task import TaskAttribute
 from target.fake import Host, SlowDevice, host_of, unit_of
 
@@ -17,7 +18,7 @@ TEST_UNIT_READY = "00" * 6
 INQUIRY = "120000002400"
 SIMPLE, ORDERED = TaskAttribute.SIMPLE, TaskAttribute.ORDERED
 HEAD = TaskAttribute.HEAD_OF_QUEUE
-COMPLETE = [TaskManagementResponse.FUNCTION_COMPLETE]
+COMPLETE = [TaskManagementResponseCode.FUNCTION_COMPLETE]
 
 
 def test_simple_tasks_are_all_at_the_device_together() -> None:
@@ -165,7 +166,7 @@ def test_abort_task_that_waits_in_the_task_set_never_begins() -> None:
 def test_abort_task_unknown_tag_does_not_exist() -> None:
     host = host_of(unit_of())
     answer = host.manage(TaskManagementFunction.ABORT_TASK, tag=77)
-    assert answer == [TaskManagementResponse.TASK_DOES_NOT_EXIST]
+    assert answer == [TaskManagementResponseCode.TASK_DOES_NOT_EXIST]
 
 
 def test_abort_task_whose_device_fails_completes_the_function_too() -> None:
@@ -275,7 +276,7 @@ def test_nexus_reset_ends_own_tasks_and_tells_only_this_host() -> None:
 def test_query_functions_say_what_is_there() -> None:
     device = SlowDevice()
     host = host_of(unit_of(device))
-    succeeded = [TaskManagementResponse.FUNCTION_SUCCEEDED]
+    succeeded = [TaskManagementResponseCode.FUNCTION_SUCCEEDED]
     assert host.manage(TaskManagementFunction.QUERY_TASK_SET) == COMPLETE
     task = host.start(READ)
     assert host.manage(TaskManagementFunction.QUERY_TASK, tag=task.tag) == succeeded
@@ -289,20 +290,20 @@ def test_query_functions_say_what_is_there() -> None:
 @pytest.mark.parametrize(
     ("function", "lun", "response"),
     [
-        pytest.param(2, 5, TaskManagementResponse.LUN_DOES_NOT_EXIST, id="unknown LUN"),
-        pytest.param(3, 0, TaskManagementResponse.FUNCTION_COMPLETE, id="clear ACA"),
+        pytest.param(2, 5, TaskManagementResponseCode.LUN_DOES_NOT_EXIST, id="unknown LUN"),
+        pytest.param(3, 0, TaskManagementResponseCode.FUNCTION_COMPLETE, id="clear ACA"),
         pytest.param(
             8,
             0,
-            TaskManagementResponse.TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED,
+            TaskManagementResponseCode.REASSIGN_NOT_SUPPORTED,
             id="task reassign",
         ),
-        pytest.param(0, 0, TaskManagementResponse.FUNCTION_NOT_SUPPORTED, id="function 0"),
-        pytest.param(99, 0, TaskManagementResponse.FUNCTION_NOT_SUPPORTED, id="function 99"),
+        pytest.param(0, 0, TaskManagementResponseCode.FUNCTION_NOT_SUPPORTED, id="function 0"),
+        pytest.param(99, 0, TaskManagementResponseCode.FUNCTION_NOT_SUPPORTED, id="function 99"),
     ],
 )
 def test_function_without_tasks_is_answered_by_code(
-    function: int, lun: int, response: TaskManagementResponse
+    function: int, lun: int, response: TaskManagementResponseCode
 ) -> None:
     assert host_of(unit_of()).manage(function, lun=lun) == [response]
 

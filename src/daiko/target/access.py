@@ -12,8 +12,8 @@ REPORT LUNS and REQUEST SENSE are answered by the target itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import IntEnum
 
+from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
 from daiko.scsi import sense
 from daiko.target.commands.absent import LARGEST_LUN, answer_for_absent, lun_fields
 from daiko.target.logical_unit import LogicalUnit
@@ -27,40 +27,9 @@ Hosts = Mapping[str, Mapping[int, LogicalUnit]]
 """Initiator name, or `*` -> LUN -> unit."""
 
 
-class TaskManagementFunction(IntEnum):
-    """RFC 7143, 11.5.1, and RFC 7144, 4.2."""
-
-    ABORT_TASK = 1
-    ABORT_TASK_SET = 2
-    CLEAR_ACA = 3
-    CLEAR_TASK_SET = 4
-    LOGICAL_UNIT_RESET = 5
-    TARGET_WARM_RESET = 6
-    TARGET_COLD_RESET = 7
-    TASK_REASSIGN = 8
-    QUERY_TASK = 9
-    QUERY_TASK_SET = 10
-    I_T_NEXUS_RESET = 11
-    QUERY_ASYNCHRONOUS_EVENT = 12
-
-
-class TaskManagementResponse(IntEnum):
-    """RFC 7143, 11.6.1, and RFC 7144, 4.1."""
-
-    FUNCTION_COMPLETE = 0
-    TASK_DOES_NOT_EXIST = 1
-    LUN_DOES_NOT_EXIST = 2
-    TASK_STILL_ALLEGIANT = 3
-    TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED = 4
-    FUNCTION_NOT_SUPPORTED = 5
-    FUNCTION_AUTHORIZATION_FAILED = 6
-    FUNCTION_SUCCEEDED = 7
-    FUNCTION_REJECTED = 255
-
-
 _Answer = Callable[[int], None]
 _Function = TaskManagementFunction
-_Response = TaskManagementResponse
+_Response = TaskManagementResponseCode
 
 _OF_WHOLE_TARGET = (
     _Function.TARGET_WARM_RESET,
@@ -177,7 +146,7 @@ class Access:
             self._reset_all(nexus, asked, done)
             return
         if asked is _Function.TASK_REASSIGN:
-            done(_Response.TASK_ALLEGIANCE_REASSIGNMENT_NOT_SUPPORTED)
+            done(_Response.REASSIGN_NOT_SUPPORTED)
             return
         itl = nexus.units.get(lun)
         if itl is None:
