@@ -347,7 +347,9 @@ async def test_an_aborted_copy_stops_and_ends(target: CopyTarget) -> None:
     assert len(sd1.received) < 40
 
 
-async def test_the_loss_of_the_nexus_does_not_stop_a_copy(target: CopyTarget) -> None:
+async def test_what_is_in_flight_at_the_loss_of_the_nexus_is_finished(
+    target: CopyTarget,
+) -> None:
     expected = target.rig.content("sd1/0", 0, 16)
     sd1 = target.rig.controllers["sd1"]
     sd1.gate = asyncio.Event()
@@ -359,6 +361,25 @@ async def test_the_loss_of_the_nexus_does_not_stop_a_copy(target: CopyTarget) ->
     async with asyncio.timeout(20):
         assert (await target.manager.wait(record.id)).state is JobState.DONE
     assert target.rig.content("vault/0", 0, 16) == expected
+
+
+async def test_nothing_more_of_a_copy_is_begun_after_the_loss_of_its_nexus(
+    target: CopyTarget,
+) -> None:
+    """The host comes back and copies again; a late rest of the old copy would write over that."""
+    sd1 = target.rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    target.rig.limit("sd1", max_segments=1, max_segment_blocks=4)
+    target.begin(backup(64))
+    await sd1.arrived.wait()
+    target.access.nexus_lost(target.alice.nexus)
+    sd1.gate.set()
+    (record,) = target.manager.jobs()
+    async with asyncio.timeout(20):
+        ended = await target.manager.wait(record.id)
+    assert ended.state is JobState.CANCELLED
+    sent = len(sd1.received)
+    assert ended.confirmed_blocks == 4 * sent < 64
 
 
 # --- list identifiers -----------------------------------------------------------------------------

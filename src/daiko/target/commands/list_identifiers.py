@@ -115,7 +115,7 @@ class ListIdentifiers:
         return data[:length]
 
     def forget(self, nexus: Nexus) -> None:
-        """The nexus was lost: what it could have asked about is gone. Copies go on."""
+        """The nexus was lost: what it could have asked about is gone."""
         self._results.pop(nexus.identity, None)
 
     def _find(self, nexus: Nexus, list_id: int) -> CopyResult:

@@ -6,9 +6,9 @@ everything is checked that can be known: the list itself (ILLEGAL REQUEST), then
 segments what each names and whether its ranges lie there (COPY ABORTED with the segment's number).
 So a command that cannot be carried out to its end writes nothing at all.
 
-The loss of the I_T nexus does not stop a copy; its result can no longer be asked for. Task
-management does stop it: what is in flight comes to its end, then the command ends with COPY
-ABORTED, COMMANDS CLEARED.
+Task management stops a copy: what is in flight comes to its end, then the command ends with COPY
+ABORTED, COMMANDS CLEARED. So does the loss of the I_T nexus, which ends all commands of that nexus
+(SAM-5, 6.3.4); nobody is told, and the result can no longer be asked for.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class ThirdPartyCopyCommands:
             copy.cancel()
 
     def nexus_lost(self, nexus: Nexus) -> None:
-        """Results and aliases are gone; running copies go on."""
+        """Results and aliases are gone. Running copies are ended by their tasks (`aborted`)."""
         self.list_identifiers.forget(nexus)
         self.aliases.forget(nexus)
 
