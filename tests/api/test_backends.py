@@ -37,6 +37,16 @@ async def test_backend_with_blocks_of_4096_bytes_counts_in_them(
     assert answer.json()["devices"][0]["blocks"] == 256
 
 
+async def test_preallocated_file_has_all_of_its_room(
+    api: httpx.AsyncClient, disk: Callable[..., Path]
+) -> None:
+    full, thin = disk("full"), disk("thin")
+    for path, preallocate in ((full, True), (thin, False)):
+        body = {"name": path.stem, "address": str(path), "preallocate": preallocate}
+        assert (await api.post("/backends", json=body)).json()["preallocate"] is preallocate
+    assert full.stat().st_blocks * 512 >= full.stat().st_size > thin.stat().st_blocks * 512
+
+
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [

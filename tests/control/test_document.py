@@ -34,6 +34,7 @@ portals = ["192.0.2.1:3260"]
 [backend.disk]
 path = "/srv/disk.img"
 block_size = 4096
+preallocate = true
 
 [volume.alpha]
 extents = [{ device = "sd1/0", lba = 0, blocks = 4096 }, { device = "sd1/1", lba = 8, blocks = 1 }]
@@ -78,7 +79,9 @@ def test_document_with_everything_is_read() -> None:
         mode=Mode.DIRECT,
     )
     assert document.backend["sd1"].record("sd1").portals == ("192.0.2.1:3260",)
-    assert document.backend["disk"] == BackendPart(path="/srv/disk.img", block_size=4096)
+    assert document.backend["disk"] == BackendPart(
+        path="/srv/disk.img", block_size=4096, preallocate=True
+    )
     assert document.volume["alpha"].extents[1] == ExtentRecord(device="sd1/1", lba=8, blocks=1)
     assert document.volume["beta"].source == ("sd1/0", "disk/0")
     assert document.host["h1"].luns == {0: "alpha", 10: "beta"}
