@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daiko import daemon
+from daiko.cli import main as cli
 from daiko.command_control.plan import Mode
 from daiko.control.document import BackendPart
 from daiko.control.error import Conflict, Invalid, Unavailable
@@ -322,3 +323,25 @@ def test_api_that_others_can_reach_needs_a_token(tmp_path: Path, api: str) -> No
         daemon._api_address(Options(api=api), tmp_path),
     ):
         pass
+
+
+def test_default_folder_that_another_user_made_first_is_used_by_neither_end(
+    short_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = short_folder / "daiko"
+    folder.mkdir()
+    if os.getuid() == 0:
+        os.chown(folder, 12345, -1)
+    monkeypatch.setattr(os, "getuid", lambda: 23456)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_folder))
+    monkeypatch.delenv("DAIKO_API", raising=False)
+    with (
+        pytest.raises(Conflict, match="another user's"),
+        daemon._unix_listener(folder / "api.sock"),
+    ):
+        pass
+    monkeypatch.setattr("sys.argv", ["daiko", "backend", "ls"])
+    with pytest.raises(SystemExit) as ended:
+        cli.run()
+    assert ended.value.code == 6
+    assert "another user's" in capfd.readouterr().err

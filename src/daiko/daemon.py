@@ -34,7 +34,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from daiko.api.address import ApiAddress, default_address
+from daiko.api.address import ApiAddress, default_address, is_foreign
 from daiko.api.app import create_app
 from daiko.command_control.plan import Mode
 from daiko.control import names
@@ -453,6 +453,11 @@ def _unix_listener(path: Path) -> Iterator[socket.socket]:
     tells a living controller's socket from one that was left behind."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_foreign(path.parent):
+            raise Conflict(
+                f"the API cannot listen in {path.parent}: the folder is another user's",
+                "give another address with --api",
+            )
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Conflict(f"the API cannot listen at {path}: {error.strerror}") from error

@@ -71,3 +71,9 @@ def default_address() -> ApiAddress:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(runtime) / "daiko" if runtime else Path(f"/tmp/daiko-{os.getuid()}")
     return ApiAddress(path=str(folder / "api.sock"))
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether the folder of a socket is another user's, root's apart. Who owns it can put a socket
+    of their own into it, and in /tmp anybody can make a folder first. Raises OSError."""
+    return folder.stat().st_uid not in (0, os.getuid())

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from daiko.api.address import ApiAddress, default_address
+from daiko.api.address import ApiAddress, default_address, is_foreign
 from daiko.cli import (
     backend,
     backup,
@@ -85,10 +86,23 @@ def options(
 ) -> None:
     """What every command needs."""
     try:
-        address = ApiAddress.parse(api) if api else default_address()
+        address = ApiAddress.parse(api) if api else _own_address()
     except ValueError as error:
         raise option.usage(str(error)) from error
     context.obj = Client(address, token)
+
+
+def _own_address() -> ApiAddress:
+    """The default address, unless somebody else has laid a trap there. Raises CliError."""
+    address = default_address()
+    folder = Path(address.path).parent
+    if folder.exists() and is_foreign(folder):
+        raise CliError(
+            f"{folder} is another user's: a controller there is not yours",
+            "say where yours is with --api or DAIKO_API",
+            ExitCode.FORBIDDEN,
+        )
+    return address
 
 
 for name, noun in (
