@@ -297,8 +297,8 @@ class CopyManager:
         the next start takes the job up from its last checkpoint. Until then it has failed."""
         log.error("job lost its store", job=job.id, error=str(error))
         job.failure = job.failure or CopyFailed(f"the store failed: {error}")
-        if job.record.state not in TERMINAL:
-            job.happen(JobEvent.FAIL, error=str(job.failure), finished=self._wall_clock())
+        # Past the table of states: an end that could not be recorded is none, whatever it was.
+        job.update(state=JobState.FAILED, error=str(job.failure), finished=self._wall_clock())
         self._stranded[job.id] = job.record
 
     async def _in_turn(self, job: RunningJob) -> None:
