@@ -37,6 +37,16 @@ def not_ready_initializing_command_required() -> Sense:
     return Sense(SenseKey.NOT_READY, 0x04, 0x02)
 
 
+def target_port_in_standby() -> Sense:
+    """The target port is in the asymmetric access state standby (SPC-4, 5.16.2.4)."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x0B)
+
+
+def target_port_unavailable() -> Sense:
+    """The target port is in the asymmetric access state unavailable (SPC-4, 5.16.2.5)."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x0C)
+
+
 def unreachable() -> Sense:
     """The storage behind the unit cannot be reached for the time being: the host tries again."""
     return Sense(SenseKey.NOT_READY, 0x08, 0x00)

@@ -86,7 +86,7 @@ class Access:
             itl = before.get(lun)
             if itl is None or itl.unit is not unit:
                 itl = ItlNexus(nexus, lun, unit)
-                unit.nexuses.add(itl)
+                unit.attach(itl)
                 itl.attentions.establish(sense.power_on_reset_or_bus_device_reset())
             after[lun] = itl
         gone = [itl for lun, itl in before.items() if after.get(lun) is not itl]

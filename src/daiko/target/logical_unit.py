@@ -1,7 +1,7 @@
 """A logical unit: the gate that every command passes, and what the handlers work with.
 
 `execute` is the data path. A command's way through it: its row (index by opcode) → task order →
-reserved bits of the CDB → unit attention → write protection → range of blocks → handler. Each
+reserved bits of the CDB → unit attention → bars (`bar.py`) → range of blocks → handler. Each
 check is one look at an integer or at an empty list; nothing is called for a check that has nothing
 to say. The handler gives the request to the device with a completion that ends the task.
 
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daiko.command_control import command_table
-from daiko.command_control.command_table import Addresses, Attention, Change, CommandRow, Order
+from daiko.command_control.command_table import Addresses, Attention, CommandRow, Order
 from daiko.device.block import BlockDevice, Buffer, Level
 from daiko.device.error import DeviceError
 from daiko.scsi import sense
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.vpd import Designator
+from daiko.target.bar import Bar, answer_to_barred, barred_by
 from daiko.target.commands import mode, provisioning, sbc, spc, supported
 from daiko.target.commands.handler import HANDLERS, Handler
 from daiko.target.commands.mode import ModeSettings
@@ -79,13 +80,13 @@ class _Served:
     """A row with all that `execute` needs of it, ready for use."""
 
     __slots__ = (
+        "bars",
         "decode",
         "forbidden",
         "handler",
         "has_task_order",
         "reports_attention",
         "row",
-        "writes",
     )
 
     def __init__(self, row: CommandRow, handler: Handler) -> None:
@@ -97,7 +98,7 @@ class _Served:
         self.decode = command_table.range_decoder(row)
         self.has_task_order = row.order is Order.BY_ATTRIBUTE
         self.reports_attention = row.attention is Attention.REPORTED
-        self.writes = row.change is Change.WRITES
+        self.bars = barred_by(row)
 
 
 def _hand_to_copy_manager(row: CommandRow) -> Handler:
@@ -220,8 +221,8 @@ class LogicalUnit:
         if itl.attentions and served.reports_attention:
             itl.refuse(task, itl.attentions.take())
             return
-        if self.is_write_protected and served.writes:
-            itl.refuse(task, sense.write_protected())
+        if itl.bars & served.bars:
+            self._bar(itl, task, itl.bars & served.bars)
             return
         try:
             decode = served.decode
@@ -242,6 +243,10 @@ class LogicalUnit:
         if served is None or not served.has_task_order:
             return True
         return self.task_set.admit(itl, task)
+
+    def _bar(self, itl: ItlNexus, task: Task, bars: int) -> None:
+        status, condition = answer_to_barred(bars)
+        self._end(itl, task, status, condition)
 
     def _unknown(self, cdb: bytes) -> Sense:
         if self._places[cdb[0]] is None:
@@ -285,7 +290,9 @@ class LogicalUnit:
 
     def fail(self, itl: ItlNexus, task: Task, error: DeviceError) -> None:
         """End a task with what the device's error means to a host."""
-        status, reported = answer_to(error)
+        self._end(itl, task, *answer_to(error))
+
+    def _end(self, itl: ItlNexus, task: Task, status: int, reported: Sense | bytes | None) -> None:
         if isinstance(reported, Sense):
             reported = self.sense_bytes(reported)
         itl.finish(task, status, (), reported or b"")
@@ -304,6 +311,19 @@ class LogicalUnit:
         )
 
     # ------------------------------------------------------------------ for the controller
+
+    def attach(self, itl: ItlNexus) -> None:
+        """A host in session sees this unit from now on."""
+        self.nexuses.add(itl)
+        itl.bars = self._bars_for(itl)
+
+    def refresh_bars(self) -> None:
+        """Something that bars commands has changed: write it down for every host."""
+        for itl in self.nexuses:
+            itl.bars = self._bars_for(itl)
+
+    def _bars_for(self, itl: ItlNexus) -> int:
+        return int(Bar.WRITE_PROTECTED) if self.is_write_protected else 0
 
     def replace_device(self, device: BlockDevice) -> None:
         """Exchange the device while hosts work: requests under way end at the old one. Raises
@@ -331,6 +351,7 @@ class LogicalUnit:
         self.mode = parameters
         self.is_write_protected = self.read_only or parameters.software_write_protect
         self.write_through = not parameters.write_cache
+        self.refresh_bars()
 
     def reset(self, done: Callable[[], None], by: Nexus | None = None) -> None:
         """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the

@@ -69,7 +69,7 @@ class Nexus:
 class ItlNexus:
     """One initiator, one target port, one logical unit."""
 
-    __slots__ = ("attentions", "is_lost", "lun", "nexus", "tasks", "unit")
+    __slots__ = ("attentions", "bars", "is_lost", "lun", "nexus", "tasks", "unit")
 
     def __init__(self, nexus: Nexus, lun: int, unit: LogicalUnit) -> None:
         self.nexus = nexus
@@ -77,6 +77,8 @@ class ItlNexus:
         """The number (0 to 16383), not the LUN field."""
         self.unit = unit
         self.attentions = UnitAttentions()
+        self.bars = 0
+        """The bars that stand for this host (`bar.Bar`), kept by the unit."""
         self.tasks: set[Task] = set()
         """All tasks that have arrived and not been completed, begun or not."""
         self.is_lost = False

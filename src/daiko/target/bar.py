@@ -1,0 +1,65 @@
+"""What bars commands at a logical unit, and what a barred command is answered.
+
+A bar is a condition of the unit, as one host sees it, under which not every command is carried
+out. Which ones are not is written in the columns of the command table; `barred_by` compiles them
+to a mask for each row, and each I_T_L nexus keeps the mask of the bars that stand for it
+(`ItlNexus.bars`). So the gate looks at one integer, `row mask & nexus mask`, whatever stands.
+
+Only where that is not 0 does `answer_to_barred` ask which bar it was. The order of `_ANSWERS` is
+the order in which SCSI looks: can the port be used (SPC-4, 5.16.2), is the unit another's
+(SPC-4, 5.13), may the medium be written. A unit attention is reported before any of them.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+from daiko.command_control.command_table import Change, CommandRow
+from daiko.scsi import sense
+from daiko.scsi.opcode import Status
+from daiko.target.failure import Answer
+
+
+class Bar(IntFlag):
+    """The bars. A nexus may have several at once."""
+
+    UNAVAILABLE = 1 << 0
+    """The target port is in the asymmetric access state unavailable."""
+    STANDBY = 1 << 1
+    """It is in the state standby."""
+    WRITE_EXCLUSIVE = 1 << 2
+    """Another host holds a reservation of a write exclusive type."""
+    EXCLUSIVE_ACCESS = 1 << 3
+    """Another host holds a reservation of an exclusive access type."""
+    WRITE_PROTECTED = 1 << 4
+    """The medium is not to be written."""
+
+
+def barred_by(row: CommandRow) -> int:
+    """The bars under which the command is not carried out."""
+    bars = Bar(0)
+    if not row.state.unavailable:
+        bars |= Bar.UNAVAILABLE
+    if not row.state.standby:
+        bars |= Bar.STANDBY
+    if not row.reservation.write_exclusive:
+        bars |= Bar.WRITE_EXCLUSIVE
+    if not row.reservation.exclusive_access:
+        bars |= Bar.EXCLUSIVE_ACCESS
+    if row.change is Change.WRITES:
+        bars |= Bar.WRITE_PROTECTED
+    return int(bars)
+
+
+_ANSWERS: dict[Bar, Answer] = {
+    Bar.UNAVAILABLE: (Status.CHECK_CONDITION, sense.target_port_unavailable()),
+    Bar.STANDBY: (Status.CHECK_CONDITION, sense.target_port_in_standby()),
+    Bar.WRITE_EXCLUSIVE: (Status.RESERVATION_CONFLICT, None),
+    Bar.EXCLUSIVE_ACCESS: (Status.RESERVATION_CONFLICT, None),
+    Bar.WRITE_PROTECTED: (Status.CHECK_CONDITION, sense.write_protected()),
+}
+
+
+def answer_to_barred(bars: int) -> Answer:
+    """Status and sense data for a command that is barred by all of `bars` (not 0)."""
+    return next(answer for bar, answer in _ANSWERS.items() if bars & bar)
