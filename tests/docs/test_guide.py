@@ -19,7 +19,7 @@ from daiko.control.system import System
 from daiko.copy_manager.settings import CopySettings
 from daiko.main import app
 from daiko.state.record import JobState
-from daiko.target.commands import spc
+from daiko.target.commands import inquiry
 from daiko.target.commands.third_party_copy import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,10 +179,10 @@ def row(name: str) -> str:
 def test_pages_said_to_be_there_are_those_that_inquiry_answers() -> None:
     said = re.search(r"VPD pages ([0-9A-F ]+);", row("SCSI"))
     assert said
-    assert [int(code, 16) for code in said[1].split()] == sorted(spc._PAGES)
+    assert [int(code, 16) for code in said[1].split()] == sorted(inquiry.PAGES)
     missing = re.search(r"VPD ([0-9 ]+) \|", SUPPORTED)
     assert missing
-    assert not {int(code, 16) for code in missing[1].split()} & set(spc._PAGES)
+    assert not {int(code, 16) for code in missing[1].split()} & set(inquiry.PAGES)
 
 
 def test_third_party_copy_said_to_work_is_what_the_copy_manager_states() -> None:

@@ -24,7 +24,7 @@ from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.vpd import Designator
 from daiko.target.bar import Bar, answer_to_barred, barred_by
-from daiko.target.commands import mode, provisioning, sbc, spc, supported
+from daiko.target.commands import inquiry, mode, provisioning, sbc, spc, supported
 from daiko.target.commands.handler import HANDLERS, Handler
 from daiko.target.commands.mode import ModeSettings
 from daiko.target.failure import answer_to
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
 
-COMMAND_MODULES = (mode, provisioning, sbc, spc, supported)
+COMMAND_MODULES = (inquiry, mode, provisioning, sbc, spc, supported)
 """Imported for the handlers that they mark."""
 
 MAXIMUM_TRANSFER = 8 << 20

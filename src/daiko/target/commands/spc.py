@@ -4,41 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daiko.device.block import Level
-from daiko.scsi import sense, spc, vpd
-from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
+from daiko.scsi import sense, spc
 from daiko.scsi.opcode import Status
 from daiko.scsi.report import TargetPortGroup, pack_target_port_groups
 from daiko.scsi.sense import CheckCondition
-from daiko.scsi.vpd import Association, Designator, PageCode
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
-from daiko.target.commands.provisioning import (
-    MAXIMUM_UNMAP_BLOCKS,
-    MAXIMUM_UNMAP_DESCRIPTORS,
-    MAXIMUM_WRITE_SAME,
-)
+from daiko.target.commands.inquiry import RELATIVE_TARGET_PORT, TARGET_PORT_GROUP
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
-    from daiko.target.nexus import ItlNexus, Nexus
+    from daiko.target.nexus import ItlNexus
     from daiko.target.task import Task
 
 GOOD = int(Status.GOOD)
-
-TARGET_PORT_GROUP = 1
-RELATIVE_TARGET_PORT = 1
-"""There is one target port: all portals are one portal group (RFC 7143, 4.4)."""
-
-VERSION_DESCRIPTORS = (
-    VersionDescriptor.SAM_5,
-    VersionDescriptor.SPC_4,
-    VersionDescriptor.SBC_3,
-    VersionDescriptor.ISCSI,
-)
-
-IMPLICIT_ACCESS = 1
-"""TPGS: hosts ask for the state of the target port groups and cannot set it."""
 
 
 @serves("TEST_UNIT_READY")
@@ -89,124 +68,3 @@ def report_target_port_groups(unit: LogicalUnit, itl: ItlNexus, task: Task) -> N
 
 EXTENDED_HEADER = 1
 """PARAMETER DATA FORMAT of REPORT TARGET PORT GROUPS (SPC-4, 6.36)."""
-
-
-# ---------------------------------------------------------------------- INQUIRY
-
-
-@serves("INQUIRY")
-def inquiry(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-    """Standard data, or a page of vital product data."""
-    cdb = spc.Inquiry.unpack(task.cdb)
-    if cdb.evpd:
-        page = _PAGES.get(cdb.page_code)
-        if page is None or (cdb.page_code == PageCode.THIRD_PARTY_COPY and not _copies(unit)):
-            raise CheckCondition(sense.invalid_field_in_cdb(2))
-        data = page(unit, itl.nexus)
-    elif cdb.page_code:
-        raise CheckCondition(sense.invalid_field_in_cdb(2))
-    else:
-        data = standard_inquiry(unit)
-    itl.finish(task, GOOD, (data[: cdb.allocation_length],))
-
-
-def _copies(unit: LogicalUnit) -> bool:
-    return unit.third_party_copy is not None
-
-
-def standard_inquiry(unit: LogicalUnit) -> bytes:
-    """SPC-4, 6.6.2."""
-    return StandardInquiry(
-        vendor=unit.identity.vendor,
-        product=unit.identity.product,
-        revision=unit.identity.revision,
-        third_party_copy=_copies(unit),
-        tpgs=IMPLICIT_ACCESS,
-        version_descriptors=VERSION_DESCRIPTORS,
-    ).pack()
-
-
-def _supported_pages(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    codes = [code for code in sorted(_PAGES) if code != PageCode.THIRD_PARTY_COPY or _copies(unit)]
-    return vpd.pack_supported_vpd_pages(codes)
-
-
-def _unit_serial_number(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    return vpd.pack_unit_serial_number(unit.identity.serial)
-
-
-def _device_identification(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    port = f"{nexus.target_name},t,0x{nexus.portal_group_tag:04x}"
-    return vpd.pack_device_identification(
-        [
-            *unit.designators,
-            Designator.relative_target_port(RELATIVE_TARGET_PORT),
-            Designator.target_port_group(TARGET_PORT_GROUP),
-            Designator.scsi_name(port, Association.TARGET_PORT),
-            Designator.scsi_name(nexus.target_name, Association.TARGET_DEVICE),
-        ]
-    )
-
-
-def _extended_inquiry(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    return vpd.ExtendedInquiry(
-        uask_sup=0, headsup=1, ordsup=1, simpsup=1, v_sup=1, maximum_sense_length=252
-    ).pack()
-
-
-def _third_party_copy(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    assert unit.third_party_copy is not None
-    return unit.third_party_copy.page(unit)
-
-
-def _block_limits(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    device = unit.device.capabilities
-    compares = device.compare_and_write is not Level.NONE
-    unmaps = device.unmap is not Level.NONE
-    return vpd.BlockLimits(
-        max_compare_and_write=min(255, unit.maximum_transfer) if compares else 0,
-        optimal_granularity=min(device.optimal_blocks, 0xFFFF),
-        max_transfer=unit.maximum_transfer,
-        optimal_transfer=min(unit.maximum_transfer, OPTIMAL_TRANSFER // unit.block_size),
-        max_unmap=MAXIMUM_UNMAP_BLOCKS if unmaps else 0,
-        max_unmap_descriptors=MAXIMUM_UNMAP_DESCRIPTORS if unmaps else 0,
-        unmap_granularity=device.unmap_granularity if unmaps else 0,
-        max_write_same=MAXIMUM_WRITE_SAME if device.write_same is not Level.NONE else 0,
-    ).pack()
-
-
-OPTIMAL_TRANSFER = 1 << 20
-"""Bytes (page B0h): enough that the cost of a command no longer counts."""
-
-
-NON_ROTATING = 1
-"""MEDIUM ROTATION RATE of a device without moving parts (SBC-4, 6.6.2)."""
-
-
-def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    rotation = 0 if unit.device.capabilities.rotational else NON_ROTATING
-    return vpd.BlockDeviceCharacteristics(rotation_rate=rotation, fuab=0).pack()
-
-
-def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    device = unit.device.capabilities
-    unmaps = device.unmap is not Level.NONE
-    return vpd.LogicalBlockProvisioning(
-        lbpu=unmaps,
-        lbpws=unmaps and device.write_same is not Level.NONE,
-        lbpws10=0,
-        lbprz=unmaps and device.unmapped_reads_zero,
-        provisioning_type=vpd.ProvisioningType.THIN if unmaps else 0,
-    ).pack()
-
-
-_PAGES = {
-    PageCode.SUPPORTED_VPD_PAGES: _supported_pages,
-    PageCode.UNIT_SERIAL_NUMBER: _unit_serial_number,
-    PageCode.DEVICE_IDENTIFICATION: _device_identification,
-    PageCode.EXTENDED_INQUIRY_DATA: _extended_inquiry,
-    PageCode.THIRD_PARTY_COPY: _third_party_copy,
-    PageCode.BLOCK_LIMITS: _block_limits,
-    PageCode.BLOCK_DEVICE_CHARACTERISTICS: _block_device_characteristics,
-    PageCode.LOGICAL_BLOCK_PROVISIONING: _logical_block_provisioning,
-}
