@@ -31,6 +31,9 @@ _COLUMNS = (
     "under another's exclusive access",
     "port standby",
     "port unavailable",
+    "medium in work",
+    "format failed",
+    "sanitize failed",
     "CDB usage data",
 )
 
@@ -55,6 +58,9 @@ def _row(row: CommandRow) -> tuple[str, ...]:
         said(row.reservation.exclusive_access),
         said(row.state.standby),
         said(row.state.unavailable),
+        said(row.on_medium.in_progress),
+        said(row.on_medium.format_failed),
+        said(row.on_medium.sanitize_failed),
         code(row.layout.mask.hex(" ")),
     )
 
@@ -94,6 +100,8 @@ def document() -> str:
             ("medium", words(Change.__doc__)),
             ("under another's …", "Carried out while another initiator holds this reservation."),
             ("port …", "Carried out by a target port in this asymmetric access state."),
+            ("medium in work", "Carried out while FORMAT UNIT or SANITIZE is at work."),
+            ("… failed", "Carried out after that has failed, until it succeeds."),
             ("CDB usage data", "Bits that are evaluated; any other bit that is set is refused."),
         ],
     )

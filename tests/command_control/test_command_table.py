@@ -24,50 +24,52 @@ from daiko.scsi import opcode as codes
 
 # name: command set, data, addresses, changes the medium, order, attention,
 #       carried out under write exclusive / exclusive access of another initiator,
-#       in standby / unavailable, function asked for
+#       in standby / unavailable, while the medium is formatted or sanitized /
+#       after FORMAT UNIT failed / after SANITIZE failed,
+#       function asked for
 BY_HAND = """
-TEST_UNIT_READY                            spc none nothing       - by_attribute reported yes yes no  no  -
-REQUEST_SENSE                              spc in   nothing       - at_once      returned yes yes yes yes -
-INQUIRY                                    spc in   nothing       - at_once      passed   yes yes yes yes -
-MODE_SELECT_6                              spc out  nothing       - by_attribute reported no  no  yes no  -
-MODE_SENSE_6                               spc in   nothing       - by_attribute reported no  no  yes no  -
-PREVENT_ALLOW_MEDIUM_REMOVAL               spc none nothing       - by_attribute reported no  no  no  no  -
-MODE_SELECT_10                             spc out  nothing       - by_attribute reported no  no  yes no  -
-MODE_SENSE_10                              spc in   nothing       - by_attribute reported no  no  yes no  -
-REPORT_LUNS                                spc in   nothing       - at_once      passed   yes yes yes yes -
-REPORT_TARGET_PORT_GROUPS                  spc in   nothing       - by_attribute reported yes yes yes yes -
-REPORT_SUPPORTED_OPERATION_CODES           spc in   nothing       - by_attribute reported no  no  no  no  -
-REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS spc in   nothing       - by_attribute reported no  no  no  no  -
-START_STOP_UNIT                            sbc none nothing       - by_attribute reported yes yes no  no  -
-READ_CAPACITY_10                           sbc in   nothing       - by_attribute reported yes yes yes no  -
-READ_CAPACITY_16                           sbc in   nothing       - by_attribute reported yes yes yes no  -
-GET_LBA_STATUS                             sbc in   start         - by_attribute reported yes no  no  no  -
-READ_6                                     sbc in   range         - by_attribute reported yes no  no  no  -
-READ_10                                    sbc in   range         - by_attribute reported yes no  no  no  -
-READ_12                                    sbc in   range         - by_attribute reported yes no  no  no  -
-READ_16                                    sbc in   range         - by_attribute reported yes no  no  no  -
-WRITE_6                                    sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_10                                   sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_12                                   sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_16                                   sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_AND_VERIFY_10                        sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_AND_VERIFY_12                        sbc out  range         w by_attribute reported no  no  no  no  -
-WRITE_AND_VERIFY_16                        sbc out  range         w by_attribute reported no  no  no  no  -
-VERIFY_10                                  sbc out  range         - by_attribute reported yes no  no  no  -
-VERIFY_12                                  sbc out  range         - by_attribute reported yes no  no  no  -
-VERIFY_16                                  sbc out  range         - by_attribute reported yes no  no  no  -
-SYNCHRONIZE_CACHE_10                       sbc none range_or_rest - by_attribute reported no  no  no  no  -
-SYNCHRONIZE_CACHE_16                       sbc none range_or_rest - by_attribute reported no  no  no  no  -
-WRITE_SAME_10                              sbc out  range_or_rest w by_attribute reported no  no  no  no  -
-WRITE_SAME_16                              sbc out  range_or_rest w by_attribute reported no  no  no  no  -
-COMPARE_AND_WRITE                          sbc out  range         w by_attribute reported no  no  no  no  -
-UNMAP                                      sbc out  list          w by_attribute reported no  no  no  no  -
-EXTENDED_COPY_LID1                         third_party_copy out list - by_attribute reported no no no no direct-backup
-RECEIVE_COPY_STATUS_LID1                   third_party_copy in nothing - by_attribute reported no no no no -
-RECEIVE_COPY_OPERATING_PARAMETERS          third_party_copy in nothing - by_attribute reported no no no no -
-RECEIVE_COPY_FAILURE_DETAILS_LID1          third_party_copy in nothing - by_attribute reported no no no no -
-REPORT_ALIASES                             third_party_copy in nothing - by_attribute reported yes yes no no -
-CHANGE_ALIASES                             third_party_copy out nothing - by_attribute reported no no no no -
+TEST_UNIT_READY                            spc none nothing       - by_attribute reported yes yes no  no  no  no  no  -
+REQUEST_SENSE                              spc in   nothing       - at_once      returned yes yes yes yes yes yes yes -
+INQUIRY                                    spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
+MODE_SELECT_6                              spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
+MODE_SENSE_6                               spc in   nothing       - by_attribute reported no  no  yes no  no  yes no  -
+PREVENT_ALLOW_MEDIUM_REMOVAL               spc none nothing       - by_attribute reported no  no  no  no  no  yes no  -
+MODE_SELECT_10                             spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
+MODE_SENSE_10                              spc in   nothing       - by_attribute reported no  no  yes no  no  yes no  -
+REPORT_LUNS                                spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
+REPORT_TARGET_PORT_GROUPS                  spc in   nothing       - by_attribute reported yes yes yes yes no  yes no  -
+REPORT_SUPPORTED_OPERATION_CODES           spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
+REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
+START_STOP_UNIT                            sbc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+READ_CAPACITY_10                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+READ_CAPACITY_16                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+GET_LBA_STATUS                             sbc in   start         - by_attribute reported yes no  no  no  no  no  no  -
+READ_6                                     sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
+READ_10                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
+READ_12                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
+READ_16                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
+WRITE_6                                    sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_10                                   sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_12                                   sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_16                                   sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_AND_VERIFY_10                        sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_AND_VERIFY_12                        sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_AND_VERIFY_16                        sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+VERIFY_10                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
+VERIFY_12                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
+VERIFY_16                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
+SYNCHRONIZE_CACHE_10                       sbc none range_or_rest - by_attribute reported no  no  no  no  no  no  no  -
+SYNCHRONIZE_CACHE_16                       sbc none range_or_rest - by_attribute reported no  no  no  no  no  no  no  -
+WRITE_SAME_10                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_SAME_16                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
+COMPARE_AND_WRITE                          sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
+UNMAP                                      sbc out  list          w by_attribute reported no  no  no  no  no  no  no  -
+EXTENDED_COPY_LID1                         third_party_copy out list - by_attribute reported no no no no no  no  no  direct-backup
+RECEIVE_COPY_STATUS_LID1                   third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
+RECEIVE_COPY_OPERATING_PARAMETERS          third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
+RECEIVE_COPY_FAILURE_DETAILS_LID1          third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
+REPORT_ALIASES                             third_party_copy in nothing - by_attribute reported yes yes no no no  no  no  -
+CHANGE_ALIASES                             third_party_copy out nothing - by_attribute reported no no no no no  no  no  -
 """  # noqa: E501
 EXPECTED = {line.split()[0]: line.split()[1:] for line in BY_HAND.strip().splitlines()}
 
@@ -93,6 +95,9 @@ def test_row_is_as_written_down_by_hand(row: CommandRow) -> None:
         yes[row.reservation.exclusive_access],
         yes[row.state.standby],
         yes[row.state.unavailable],
+        yes[row.on_medium.in_progress],
+        yes[row.on_medium.format_failed],
+        yes[row.on_medium.sanitize_failed],
         row.function.value if row.function else "-",
     ]
     assert cells == EXPECTED[row.name]

@@ -46,6 +46,13 @@ illegal = st.builds(
     codes,
     field=st.one_of(st.none(), st.builds(FieldPointer, words, bits, st.booleans())),
 )
+waiting = st.builds(
+    Sense,
+    st.sampled_from([SenseKey.NO_SENSE, SenseKey.NOT_READY]),
+    codes,
+    codes,
+    progress=st.one_of(st.none(), words),
+)
 aborted = st.builds(
     Sense,
     st.just(SenseKey.COPY_ABORTED),
@@ -59,7 +66,7 @@ aborted = st.builds(
 )
 
 
-@given(st.one_of(plain(0xFFFFFFFF), illegal, aborted))
+@given(st.one_of(plain(0xFFFFFFFF), illegal, waiting, aborted))
 def test_parse_of_fixed_returns_the_sense(value: Sense) -> None:
     data = value.fixed()
     assert parse_sense(data) == value
@@ -67,7 +74,7 @@ def test_parse_of_fixed_returns_the_sense(value: Sense) -> None:
     assert parse_sense(data + b"\xff\xff") == value
 
 
-@given(st.one_of(plain(2**64 - 1), illegal, aborted))
+@given(st.one_of(plain(2**64 - 1), illegal, waiting, aborted))
 def test_parse_of_descriptor_returns_the_sense(value: Sense) -> None:
     data = value.descriptor()
     assert parse_sense(data) == value
@@ -75,7 +82,13 @@ def test_parse_of_descriptor_returns_the_sense(value: Sense) -> None:
     assert parse_sense(data + b"\x00\x0a\x80\x00" + bytes(8)) == value
 
 
-@given(st.one_of(plain(0xFFFFFFFF), illegal, aborted), st.booleans())
+def test_progress_stands_in_the_bytes_specific_to_the_sense_key() -> None:
+    half = Sense(SenseKey.NOT_READY, 0x04, 0x1B, progress=0x8000)
+    assert half.fixed() == bytes.fromhex("7000 0200000000 0a 00000000 041b00 808000")
+    assert half.descriptor() == bytes.fromhex("7202041b00000008 0206000080800000")
+
+
+@given(st.one_of(plain(0xFFFFFFFF), illegal, waiting, aborted), st.booleans())
 def test_pack_takes_the_format_asked_for(value: Sense, descriptor_format: bool) -> None:
     data = value.pack(descriptor_format=descriptor_format)
     assert data[0] & 0x7F == (0x72 if descriptor_format else 0x70) + value.deferred

@@ -19,6 +19,10 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
         for bar, is_allowed in (
             (Bar.UNAVAILABLE, row.state.unavailable),
             (Bar.STANDBY, row.state.standby),
+            (Bar.FORMATTING, row.on_medium.in_progress),
+            (Bar.SANITIZING, row.on_medium.in_progress),
+            (Bar.FORMAT_FAILED, row.on_medium.format_failed),
+            (Bar.SANITIZE_FAILED, row.on_medium.sanitize_failed),
             (Bar.WRITE_EXCLUSIVE, row.reservation.write_exclusive),
             (Bar.EXCLUSIVE_ACCESS, row.reservation.exclusive_access),
             (Bar.WRITE_PROTECTED, row.change is not Change.WRITES),
@@ -32,6 +36,20 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
     [
         pytest.param(Bar.UNAVAILABLE, (CHECK, sense.target_port_unavailable()), id="unavailable"),
         pytest.param(Bar.STANDBY, (CHECK, sense.target_port_in_standby()), id="standby"),
+        pytest.param(Bar.FORMATTING, (CHECK, sense.format_in_progress()), id="formatting"),
+        pytest.param(Bar.SANITIZING, (CHECK, sense.sanitize_in_progress()), id="sanitizing"),
+        pytest.param(Bar.FORMAT_FAILED, (CHECK, sense.medium_format_corrupted()), id="no format"),
+        pytest.param(Bar.SANITIZE_FAILED, (CHECK, sense.sanitize_command_failed()), id="unclean"),
+        pytest.param(
+            Bar.SANITIZING | Bar.WRITE_EXCLUSIVE | Bar.STANDBY,
+            (CHECK, sense.target_port_in_standby()),
+            id="the port's state comes before the medium's",
+        ),
+        pytest.param(
+            Bar.SANITIZING | Bar.WRITE_EXCLUSIVE,
+            (CHECK, sense.sanitize_in_progress()),
+            id="the medium's state comes before a reservation",
+        ),
         pytest.param(Bar.WRITE_EXCLUSIVE, (Status.RESERVATION_CONFLICT, None), id="write excl."),
         pytest.param(Bar.EXCLUSIVE_ACCESS, (Status.RESERVATION_CONFLICT, None), id="excl. access"),
         pytest.param(Bar.WRITE_PROTECTED, (CHECK, sense.write_protected()), id="write-protected"),

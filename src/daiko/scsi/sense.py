@@ -37,6 +37,16 @@ def not_ready_initializing_command_required() -> Sense:
     return Sense(SenseKey.NOT_READY, 0x04, 0x02)
 
 
+def format_in_progress(progress: int | None = None) -> Sense:
+    """FORMAT UNIT is at work; `progress` in parts of 65,536."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x04, progress=progress)
+
+
+def sanitize_in_progress(progress: int | None = None) -> Sense:
+    """SANITIZE is at work; `progress` in parts of 65,536."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x1B, progress=progress)
+
+
 def target_port_in_standby() -> Sense:
     """The target port is in the asymmetric access state standby (SPC-4, 5.16.2.4)."""
     return Sense(SenseKey.NOT_READY, 0x04, 0x0B)
@@ -75,6 +85,25 @@ def deferred_write_error() -> Sense:
 def medium_error(*, writing: bool, lba: int | None = None) -> Sense:
     """The blocks could not be read or written; `lba` is the first one concerned."""
     return write_error(lba) if writing else unrecovered_read_error(lba)
+
+
+def medium_format_corrupted() -> Sense:
+    """A FORMAT UNIT did not come to its end (SBC-4, 4.10): the medium must be formatted."""
+    return Sense(SenseKey.MEDIUM_ERROR, 0x31, 0x00)
+
+
+def format_command_failed() -> Sense:
+    return Sense(SenseKey.MEDIUM_ERROR, 0x31, 0x01)
+
+
+def sanitize_command_failed() -> Sense:
+    """A SANITIZE did not come to its end: nobody may see what is left on the medium."""
+    return Sense(SenseKey.MEDIUM_ERROR, 0x31, 0x03)
+
+
+def defect_list_not_found() -> Sense:
+    """There is none in the format asked for, so that another was returned."""
+    return Sense(SenseKey.RECOVERED_ERROR, 0x1C, 0x00)
 
 
 def internal_target_failure() -> Sense:
@@ -259,6 +288,11 @@ def commands_cleared_by_another_initiator() -> Sense:
 
 def inquiry_data_changed() -> Sense:
     return _attention(0x3F, 0x03)
+
+
+def soft_threshold_reached() -> Sense:
+    """THIN PROVISIONING SOFT THRESHOLD REACHED (SBC-4, 4.7.3.8)."""
+    return _attention(0x38, 0x07)
 
 
 def reported_luns_data_changed() -> Sense:

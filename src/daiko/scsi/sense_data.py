@@ -38,6 +38,7 @@ class SenseKey(IntEnum):
 
 
 _WITH_POINTER = frozenset({SenseKey.ILLEGAL_REQUEST, SenseKey.COPY_ABORTED})
+_WITH_PROGRESS = frozenset({SenseKey.NO_SENSE, SenseKey.NOT_READY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Sense:
     source: ForwardedSense | None = None
     destination: ForwardedSense | None = None
     deferred: bool = False
+    progress: int | None = None
+    """PROGRESS INDICATION, in parts of 65,536. NO SENSE and NOT READY only (SPC-4, 4.5.2.4.4)."""
 
     @property
     def name(self) -> str:
@@ -115,7 +118,7 @@ class Sense:
             specific = struct.pack(">BBH", source_at, destination_at, (self.segment or 0) & 0xFFFF)
         elif self.command_specific is not None and self.command_specific < 1 << 32:
             specific = self.command_specific.to_bytes(4, "big")
-        pointer = self._pointer()
+        pointer = self._key_specific()
         head = struct.pack(
             ">BBBIB",
             (0x80 if valid else 0) | (0x71 if self.deferred else 0x70),
@@ -136,8 +139,8 @@ class Sense:
                 parts.append(struct.pack(">BB4xH4x", 0x01, 0x0A, self.segment & 0xFFFF))
         elif self.command_specific is not None:
             parts.append(struct.pack(">BBxxQ", 0x01, 0x0A, self.command_specific))
-        if self.field is not None and self.key in _WITH_POINTER:
-            parts.append(struct.pack(">BBxx3sx", 0x02, 0x06, self._pointer()))
+        if (key_specific := self._key_specific())[0]:
+            parts.append(struct.pack(">BBxx3sx", 0x02, 0x06, key_specific))
         if self.key == SenseKey.COPY_ABORTED:
             for side, forwarded in ((1, self.source), (2, self.destination)):
                 if forwarded is not None:
@@ -164,6 +167,11 @@ class Sense:
             area += piece
             at += len(piece)
         return offsets[0], offsets[1], area
+
+    def _key_specific(self) -> bytes:
+        if self.progress is not None and self.key in _WITH_PROGRESS:
+            return b"\x80" + min(self.progress, 0xFFFF).to_bytes(2, "big")
+        return self._pointer()
 
     def _pointer(self) -> bytes:
         if self.field is None or self.key not in _WITH_POINTER:
@@ -235,6 +243,7 @@ def _parse_fixed(data: bytes) -> Sense:
         command_specific=specific if specific and key != SenseKey.COPY_ABORTED else None,
         segment=segment,
         field=_parse_pointer(key, head[15:18]),
+        progress=_parse_progress(key, head[15:18]),
         source=source,
         destination=destination,
         deferred=head[0] & 0x7F == 0x71,
@@ -267,11 +276,17 @@ def _parse_pointer(key: int, pointer: bytes) -> FieldPointer | None:
     )
 
 
+def _parse_progress(key: int, specific: bytes) -> int | None:
+    if len(specific) < 3 or not specific[0] & 0x80 or key not in _WITH_PROGRESS:
+        return None
+    return int.from_bytes(specific[1:3], "big")
+
+
 def _parse_descriptors(data: bytes) -> Sense:
     if len(data) < 8:
         raise MalformedData(f"descriptor format sense data of {len(data)} bytes")
     key = data[1] & 0x0F
-    information = specific = segment = pointer = source = destination = None
+    information = specific = segment = pointer = progress = source = destination = None
     end = min(len(data), 8 + data[7])
     at = 8
     while at + 2 <= end:
@@ -287,6 +302,7 @@ def _parse_descriptors(data: bytes) -> Sense:
                 specific = int.from_bytes(body[2:10], "big")
         elif kind == 0x02 and len(body) >= 5:
             pointer = _parse_pointer(key, body[2:5])
+            progress = _parse_progress(key, body[2:5])
         elif kind == 0x0C and len(body) >= 2:
             forwarded = ForwardedSense(body[1], body[2:], bool(body[0] & 0x80))
             if body[0] & 0x0F == 1:
@@ -304,4 +320,5 @@ def _parse_descriptors(data: bytes) -> Sense:
         source=source,
         destination=destination,
         deferred=data[0] & 0x7F == 0x73,
+        progress=progress,
     )

@@ -6,8 +6,9 @@ to a mask for each row, and each I_T_L nexus keeps the mask of the bars that sta
 (`ItlNexus.bars`). So the gate looks at one integer, `row mask & nexus mask`, whatever stands.
 
 Only where that is not 0 does `answer_to_barred` ask which bar it was. The order of `_ANSWERS` is
-the order in which SCSI looks: can the port be used (SPC-4, 5.16.2), is the unit another's
-(SPC-4, 5.13), may the medium be written. A unit attention is reported before any of them.
+the order in which SCSI looks: can the port be used (SPC-4, 5.16.2), can the medium (SBC-4, 4.11),
+is the unit another's (SPC-4, 5.13), may the medium be written. A unit attention is reported before
+any of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,14 @@ class Bar(IntFlag):
     """The target port is in the asymmetric access state unavailable."""
     STANDBY = 1 << 1
     """It is in the state standby."""
+    FORMATTING = 1 << 5
+    """FORMAT UNIT is at work on the medium."""
+    SANITIZING = 1 << 6
+    """SANITIZE is at work on the medium."""
+    FORMAT_FAILED = 1 << 7
+    """FORMAT UNIT did not come to its end."""
+    SANITIZE_FAILED = 1 << 8
+    """SANITIZE did not come to its end."""
     WRITE_EXCLUSIVE = 1 << 2
     """Another host holds a reservation of a write exclusive type."""
     EXCLUSIVE_ACCESS = 1 << 3
@@ -42,6 +51,12 @@ def barred_by(row: CommandRow) -> int:
         bars |= Bar.UNAVAILABLE
     if not row.state.standby:
         bars |= Bar.STANDBY
+    if not row.on_medium.in_progress:
+        bars |= Bar.FORMATTING | Bar.SANITIZING
+    if not row.on_medium.sanitize_failed:
+        bars |= Bar.SANITIZE_FAILED
+    if not row.on_medium.format_failed:
+        bars |= Bar.FORMAT_FAILED
     if not row.reservation.write_exclusive:
         bars |= Bar.WRITE_EXCLUSIVE
     if not row.reservation.exclusive_access:
@@ -54,6 +69,10 @@ def barred_by(row: CommandRow) -> int:
 _ANSWERS: dict[Bar, Answer] = {
     Bar.UNAVAILABLE: (Status.CHECK_CONDITION, sense.target_port_unavailable()),
     Bar.STANDBY: (Status.CHECK_CONDITION, sense.target_port_in_standby()),
+    Bar.FORMATTING: (Status.CHECK_CONDITION, sense.format_in_progress()),
+    Bar.SANITIZING: (Status.CHECK_CONDITION, sense.sanitize_in_progress()),
+    Bar.SANITIZE_FAILED: (Status.CHECK_CONDITION, sense.sanitize_command_failed()),
+    Bar.FORMAT_FAILED: (Status.CHECK_CONDITION, sense.medium_format_corrupted()),
     Bar.WRITE_EXCLUSIVE: (Status.RESERVATION_CONFLICT, None),
     Bar.EXCLUSIVE_ACCESS: (Status.RESERVATION_CONFLICT, None),
     Bar.WRITE_PROTECTED: (Status.CHECK_CONDITION, sense.write_protected()),
