@@ -13,6 +13,7 @@ from daiko.control.error import Conflict, ControlError, Invalid, NotFound
 from daiko.control.system import System
 from daiko.device import awaitable
 from daiko.mapping.extent import DeviceId
+from daiko.state.index import BlocksInUse
 from daiko.state.record import ExtentRecord, HostRecord, JobRecord, JobState, VolumeRecord
 from daiko.state.sqlite import SqliteStore
 
@@ -101,7 +102,7 @@ async def test_automatic_volume_takes_free_room_and_leaves_the_rest_alone(system
     second = await volumes.create_automatic(system, "two", 2 << 20, [A, B])
     assert first.blocks * 512 == 1 << 20
     assert second.blocks * 512 == 2 << 20
-    used = volumes.used_ranges(system.store.list(VolumeRecord))
+    used = system.store.index(BlocksInUse).by_device
     assert sum(ranges.blocks for ranges in used.values()) * 512 == 3 << 20
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,3 +180,39 @@ def test_very_large_and_very_small_extents_live_in_one_table() -> None:
 def test_table_with_a_hole_is_refused(extents: list[Extent], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         MappingTable(extents)
+
+
+@given(extents_of_any_size)
+def test_columns_are_the_table_and_extents_are_found_by_position(extents: list[Extent]) -> None:
+    table = MappingTable(extents)
+    again = MappingTable.of_columns(*table.columns())
+    assert again == table
+    assert list(again) == extents
+    assert [table[position] for position in range(len(extents))] == extents
+    for device in table.devices:
+        assert table.ranges_on(device) == [(e.lba, e.blocks) for e in extents if e.device == device]
+        assert table.taken_on(device) == sorted(
+            (e.device_lba, e.device_lba + e.blocks) for e in extents if e.device == device
+        )
+
+
+@pytest.mark.parametrize(
+    ("devices", "blocks", "lbas", "index"),
+    [
+        pytest.param(1, [1, 2], [0], [0, 0], id="columns of unlike length"),
+        pytest.param(1, [1, 0], [0, 1], [0, 0], id="an extent without blocks"),
+        pytest.param(1, [1, 1], [0, 1], [0, 1], id="a device that is not there"),
+        pytest.param(2, [1, 1], [0, 1], [0, 0], id="a device without extents"),
+        pytest.param(2, [1, 1], [0, 1], [1, 0], id="devices out of order"),
+    ],
+)
+def test_columns_that_are_no_table_are_refused(
+    devices: int, blocks: list[int], lbas: list[int], index: list[int]
+) -> None:
+    with pytest.raises(ValueError, match="mapping table"):
+        MappingTable.of_columns(
+            [DeviceId("sd1", number) for number in range(devices)],
+            array("Q", blocks),
+            array("Q", lbas),
+            array("I", index),
+        )

@@ -51,6 +51,13 @@ class RangeSetAgainstNumbers(RuleBasedStateMachine):
             number for first, length in what for number in range(first, first + length)
         }
 
+    @rule(what=st.lists(ranges, max_size=4))
+    def merge(self, what: list[tuple[int, int]]) -> None:
+        self.ranges.merge([(first, first + length) for first, length in what])
+        self.numbers |= {
+            number for first, length in what for number in range(first, first + length)
+        }
+
     @rule(what=ranges)
     def ask(self, what: tuple[int, int]) -> None:
         asked = set(range(what[0], sum(what)))
@@ -64,6 +71,7 @@ class RangeSetAgainstNumbers(RuleBasedStateMachine):
         assert list(self.ranges) == runs(self.numbers)
         assert len(self.ranges) == len(runs(self.numbers))
         assert self.ranges.blocks == len(self.numbers)
+        assert self.ranges.end == max(self.numbers, default=-1) + 1
         assert [number in self.ranges for number in range(SIZE)] == [
             number in self.numbers for number in range(SIZE)
         ]

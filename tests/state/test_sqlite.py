@@ -207,6 +207,14 @@ async def test_store_of_each_older_schema_version_is_brought_up_to_date(
         found = store.get(HostRecord, "h1")
         assert found is not None
         assert found.luns == {0: "alpha"}
+        volume = store.get(VolumeRecord, "alpha")
+        assert volume is not None
+        assert (volume.mode, volume.created, volume.blocks) == (Mode.DIRECT, 1.5, 151)
+        assert [(e.device, e.lba, e.blocks) for e in volume.extents] == [
+            ("sd1/0", 8, 100),
+            ("old/3", 0, 50),
+            ("sd1/0", 200, 1),
+        ]
         async with store.transaction() as change:
             assert change.next_number("job") == 42
     await store.put(ONE_OF_EACH[0])

@@ -11,7 +11,7 @@ or given another identity: a document that asks for that is refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -241,9 +241,9 @@ class _Applying:
             image=bool(volume.image),
         )
 
-    def _extents(self, volume: VolumePart) -> list[ExtentRecord]:
+    def _extents(self, volume: VolumePart) -> Sequence[ExtentRecord]:
         if volume.extents:
-            return list(volume.extents)
+            return volume.extents
         if volume.source:
             candidates = [volumes.parse_device(text) for text in volume.source]
             return volumes.find_room(self._change, parse_size(volume.size), candidates)
@@ -296,8 +296,8 @@ def _where(backend: BackendPart) -> str:
 
 def _lies_on(volume: VolumePart) -> str:
     if volume.extents:
-        devices = dict.fromkeys(extent.device for extent in volume.extents)
-        return f"{len(volume.extents)} extents on {', '.join(devices)}"
+        devices = ", ".join(map(str, volume.extents.devices))
+        return f"{len(volume.extents)} extents on {devices}"
     if volume.source:
         return f"{volume.size} from {', '.join(volume.source)}"
     return f"image of {volume.image}" if volume.image else f"all of {', '.join(volume.devices)}"

@@ -13,7 +13,8 @@ from daiko.device.error import DeviceError
 from daiko.initiator.discovery import discover
 from daiko.initiator.portal import Portal
 from daiko.iscsi.error import LoginRefused, RemoteProtocolError
-from daiko.state.record import TERMINAL, BackendKind, BackendRecord, VolumeRecord
+from daiko.state.index import VolumesOf
+from daiko.state.record import TERMINAL, BackendKind, BackendRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -225,11 +226,7 @@ async def remove(system: System, name: str) -> None:
 
 def used_by(system: System, name: str) -> tuple[str, ...]:
     """Names of the volumes with extents on the back end."""
-    return tuple(
-        volume.name
-        for volume in system.store.list(VolumeRecord)
-        if any(extent.device.rpartition("/")[0] == name for extent in volume.extents)
-    )
+    return system.store.index(VolumesOf).on(name)
 
 
 def _state(system: System, record: BackendRecord) -> BackendState:

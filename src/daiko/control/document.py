@@ -53,10 +53,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from daiko.command_control.function_table import CopyLimits, Known
 from daiko.command_control.plan import Function, Mode
 from daiko.control.error import Invalid
+from daiko.state.extents import Extents
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
-    ExtentRecord,
     FunctionRecord,
     HostRecord,
     ReachRecord,
@@ -113,7 +113,7 @@ class BackendPart(_Part):
 class VolumePart(_Part):
     """Exactly one of extents, devices, image, or size and from."""
 
-    extents: tuple[ExtentRecord, ...] = ()
+    extents: Extents = Extents()
     devices: tuple[str, ...] = ()
     """Whole devices, end to end."""
     image: str = ""

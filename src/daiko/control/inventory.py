@@ -25,12 +25,12 @@ from daiko.command_control.plan import Function
 from daiko.control.attachment import Attachment, BackendUnavailable, DeviceWatcher
 from daiko.device.error import DeviceError
 from daiko.mapping.extent import DeviceId
+from daiko.state.index import BlocksInUse
 from daiko.state.record import (
     BackendRecord,
     DeviceFacts,
     FunctionRecord,
     ReachRecord,
-    VolumeRecord,
 )
 from daiko.state.store import Store, Transaction
 
@@ -135,14 +135,8 @@ class Inventory:
 
     def _needed(self, name: str) -> dict[int, int]:
         """By LUN, up to which block volumes lie on the devices of a back end."""
-        needed: dict[int, int] = {}
-        for volume in self._store.list(VolumeRecord):
-            for extent in volume.extents:
-                device = DeviceId.parse(extent.device)
-                if device.backend == name:
-                    end = extent.lba + extent.blocks
-                    needed[device.lun] = max(needed.get(device.lun, 0), end)
-        return needed
+        used = self._store.index(BlocksInUse).by_device
+        return {device.lun: used[device].end for device in used if device.backend == name}
 
     def _attachment(self, record: BackendRecord) -> Attachment:
         return Attachment(record, self._initiator_iqn, self._watcher)

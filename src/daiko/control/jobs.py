@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.copy_manager.error import CopyRefused, JobNotRunning
 from daiko.copy_manager.request import CopyRequest
-from daiko.mapping.range_set import RangeSet
+from daiko.mapping.extent import Piece
+from daiko.state.index import BlocksInUse
 from daiko.state.record import TERMINAL, JobRecord, JobState, VolumeRecord
 
 if TYPE_CHECKING:
@@ -139,23 +140,32 @@ def spare_volumes(system: System, wanted: CopyRequest) -> CopyRequest:
         return wanted
     with refusals():
         source = system.devices.place(wanted.source)
-    written: dict[str, RangeSet] = {}
+    used = system.store.index(BlocksInUse).by_device
     for span in wanted.ranges:
         blocks = span.blocks * source.block_size // destination.block_size
         for piece in destination.table.lookup(span.destination_lba, blocks):
-            written.setdefault(str(piece.device), RangeSet()).add(piece.lba, piece.blocks)
-    for volume in system.store.list(VolumeRecord):
-        for extent in volume.extents:
-            if extent.device in written and written[extent.device].overlaps(
-                extent.lba, extent.blocks
-            ):
+            if piece.device in used and used[piece.device].overlaps(piece.lba, piece.blocks):
+                name = _volume_at(system, piece)
                 raise Conflict(
-                    f"volume {volume.name!r} lies on those blocks of {extent.device}",
+                    f"volume {name!r} lies on those blocks of {piece.device}",
                     f"name the volume if you mean to overwrite it, or see what is free with "
-                    f"`daiko mapping ls --device {extent.device}`",
+                    f"`daiko mapping ls --device {piece.device}`",
                     field="destination",
                 )
     return wanted
+
+
+def _volume_at(system: System, piece: Piece) -> str:
+    """The name of the first volume that lies on any block of a piece."""
+    end = piece.lba + piece.blocks
+    return next(
+        volume.name
+        for volume in system.store.list(VolumeRecord)
+        if any(
+            first < end and piece.lba < upto
+            for first, upto in volume.extents.table.taken_on(piece.device)
+        )
+    )
 
 
 def _status(system: System, job: JobRecord) -> JobStatus:

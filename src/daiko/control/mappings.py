@@ -50,10 +50,9 @@ def show(system: System, volume: str) -> list[MappingRow]:
 def locate(system: System, volume: str, lba: int) -> MappingRow:
     """Where one block of a volume lies: the row is that block alone. Raises NotFound, Invalid."""
     record = names.volume_of(system, volume)
-    for row in extents(record):
-        if row.lba <= lba < row.lba + row.blocks:
-            into = lba - row.lba
-            return MappingRow(volume, lba, 1, row.block_size, row.device, row.device_lba + into)
+    if 0 <= lba < record.blocks:
+        device, device_lba, _ = record.extents.table.locate(lba)
+        return MappingRow(volume, lba, 1, record.block_size, str(device), device_lba)
     raise Invalid(
         f"{volume!r} has no block {lba}", f"its blocks are 0 to {record.blocks - 1}", field="lba"
     )
@@ -61,9 +60,6 @@ def locate(system: System, volume: str, lba: int) -> MappingRow:
 
 def extents(volume: VolumeRecord) -> Iterator[MappingRow]:
     """The extents of a volume, each with its first block in the volume."""
-    lba = 0
-    for extent in volume.extents:
-        yield MappingRow(
-            volume.name, lba, extent.blocks, volume.block_size, extent.device, extent.lba
-        )
-        lba += extent.blocks
+    names = {device: str(device) for device in volume.extents.devices}
+    for lba, blocks, device, device_lba in volume.extents.table:
+        yield MappingRow(volume.name, lba, blocks, volume.block_size, names[device], device_lba)

@@ -8,7 +8,7 @@ without the hosts' sessions noticing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from daiko.command_control.decision import Place
@@ -16,9 +16,9 @@ from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.range_lock import RangeLock
-from daiko.mapping.extent import DeviceId, Extent
-from daiko.mapping.mapping_table import MappingTable
+from daiko.mapping.extent import DeviceId
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
+from daiko.state.index import VolumesOf
 from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
 from daiko.state.store import Change, Store
 from daiko.target.access import Access
@@ -40,7 +40,7 @@ class PublishedVolume:
         is_real: bool,
     ) -> None:
         self.record = record
-        self.table = mapping_table(record)
+        self.table = record.extents.table
         self._device_of = device_of
         self._trackings: list[ChangeTracking] = []
         self._lock = RangeLock()
@@ -142,11 +142,8 @@ class Publication:
 
     def volumes_on(self, backend: str) -> tuple[PublishedVolume, ...]:
         """The volumes that have blocks on any device of a back end."""
-        return tuple(
-            volume
-            for volume in self._volumes.values()
-            if any(device.backend == backend for device in volume.table.devices)
-        )
+        on = self._store.index(VolumesOf).on(backend)
+        return tuple(self._volumes[name] for name in on if name in self._volumes)
 
     def backend_changed(self, name: str) -> None:
         """The devices of a back end have become others."""
@@ -226,15 +223,3 @@ def with_all_commands(device: BlockDevice, lock: RangeLock) -> BlockDevice:
         whole.capabilities, unmap=has.unmap, unmapped_reads_zero=has.unmapped_reads_zero
     )
     return whole
-
-
-def mapping_table(record: VolumeRecord) -> MappingTable:
-    """The mapping table of a stored volume."""
-
-    def extents() -> Iterator[Extent]:
-        lba = 0
-        for extent in record.extents:
-            yield Extent(lba, extent.blocks, DeviceId.parse(extent.device), extent.lba)
-            lba += extent.blocks
-
-    return MappingTable(extents())

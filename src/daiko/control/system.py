@@ -25,6 +25,7 @@ from daiko.control.publication import Publication
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
+from daiko.state.index import VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -177,12 +178,11 @@ class System:
         """Let go of a back end and forget what is known of it. Raises NotFound, and Conflict
         while a volume lies on it or a job works on it."""
         self._existing(name)
-        for volume in self.store.list(VolumeRecord):
-            if any(DeviceId.parse(extent.device).backend == name for extent in volume.extents):
-                raise Conflict(
-                    f"volume {volume.name} lies on {name}",
-                    f"`daiko volume rm {volume.name}` first",
-                )
+        volumes = self.store.index(VolumesOf).on(name)
+        if volumes:
+            raise Conflict(
+                f"volume {volumes[0]} lies on {name}", f"`daiko volume rm {volumes[0]}` first"
+            )
         for job in self.store.list(JobRecord):
             if job.state not in TERMINAL and name in _backends_of(job):
                 raise Conflict(

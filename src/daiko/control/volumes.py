@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import ValidationError
 
@@ -19,13 +19,13 @@ from daiko.control.system import System
 from daiko.copy_manager.request import places_of
 from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
 from daiko.mapping.extent import DeviceId
-from daiko.mapping.range_set import RangeSet
+from daiko.state.extents import Extents
+from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
     DeviceFacts,
     ExtentRecord,
-    HostRecord,
     JobRecord,
     VolumeRecord,
 )
@@ -161,26 +161,27 @@ def put_new(
 ) -> VolumeRecord:
     """Check a new volume and put its record, inside a transaction. Raises as `create_by_hand`."""
     refuse_taken_name(change, name)
-    backends = change.list(BackendRecord)
     if not extents:
         raise Invalid("a volume needs at least one extent", field="extents")
-    facts = [device_facts(backends, parse_device(extent.device)) for extent in extents]
-    block_size = one_block_size(facts)
-    parts = [(parse_device(extent.device), extent.lba, extent.blocks) for extent in extents]
-    sizes = {part[0]: device.blocks for part, device in zip(parts, facts, strict=True)}
+    parts = list(_parts(extents))
+    backends = change.list(BackendRecord)
+    devices = dict.fromkeys(device for device, _, _ in parts)
+    facts = {device: device_facts(backends, device) for device in devices}
+    block_size = one_block_size(facts.values())
+    sizes = {device: found.blocks for device, found in facts.items()}
     try:
-        by_hand(parts, sizes, used_ranges(change.list(VolumeRecord)))
+        by_hand(parts, sizes, change.index(BlocksInUse).by_device)
     except Unfit as error:
         raise Conflict(
             str(error), "`daiko mapping ls` shows what lies where", field="extents"
         ) from error
-    if any(volume.naa == naa for volume in change.list(VolumeRecord)):
+    if change.index(VolumesOf).with_naa(naa) is not None:
         raise Conflict(f"another volume has the identity {naa}", field="naa")
     try:
         record = VolumeRecord(
             name=name,
             block_size=block_size,
-            extents=tuple(extents),
+            extents=Extents.of(extents),
             naa=naa,
             image=image,
             mode=mode,
@@ -210,7 +211,7 @@ def find_room(change: Transaction, size: int, candidates: Sequence[DeviceId]) ->
         extents = allocate(
             -(-size // block_size),
             [(device, found.blocks) for device, found in facts.items()],
-            used_ranges(change.list(VolumeRecord)),
+            change.index(BlocksInUse).by_device,
             max(1, ALIGNMENT // block_size),
         )
     except NoRoom as error:
@@ -249,13 +250,14 @@ async def _take_away(system: System, name: str, *, only_image: bool) -> VolumeRe
 
 def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
     """Raise Conflict when a host sees the volume or a job that is not finished works on it."""
-    for host in change.list(HostRecord):
-        luns = [str(lun) for lun, name in host.luns.items() if name == volume.name]
-        if luns:
-            raise Conflict(
-                f"host {host.name} sees {volume.name} as LUN {', '.join(luns)}",
-                f"`daiko host unmap {host.name} {volume.name}` takes it away from the host",
-            )
+    sights = change.index(SeenBy).volume(volume.name)
+    if sights:
+        host = sights[0].host
+        luns = [str(sight.lun) for sight in sights if sight.host == host]
+        raise Conflict(
+            f"host {host} sees {volume.name} as LUN {', '.join(luns)}",
+            f"`daiko host unmap {host} {volume.name}` takes it away from the host",
+        )
     for job in change.list(JobRecord):
         if job.state not in TERMINAL and volume.name in places_of(job):
             raise Conflict(
@@ -305,11 +307,15 @@ def one_block_size(facts: Iterable[DeviceFacts]) -> int:
     return sizes[0]
 
 
-def used_ranges(volumes: Iterable[VolumeRecord]) -> dict[DeviceId, RangeSet]:
-    """The blocks of each device that volumes lie on."""
-    found: dict[DeviceId, RangeSet] = {}
-    for volume in volumes:
-        for extent in volume.extents:
-            device = DeviceId.parse(extent.device)
-            found.setdefault(device, RangeSet()).add(extent.lba, extent.blocks)
-    return found
+def _parts(extents: Sequence[ExtentRecord]) -> Iterator[tuple[DeviceId, int, int]]:
+    """(device, first block there, blocks) of each extent. Raises Invalid."""
+    if isinstance(extents, Extents):
+        for _, blocks, device, lba in extents.table:
+            yield device, lba, blocks
+        return
+    devices: dict[str, DeviceId] = {}
+    for extent in extents:
+        found = devices.get(extent.device)
+        if found is None:
+            found = devices[extent.device] = parse_device(extent.device)
+        yield found, extent.lba, extent.blocks

@@ -8,6 +8,7 @@ All addresses and lengths are in blocks; devices that share a volume have blocks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.range_set import RangeSet
@@ -30,13 +31,28 @@ class Unfit(ValueError):
 
 def used_by(extents: Iterable[Extent]) -> dict[DeviceId, RangeSet]:
     """The ranges of each device that extents lie on. Raises Unfit where two share a block."""
-    used: dict[DeviceId, RangeSet] = {}
+    spans: dict[DeviceId, list[tuple[int, int]]] = {}
     for extent in extents:
-        ranges = used.setdefault(extent.device, RangeSet())
-        if ranges.overlaps(extent.device_lba, extent.blocks):
-            raise Unfit(f"{_said(extent)} are used twice")
-        ranges.add(extent.device_lba, extent.blocks)
-    return used
+        first = extent.device_lba
+        spans.setdefault(extent.device, []).append((first, first + extent.blocks))
+    for device, taken in spans.items():
+        refuse_shared(device, taken)
+    return {device: _set_of(taken) for device, taken in spans.items()}
+
+
+def refuse_shared(device: DeviceId, spans: list[tuple[int, int]]) -> None:
+    """Raises Unfit where two of these (first block, one past the last) share a block. Sorts
+    them."""
+    spans.sort()
+    for (_, end), (first, upto) in pairwise(spans):
+        if first < end:
+            raise Unfit(f"{_said(Extent(0, upto - first, device, first))} are used twice")
+
+
+def _set_of(spans: list[tuple[int, int]]) -> RangeSet:
+    found = RangeSet()
+    found.merge(spans)
+    return found
 
 
 def allocate(
@@ -83,6 +99,7 @@ def by_hand(
     """The extents of a volume made of (device, first block, blocks) end to end. Raises Unfit
     where a part is no part of its device, is in use, or shares blocks with another."""
     extents: list[Extent] = []
+    taken: dict[DeviceId, list[tuple[int, int]]] = {}
     at = 0
     for device, first, blocks in parts:
         extent = Extent(at, blocks, device, first)
@@ -93,10 +110,12 @@ def by_hand(
         if used.get(device, _NOTHING).overlaps(first, blocks):
             raise Unfit(f"{_said(extent)} are in use by another volume")
         extents.append(extent)
+        taken.setdefault(device, []).append((first, first + blocks))
         at += blocks
     if not extents:
         raise Unfit("a volume has at least one extent")
-    used_by(extents)
+    for device, spans in taken.items():
+        refuse_shared(device, spans)
     return extents
 
 

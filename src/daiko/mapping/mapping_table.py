@@ -23,6 +23,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from operator import sub
 
 from daiko.mapping.extent import DeviceId, Extent, Piece
 
@@ -59,14 +61,54 @@ class MappingTable:
             index.append(number)
             end += blocks
         firsts.append(end)
+        self._take(tuple(numbers), firsts, device_lbas, index)
+
+    def _take(
+        self,
+        devices: tuple[DeviceId, ...],
+        firsts: array[int],
+        device_lbas: array[int],
+        index: array[int],
+    ) -> None:
         self._firsts = firsts
         self._device_lbas = device_lbas
         self._index = index
-        self._devices = tuple(numbers)
-        self.blocks = end
+        self._devices = devices
+        self.blocks = firsts[-1]
         """Length of the volume."""
-        self._shift = max(0, (4 * end // max(1, len(index))).bit_length() - 1)
+        self._shift = max(0, (4 * self.blocks // max(1, len(index))).bit_length() - 1)
         self._zones = _zones(firsts, self._shift)
+
+    @classmethod
+    def of_columns(
+        cls,
+        devices: Sequence[DeviceId],
+        blocks: array[int],
+        device_lbas: array[int],
+        index: array[int],
+    ) -> MappingTable:
+        """The table whose extents stand in columns: for each extent its blocks ("Q"), its first
+        block in the device ("Q") and its device as a position in `devices` ("I"), which are in the
+        order of their first extents. The arrays become the table's own. `columns` is the inverse.
+
+        Raises ValueError where the columns are no table. No loop here runs in Python, except one
+        step for each zone."""
+        is_whole = len(blocks) == len(device_lbas) == len(index)
+        if not is_whole or (len(blocks) and min(blocks) < 1):
+            raise ValueError("the columns of a mapping table do not fit one another")
+        if list(dict.fromkeys(index)) != list(range(len(devices))):
+            raise ValueError("the devices of a mapping table are not those of its extents")
+        table = cls.__new__(cls)
+        firsts = array("Q", accumulate(blocks, initial=0))
+        table._take(tuple(devices), firsts, device_lbas, index)
+        return table
+
+    def columns(self) -> tuple[tuple[DeviceId, ...], array[int], array[int], array[int]]:
+        """Devices, blocks, first blocks in the devices, and devices by position: `of_columns` is
+        the inverse."""
+        firsts = self._firsts
+        blocks = array("Q", map(sub, firsts[1:], firsts))
+        return self._devices, blocks, self._device_lbas, self._index
 
     @classmethod
     def identity(cls, device: DeviceId, blocks: int) -> MappingTable:
@@ -90,8 +132,25 @@ class MappingTable:
             device = self._devices[self._index[position]]
             yield Extent(first, firsts[position + 1] - first, device, device_lba)
 
+    def __getitem__(self, position: int) -> Extent:
+        """One extent by its position. Raises IndexError."""
+        number = self._index[position]
+        if position < 0:
+            position += len(self)
+        first = self._firsts[position]
+        blocks = self._firsts[position + 1] - first
+        return Extent(first, blocks, self._devices[number], self._device_lbas[position])
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MappingTable) and list(self) == list(other)
+        return isinstance(other, MappingTable) and (
+            self is other
+            or (
+                self._devices == other._devices
+                and self._firsts == other._firsts
+                and self._device_lbas == other._device_lbas
+                and self._index == other._index
+            )
+        )
 
     __hash__ = None  # type: ignore[assignment]  # large: to be found by its volume's name
 
@@ -159,7 +218,28 @@ class MappingTable:
 
     def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The parts of the volume that lie on a device: (first block in the volume, blocks)."""
-        return [(lba, blocks) for lba, blocks, owner, _ in self if owner == device]
+        if device not in self._devices:
+            return []
+        wanted = self._devices.index(device)
+        firsts = self._firsts
+        return [
+            (firsts[position], firsts[position + 1] - firsts[position])
+            for position, number in enumerate(self._index)
+            if number == wanted
+        ]
+
+    def taken_on(self, device: DeviceId) -> list[tuple[int, int]]:
+        """The ranges of a device that the volume lies on, by where they begin there: (first block
+        in the device, one past the last)."""
+        if device not in self._devices:
+            return []
+        wanted = self._devices.index(device)
+        firsts, device_lbas = self._firsts, self._device_lbas
+        return sorted(
+            (device_lbas[at], device_lbas[at] + firsts[at + 1] - firsts[at])
+            for at, number in enumerate(self._index)
+            if number == wanted
+        )
 
 
 def _zones(firsts: array[int], shift: int) -> array[int]:

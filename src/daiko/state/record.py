@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
 from daiko.command_control.plan import Function, Mode
+from daiko.state.extents import ExtentRecord as ExtentRecord
+from daiko.state.extents import Extents
 
 Name = Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")
 """Names that an administrator gives: lower case, digits, `.`, `_`, `-`."""
@@ -133,24 +135,13 @@ def _origin(known: Known) -> str:
     return "hand" if known is Known.DECLARED else "found"
 
 
-class ExtentRecord(BaseModel):
-    """An extent of a volume. `lba` follows from the extents before it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    device: str
-    """BACKEND/LUN."""
-    lba: int
-    """First block in the device."""
-    blocks: int
-
-
 class VolumeRecord(Record):
     """A volume: a virtual LU over extents, or a real LU when it is one whole INTERNAL device."""
 
     kind: ClassVar[str] = "volume"
     name: str = Name
     block_size: int
-    extents: tuple[ExtentRecord, ...]
+    extents: Extents
     naa: str
     """16 bytes in hex (NAA 6); given once, kept for ever."""
     image: bool = False
@@ -165,7 +156,7 @@ class VolumeRecord(Record):
 
     @property
     def blocks(self) -> int:
-        return sum(extent.blocks for extent in self.extents)
+        return self.extents.table.blocks
 
 
 class HostRecord(Record):

@@ -21,10 +21,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic_core import from_json
 
 from daiko.state import record as records
-from daiko.state.record import Record
+from daiko.state.extents import Extents, Packed, packed_from_json
+from daiko.state.record import Record, VolumeRecord
 from daiko.state.store import (
     Change,
     Mirror,
@@ -51,6 +52,9 @@ KINDS: Final[dict[str, type[Record]]] = {
     )
 }
 """The classes of the records that stand by themselves in a store."""
+
+_APART: Final[dict[type[Record], set[str]]] = {VolumeRecord: {"extents"}}
+"""Fields that stand in a table of their own."""
 
 
 def default_folder() -> Path:
@@ -116,11 +120,21 @@ class SqliteStore(Store):
     def _write(self, changes: Sequence[Change], numbers: Mapping[str, int]) -> None:
         gone = [(c.type.kind, c.key) for c in changes if c.after is None]
         there = [
-            (c.type.kind, c.key, c.after.model_dump_json()) for c in changes if c.after is not None
+            (c.type.kind, c.key, c.after.model_dump_json(exclude=_APART.get(c.type)))
+            for c in changes
+            if c.after is not None
         ]
+        laid_out = [
+            (c.key, *c.after.extents.packed())
+            for c in changes
+            if isinstance(c.after, VolumeRecord) and _lies_anew(c.before, c.after)
+        ]
+        forgotten = [(c.key,) for c in changes if c.type is VolumeRecord and c.after is None]
         with self._connection as connection:
             connection.executemany("DELETE FROM record WHERE kind = ? AND key = ?", gone)
             connection.executemany("REPLACE INTO record VALUES (?, ?, ?)", there)
+            connection.executemany("DELETE FROM extents WHERE volume = ?", forgotten)
+            connection.executemany("REPLACE INTO extents VALUES (?, ?, ?)", laid_out)
             connection.executemany("REPLACE INTO sequence VALUES (?, ?)", numbers.items())
 
     async def _close(self) -> None:
@@ -128,6 +142,10 @@ class SqliteStore(Store):
         await loop.run_in_executor(self._writer, self._connection.close)
         self._writer.shutdown()
         os.close(self._lock)
+
+
+def _lies_anew(before: Record | None, after: VolumeRecord) -> bool:
+    return not isinstance(before, VolumeRecord) or before.extents != after.extents
 
 
 def schema_version() -> int:
@@ -141,6 +159,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     Raises StoreTooNew when it is newer than this release.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    # For the script that packs the extents of volumes.
+    connection.create_function("extent_devices", 1, lambda text: packed_from_json(text).devices)
+    connection.create_function("extent_columns", 1, lambda text: packed_from_json(text).columns)
     newest = schema_version()
     if version > newest:
         raise StoreTooNew(
@@ -209,14 +230,27 @@ def _connect(folder: Path) -> sqlite3.Connection:
 
 def _load(connection: sqlite3.Connection) -> tuple[Mirror, dict[str, int]]:
     mirror: Mirror = {}
+    laid_out = {
+        volume: Packed(devices, columns)
+        for volume, devices, columns in connection.execute("SELECT * FROM extents")
+    }
     with closing(connection.execute("SELECT kind, key, value FROM record")) as rows:
         for kind, key, value in rows:
             if kind not in KINDS:
                 raise StoreDamaged(f"the store holds a record of unknown kind {kind!r}")
             try:
-                found = KINDS[kind].model_validate_json(value)
-            except ValidationError as error:
+                if KINDS[kind] is VolumeRecord:
+                    found: Record = _volume(value, laid_out[key])
+                else:
+                    found = KINDS[kind].model_validate_json(value)
+            except KeyError:
+                raise StoreDamaged(f"the store has no extents of volume {key!r}") from None
+            except ValueError as error:
                 raise StoreDamaged(f"the store's record {kind} {key!r}: {error}") from error
             mirror.setdefault(KINDS[kind], {})[key] = found
     numbers: dict[str, int] = dict(connection.execute("SELECT name, last FROM sequence"))
     return mirror, numbers
+
+
+def _volume(value: str, packed: Packed) -> VolumeRecord:
+    return VolumeRecord.model_validate({**from_json(value), "extents": Extents.unpacked(packed)})

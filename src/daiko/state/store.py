@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from daiko.state.record import Record
 
 R = TypeVar("R", bound=Record)
+Ix = TypeVar("Ix", bound="Index")
 
 
 class StoreError(Exception):
@@ -65,11 +66,30 @@ Watcher = Callable[[Sequence[Change]], None]
 Mirror = dict[type[Record], dict[str, Record]]
 
 
+class Index(ABC):
+    """Something that can be calculated from the records, and is kept in step with them instead:
+    what would otherwise be a walk over all of them. `state/index.py` has those that there are.
+    Made empty; the records that there are come as changes."""
+
+    @abstractmethod
+    def follow(self, changes: Iterable[Change]) -> None:
+        """Take these changes in."""
+
+    @abstractmethod
+    def draft(self) -> Self:
+        """A copy for a transaction, which may follow changes without this one noticing. Cheap:
+        what is not changed is shared."""
+
+
 class Transaction:
     """Changes that become true together, or not at all. Reads see the changes made so far."""
 
-    def __init__(self, mirror: Mirror, numbers: Mapping[str, int]) -> None:
+    def __init__(
+        self, mirror: Mirror, numbers: Mapping[str, int], indexes: dict[type[Index], Index]
+    ) -> None:
         self._mirror = mirror
+        self._indexes = indexes
+        self._drafts: dict[type[Index], Index] = {}
         self._numbers = dict(numbers)
         self._pending: dict[tuple[type[Record], str], Record | None] = {}
 
@@ -90,11 +110,28 @@ class Transaction:
 
     def put(self, record: Record) -> None:
         """Make `record` the record of its key, new or instead of the one that was there."""
-        self._pending[type(record), record.key] = record
+        self._set(type(record), record.key, record)
 
     def delete(self, kind: type[Record], key: str) -> None:
         """Take the record away; nothing happens where there is none."""
-        self._pending[kind, key] = None
+        self._set(kind, key, None)
+
+    def _set(self, kind: type[Record], key: str, after: Record | None) -> None:
+        if self._drafts:
+            change = Change(kind, key, self.get(kind, key), after)
+            for draft in self._drafts.values():
+                draft.follow((change,))
+        self._pending[kind, key] = after
+
+    def index(self, kind: type[Ix]) -> Ix:
+        """The index as it is with the changes made so far. It is the transaction's own, but only
+        `put` and `delete` may change it."""
+        draft = self._drafts.get(kind)
+        if draft is None:
+            draft = self._drafts[kind] = _index(kind, self._indexes, self._mirror).draft()
+            draft.follow(self.changes())
+        assert isinstance(draft, kind)
+        return draft
 
     def next_number(self, sequence: str) -> int:
         """The next number, from 1, of a named sequence. A number is never given twice, even
@@ -124,6 +161,7 @@ class Store(ABC):
         self._mirror = mirror
         self._numbers = dict(numbers)
         self._watchers: list[Watcher] = []
+        self._indexes: dict[type[Index], Index] = {}
         self._turn = asyncio.Lock()
 
     def get(self, kind: type[R], key: str) -> R | None:
@@ -137,6 +175,12 @@ class Store(ABC):
         found = self._mirror.get(kind, {})
         return tuple(record for _, record in sorted(found.items()) if isinstance(record, kind))
 
+    def index(self, kind: type[Ix]) -> Ix:
+        """The index of what was last committed; calculated when it is first asked for."""
+        found = _index(kind, self._indexes, self._mirror)
+        assert isinstance(found, kind)
+        return found
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Begin a transaction; see the head of this file. Raises StoreError, with nothing
@@ -144,7 +188,7 @@ class Store(ABC):
         await self._turn.acquire()
         committing = False
         try:
-            transaction = Transaction(self._mirror, self._numbers)
+            transaction = Transaction(self._mirror, self._numbers, self._indexes)
             yield transaction
             # A commit that was begun is carried through even when the caller is cancelled:
             # mirror and disk must not part. The turn is given up only then.
@@ -187,6 +231,8 @@ class Store(ABC):
                     of_kind.pop(change.key, None)
                 else:
                     of_kind[change.key] = change.after
+            for index in self._indexes.values():
+                index.follow(changes)
         finally:
             self._turn.release()
         if changes:
@@ -201,3 +247,16 @@ class Store(ABC):
     @abstractmethod
     async def _close(self) -> None:
         """Let go of what the store holds."""
+
+
+def _index(kind: type[Index], indexes: dict[type[Index], Index], mirror: Mirror) -> Index:
+    index = indexes.get(kind)
+    if index is None:
+        index = kind()
+        index.follow(
+            Change(of_kind, key, None, record)
+            for of_kind, records in mirror.items()
+            for key, record in records.items()
+        )
+        indexes[kind] = index
+    return index

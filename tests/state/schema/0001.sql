@@ -10,5 +10,6 @@ CREATE TABLE sequence (
     last INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO record VALUES ('host', 'h1', '{"name":"h1","initiators":["*"],"luns":{"0":"alpha"},"remote_copy":[]}');
+INSERT INTO record VALUES ('volume', 'alpha', '{"name":"alpha","block_size":512,"extents":[{"device":"sd1/0","lba":8,"blocks":100},{"device":"old/3","lba":0,"blocks":50},{"device":"sd1/0","lba":200,"blocks":1}],"naa":"62da1000000000000000000000000001","image":false,"mode":"direct","created":1.5}');
 INSERT INTO sequence VALUES ('job', 41);
 PRAGMA user_version = 1;

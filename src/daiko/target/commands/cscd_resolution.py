@@ -38,7 +38,8 @@ from daiko.scsi.sense import (
     not_authorized,
 )
 from daiko.scsi.vpd import Designator
-from daiko.state.record import HostRecord, VolumeRecord
+from daiko.state.index import BlocksInUse
+from daiko.state.record import HostRecord
 from daiko.state.store import Store
 from daiko.target.commands.alias_list import AliasLists
 from daiko.target.logical_unit import LogicalUnit
@@ -182,12 +183,7 @@ class CscdResolution:
         return Resolved(lu.name, lu.block_size, lu.blocks, byte, None)
 
     def _holds_volumes(self, device: DeviceId) -> bool:
-        name = str(device)
-        return any(
-            extent.device == name
-            for volume in self._store.list(VolumeRecord)
-            for extent in volume.extents
-        )
+        return bool(self._store.index(BlocksInUse).by_device.get(device))
 
     def _allowed_portals(self) -> tuple[str, ...]:
         """The portals whose LUs this host may name, by its own record or by the one for all."""
