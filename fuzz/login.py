@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from daiko.iscsi.chap import Account, InitiatorChap, Secret, TargetChap
 from daiko.iscsi.error import LoginStatus, RemoteProtocolError
 from daiko.iscsi.login import Admission, Identity, InitiatorLogin, TargetLogin
 from daiko.iscsi.pdu import LoginRequest, LoginResponse
@@ -13,14 +14,31 @@ TARGET = "iqn.2026-11.net.daiko:target"
 MOST = 12
 """PDUs of one case."""
 
-# A case: bit 0 of the first byte = the role under test (0 target, 1 initiator), bit 1 = discovery;
-# then PDUs, each a header of 48 bytes, the length of its text in two bytes, and the text.
+# A case: bit 0 of the first byte = the role under test (0 target, 1 initiator), bit 1 = discovery,
+# bit 2 = CHAP in both directions; then PDUs, each a header of 48 bytes, the length of its text in two bytes, and the text.
 
 
-def _admit(identity: Identity) -> Admission:
-    if identity.target_name not in ("", TARGET):
-        return Admission(LoginStatus.NOT_FOUND)
-    return Admission(tsih=1)
+ACCOUNT = Account(Secret("host", b"secret of the host"), Secret("array", b"secret of the array"))
+
+
+def _chance(length: int) -> bytes:
+    """The same in each run, so that a whole exchange can stand in the corpus."""
+    return bytes(range(7, 7 + length))
+
+
+def _other_chance(length: int) -> bytes:
+    return bytes(range(77, 77 + length))
+
+
+def _target(flags: int) -> TargetLogin:
+    def admit(identity: Identity) -> Admission:
+        if identity.target_name not in ("", TARGET):
+            return Admission(LoginStatus.NOT_FOUND)
+        if flags & 4:
+            return Admission(tsih=1, authenticator=TargetChap([ACCOUNT], _chance))
+        return Admission(tsih=1)
+
+    return TargetLogin(admit)
 
 
 def _entry(item: LoginRequest | LoginResponse) -> bytes:
@@ -28,13 +46,18 @@ def _entry(item: LoginRequest | LoginResponse) -> bytes:
     return item.pack() + len(text).to_bytes(2, "big") + text
 
 
-def _initiator(is_discovery: bool) -> InitiatorLogin:
-    return InitiatorLogin(INITIATOR, None if is_discovery else TARGET, b"\x80" + bytes(5))
+def _initiator(flags: int) -> InitiatorLogin:
+    return InitiatorLogin(
+        INITIATOR,
+        None if flags & 2 else TARGET,
+        b"\x80" + bytes(5),
+        authenticator=InitiatorChap(ACCOUNT, _other_chance) if flags & 4 else None,
+    )
 
 
-def _dialogue(is_discovery: bool) -> tuple[list[LoginRequest], list[LoginResponse]]:
+def _dialogue(flags: int) -> tuple[list[LoginRequest], list[LoginResponse]]:
     """A whole login between our own two sides."""
-    initiator, target = _initiator(is_discovery), TargetLogin(_admit)
+    initiator, target = _initiator(flags), _target(flags)
     requests, responses = [initiator.start()], []
     while True:
         response, goes_on = target.receive(requests[-1])
@@ -48,12 +71,11 @@ def _dialogue(is_discovery: bool) -> tuple[list[LoginRequest], list[LoginRespons
 
 def corpus() -> list[bytes]:
     cases = []
-    for is_discovery in (False, True):
-        requests, responses = _dialogue(is_discovery)
-        flag = 2 if is_discovery else 0
-        cases.append(bytes((flag,)) + b"".join(map(_entry, requests)))
-        cases.append(bytes((flag | 1,)) + b"".join(map(_entry, responses)))
-        cases += [bytes((flag,)) + _entry(request) for request in requests]
+    for flags in (0, 2, 4, 6):
+        requests, responses = _dialogue(flags)
+        cases.append(bytes((flags,)) + b"".join(map(_entry, requests)))
+        cases.append(bytes((flags | 1,)) + b"".join(map(_entry, responses)))
+        cases += [bytes((flags,)) + _entry(request) for request in requests]
     return cases
 
 
@@ -68,7 +90,7 @@ def _pdus(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _as_target(data: bytes) -> bool:
-    login = TargetLogin(_admit)
+    login = _target(data[0])
     for header, text in _pdus(data):
         response, goes_on = login.receive(LoginRequest.parse(header, 0, text))
         assert len(response.pack()) == 48
@@ -85,7 +107,7 @@ def _as_target(data: bytes) -> bool:
 
 
 def _as_initiator(data: bytes) -> bool:
-    login = _initiator(bool(data[0] & 2))
+    login = _initiator(data[0])
     assert len(login.start().pack()) == 48
     for header, text in _pdus(data):
         try:

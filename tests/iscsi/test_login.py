@@ -316,7 +316,7 @@ def test_stat_sn_advances_with_each_response() -> None:
 
 
 class Password:
-    """A method of one round: the place of CHAP."""
+    """A method of one round, simpler than CHAP (`test_chap.py`)."""
 
     method = "CHAP"
     keys = frozenset({"CHAP_R", "CHAP_C"})
@@ -325,6 +325,11 @@ class Password:
         self.secret = secret
         self.is_target = is_target
         self.is_complete = False
+        self.is_mutual = False
+
+    @property
+    def has_answered(self) -> bool:
+        return self.is_complete
 
     def take(self, keys: Mapping[str, str]) -> list[tuple[str, str]]:
         if not self.is_target:

@@ -5,7 +5,7 @@ which stages a transit (T bit) may lead. `TargetLogin` answers requests, `Initia
 them; each ends with `parameters`, or with a status.
 
 Authentication has its place: an `Authenticator` (AuthMethod other than None) takes part in the
-security stage, and no login gets past that stage without it.
+security stage, and no login gets past that stage without it. `chap.py` has CHAP's two.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ LOGIN_PDU_LIMIT = 8192
 """Bytes: the default MaxRecvDataSegmentLength, which holds for every PDU of a login."""
 LONGEST_NAME = 223
 """Bytes of an iSCSI name (4.2.7.1)."""
+_NO_PROOF = LoginStatus.AUTHENTICATION_FAILURE
 
 
 class Authenticator(Protocol):
@@ -88,6 +89,18 @@ class Authenticator(Protocol):
 
     def take(self, keys: Mapping[str, str]) -> list[tuple[str, str]]:
         """The peer's keys; our answer. Raises RemoteProtocolError with the login status."""
+
+
+class InitiatorAuthenticator(Authenticator, Protocol):
+    """The initiator's: it begins, with a `take` of no keys."""
+
+    @property
+    def is_mutual(self) -> bool:
+        """Whether the target has to prove itself, so that a login without is no use."""
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether nothing more is to be said: the stage may be left with the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +130,9 @@ class Admission:
     """TargetAddress of a redirection (status class 1)."""
     offer: Offer = field(default_factory=lambda: OFFER)
     authenticator: Authenticator | None = None
-    """None: AuthMethod=None is enough."""
+    """None: only AuthMethod=None is there."""
+    is_authentication_required: bool = True
+    """False: an `authenticator` is there for initiators that want it; None will do as well."""
 
 
 Admit = Callable[[Identity], Admission]
@@ -133,6 +148,7 @@ class TargetLogin:
         "_collector",
         "_declared",
         "_first",
+        "_must_authenticate",
         "_outgoing",
         "_reply_stage",
         "_stage",
@@ -152,6 +168,7 @@ class TargetLogin:
         self._first: LoginRequest | None = None
         self._admission = Admission()
         self._authenticator: Authenticator | None = None
+        self._must_authenticate = False
         self._declared: set[str] = set()
         self._outgoing: list[bytes] = []
         self._reply_stage: Stage | None = None
@@ -238,7 +255,7 @@ class TargetLogin:
                 pairs.append(("TargetAlias", self._admission.alias))
         if self._stage is SECURITY:
             pairs += self._authenticate(keys)
-        elif self._authenticator is not None and not self._authenticator.is_complete:
+        elif not self._is_authenticated:
             raise error("authentication is required", LoginStatus.AUTHENTICATION_FAILURE)
         assert self._stage is not None
         pairs += self.negotiation.take(keys, USES[self._stage])
@@ -253,7 +270,10 @@ class TargetLogin:
 
     @property
     def _is_authenticated(self) -> bool:
-        return self._authenticator is None or self._authenticator.is_complete
+        authenticator = self._authenticator
+        return not self._must_authenticate or (
+            authenticator is not None and authenticator.is_complete
+        )
 
     def _identify(self, request: LoginRequest, keys: dict[str, str]) -> None:
         """The first text says who and what (6.3.1)."""
@@ -277,11 +297,13 @@ class TargetLogin:
         admission = self._admission = self._admit(self.identity)
         if admission.status is not LoginStatus.SUCCESS:
             raise error("not admitted", admission.status)
-        self._authenticator = admission.authenticator
+        authenticator = self._authenticator = admission.authenticator
         offer = dict(admission.offer)
-        offer["AuthMethod"] = (
-            (NONE,) if admission.authenticator is None else (admission.authenticator.method,)
-        )
+        offer["AuthMethod"] = (NONE,)
+        if authenticator is not None:
+            self._must_authenticate = admission.is_authentication_required
+            also = () if self._must_authenticate else (NONE,)
+            offer["AuthMethod"] = (authenticator.method, *also)
         self.negotiation = Negotiation(Sender.TARGET, offer, is_discovery=is_discovery)
 
     def _authenticate(self, keys: dict[str, str]) -> list[tuple[str, str]]:
@@ -290,11 +312,18 @@ class TargetLogin:
             if name in KEYS and name not in _SECURITY_KEYS:
                 raise error(f"{name} has no place in the security stage")
         authenticator = self._authenticator
+        offered = self.negotiation.ours(KEYS["AuthMethod"])
+        assert isinstance(offered, tuple)
         proposal = keys.get("AuthMethod")
-        method = NONE if authenticator is None else authenticator.method
-        if proposal is not None and method not in proposal.split(","):
-            raise error("no common AuthMethod", LoginStatus.AUTHENTICATION_FAILURE)
-        if authenticator is None:
+        if proposal is not None:
+            chosen = next((each for each in proposal.split(",") if each in offered), None)
+            if chosen is None:
+                raise error("no common AuthMethod", LoginStatus.AUTHENTICATION_FAILURE)
+            # The initiator that names a method goes through with it, where None would do, too.
+            self._must_authenticate = chosen != NONE
+        elif self._must_authenticate and "AuthMethod" not in self.negotiation.settled:
+            raise error("authentication is required", LoginStatus.AUTHENTICATION_FAILURE)
+        if authenticator is None or not self._must_authenticate:
             return []
         own = {name: keys.pop(name) for name in authenticator.keys & keys.keys()}
         return authenticator.take(own) if own else []
@@ -389,7 +418,7 @@ class InitiatorLogin:
         initiator_task_tag: int = 0,
         initiator_alias: str = "",
         offer: Offer = OFFER,
-        authenticator: Authenticator | None = None,
+        authenticator: InitiatorAuthenticator | None = None,
     ) -> None:
         """`target_name` None: a discovery session. `isid`: 6 bytes; same name and ISID again
         reinstates the session."""
@@ -415,7 +444,11 @@ class InitiatorLogin:
             keys.append(("TargetName", target_name))
         self._first_keys = keys
         own = dict(offer)
-        own["AuthMethod"] = (NONE,) if authenticator is None else (authenticator.method,)
+        own["AuthMethod"] = (NONE,)
+        if authenticator is not None:
+            # A target that asks for nothing may let us in, unless it has to prove itself.
+            also = () if authenticator.is_mutual else (NONE,)
+            own["AuthMethod"] = (authenticator.method, *also)
         self.negotiation = Negotiation(Sender.INITIATOR, own, is_discovery=is_discovery)
         self.parameters: Parameters | None = None
         """The outcome; None until the login has succeeded."""
@@ -466,17 +499,21 @@ class InitiatorLogin:
     def _take(self, response: LoginResponse, keys: dict[str, str]) -> LoginRequest | None:
         tag = keys.pop("TargetPortalGroupTag", None)
         answers: list[tuple[str, str]] = []
-        if self._stage is SECURITY and self._authenticator is not None:
-            own = {name: keys.pop(name) for name in self._authenticator.keys & keys.keys()}
+        authenticator = self._authenticator
+        if self._stage is SECURITY and authenticator is not None:
+            own = {name: keys.pop(name) for name in authenticator.keys & keys.keys()}
             method = keys.get("AuthMethod")
-            if own or method == self._authenticator.method:
-                answers += self._authenticator.take(own)
+            if method == NONE and not authenticator.is_mutual:
+                authenticator = self._authenticator = None
+            elif own or method == authenticator.method:
+                answers += authenticator.take(own)
         answers += self.negotiation.take(keys, USES[self._stage])
         if tag is not None:
             self.negotiation.declared["TargetPortalGroupTag"] = int(tag) if tag.isdigit() else 0
         if response.transit:
             # Targets that need no authentication often leave AuthMethod=None unanswered.
             self.negotiation.forgo("AuthMethod")
+            self._check_authenticated()
             self._stage = Stage(response.next_stage)
             if self._stage is FULL_FEATURE:
                 self._conclude(response)
@@ -486,12 +523,20 @@ class InitiatorLogin:
                 self._is_proposed = True
                 answers += self.negotiation.propose(INITIATOR_PROPOSALS)
             return self._request(answers, FULL_FEATURE)
-        done = self._authenticator is None or self._authenticator.is_complete
+        done = authenticator is None or authenticator.has_answered
         return self._request(answers, OPERATIONAL if done else None)
 
+    def _check_authenticated(self) -> None:
+        """The target ends the security stage: is that all right with us?"""
+        authenticator = self._authenticator
+        if self._stage is not SECURITY or authenticator is None or authenticator.is_complete:
+            return
+        if authenticator.is_mutual:
+            raise error("the target did not authenticate itself", _NO_PROOF)
+        # One that asked for no proof of ours; we did not insist on giving it.
+        self._authenticator = None
+
     def _conclude(self, response: LoginResponse) -> None:
-        if self._authenticator is not None and not self._authenticator.is_complete:
-            raise error("the target did not authenticate itself")
         declared = {"MaxRecvDataSegmentLength"} if self._is_proposed else set()
         made = self.negotiation.parameters(declared_by_us=frozenset(declared))
         first = dict(self._first_keys)
