@@ -15,7 +15,8 @@ MOST = 12
 """PDUs of one case."""
 
 # A case: bit 0 of the first byte = the role under test (0 target, 1 initiator), bit 1 = discovery,
-# bit 2 = CHAP in both directions; then PDUs, each a header of 48 bytes, the length of its text in two bytes, and the text.
+# bit 2 = CHAP in both directions; then PDUs, each a header of 48 bytes, the length of its text in
+# two bytes, and the text.
 
 
 ACCOUNT = Account(Secret("host", b"secret of the host"), Secret("array", b"secret of the array"))

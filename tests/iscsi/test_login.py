@@ -326,6 +326,7 @@ class Password:
         self.is_target = is_target
         self.is_complete = False
         self.is_mutual = False
+        self.was_wrong = False
 
     @property
     def has_answered(self) -> bool:

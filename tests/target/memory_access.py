@@ -164,10 +164,12 @@ class MemoryAccess:
 
 
 @asynccontextmanager
-async def serving(access: MemoryAccess, **options: Any) -> AsyncIterator[tuple[Target, str]]:
+async def serving(
+    access: MemoryAccess, *, portal: str = "127.0.0.1:0", **options: Any
+) -> AsyncIterator[tuple[Target, str]]:
     """A target on a free port of loopback: (target, HOST:PORT)."""
     target = Target(IQN, access, **options)
-    portal = await target.listen("127.0.0.1:0")
+    portal = await target.listen(portal)
     try:
         yield target, portal
     finally:

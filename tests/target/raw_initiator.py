@@ -45,7 +45,7 @@ class RawInitiator:
     async def connect(cls, portal: str) -> RawInitiator:
         made = cls()
         host, port = portal.rsplit(":", 1)
-        made.reader, made.writer = await asyncio.open_connection(host, int(port))
+        made.reader, made.writer = await asyncio.open_connection(host.strip("[]"), int(port))
         return made
 
     async def __aenter__(self) -> RawInitiator:

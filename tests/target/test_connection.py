@@ -675,13 +675,44 @@ async def test_cold_reset_ends_the_sessions_of_all_initiators(
     assert set(access.lost) == set(access.started)
 
 
-async def test_connection_beyond_the_most_is_closed(
-    host: RawInitiator, portal: str, monkeypatch: pytest.MonkeyPatch
+async def test_connection_without_login_gives_way_to_a_newer_one(
+    host: RawInitiator, portal: str, target: Target
 ) -> None:
-    monkeypatch.setattr(portal_module, "MAXIMUM_CONNECTIONS", 1)
-    async with await RawInitiator.connect(portal) as one_too_many:
-        assert await one_too_many.is_closed()
+    target.login_room.maximum = 1
+    async with await RawInitiator.connect(portal) as older:
+        await until(lambda: len(target.login_room) == 1)
+        async with await RawInitiator.connect(portal) as newer:
+            assert await older.is_closed()
+            assert (await newer.login(IQN, isid=bytes(6))).status == 0
+            assert len(target.login_room) == 0
     assert await alive(host)
+
+
+async def test_session_beyond_the_most_is_refused(
+    host: RawInitiator, portal: str, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_module, "MAXIMUM_SESSIONS", 1)
+    async with await RawInitiator.connect(portal) as one_too_many:
+        response = await one_too_many.login(IQN, isid=bytes(6))
+        assert response.status == LoginStatus.OUT_OF_RESOURCES
+    async with await RawInitiator.connect(portal) as again:
+        assert (await again.login(IQN)).status == 0, "it takes the place of its own session"
+        assert len(target.sessions) == 1
+
+
+async def test_two_logins_for_the_last_place_do_not_both_get_it(
+    portal: str, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_module, "MAXIMUM_SESSIONS", 1)
+    async with await RawInitiator.connect(portal) as one, await RawInitiator.connect(portal) as two:
+        for host, isid in ((one, bytes(6)), (two, bytes(5) + b"\1")):
+            response = await host.login(IQN, isid=isid, transit=False, next_stage=0)
+            assert response.status == 0
+        answers = []
+        for host, isid in ((one, bytes(6)), (two, bytes(5) + b"\1")):
+            host.send(host.login_request({}, isid=isid))
+            answers.append((await host.receive()).status)
+    assert answers == [LoginStatus.SUCCESS, LoginStatus.OUT_OF_RESOURCES]
 
 
 async def test_connection_that_does_not_log_in_is_closed(portal: str, target: Target) -> None:

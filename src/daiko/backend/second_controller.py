@@ -27,6 +27,7 @@ from daiko.initiator.command import Command, CommandDone
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
+from daiko.iscsi.chap import Account
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.report import lun_field, lun_number
@@ -88,8 +89,10 @@ class SecondController:
         *,
         settings: InitiatorSettings | None = None,
         isid: bytes | None = None,
+        account: Account | None = None,
     ) -> None:
-        """Raises ValueError where a portal is none, or none is given."""
+        """`account`: as whom to log in by CHAP. Raises ValueError where a portal is none, or none
+        is given."""
         self.name = name
         self.iqn = iqn
         self.settings = settings or InitiatorSettings()
@@ -110,6 +113,7 @@ class SecondController:
             self,
             settings=self.settings,
             isid=isid,
+            account=account,
         )
         self._devices: dict[int, RemoteLu] = {}
         self._is_ready = False
@@ -147,6 +151,16 @@ class SecondController:
     def is_connected(self) -> bool:
         """Whether a command would go out now."""
         return self._is_ready and self._paths.is_connected
+
+    async def check_account(self, account: Account | None) -> None:
+        """See whether the controller admits us by this account, in a session that ends at once;
+        the one that carries commands is left alone. Raises LoginRefused, RemoteProtocolError, and
+        Unreachable where no portal answers."""
+        await self._paths.check_account(account)
+
+    def use_account(self, account: Account | None) -> None:
+        """From the next login on."""
+        self._paths.account = account
 
     @property
     def last_error(self) -> str:

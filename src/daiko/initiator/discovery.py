@@ -12,6 +12,7 @@ from daiko.initiator.login import LoggedIn, log_in
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.bhs import RESERVED_TAG, Buffer, LogoutReason, Opcode
+from daiko.iscsi.chap import Account
 from daiko.iscsi.error import RemoteProtocolError
 from daiko.iscsi.framing import Handler, dispatch_table
 from daiko.iscsi.pdu import LogoutRequest, NopIn, NopOut, TextRequest, TextResponse
@@ -129,9 +130,13 @@ def _unexpected(header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
 
 
 async def discover(
-    portal: Portal, initiator_name: str, *, settings: InitiatorSettings | None = None
+    portal: Portal,
+    initiator_name: str,
+    *,
+    settings: InitiatorSettings | None = None,
+    account: Account | None = None,
 ) -> tuple[DiscoveredTarget, ...]:
-    """Ask `portal` for all targets that it has for this initiator.
+    """Ask `portal` for all targets that it has for this initiator (`account`: as whom, by CHAP).
 
     A target without TargetAddress lies at the portal that was asked (appendix C). Raises
     Unreachable, LoginRefused or RemoteProtocolError.
@@ -143,7 +148,7 @@ async def discover(
         started.append(_Inquiry(connection, login))
         return started[0]
 
-    await log_in(portal, initiator_name, None, new_isid(), begin, settings)
+    await log_in(portal, initiator_name, None, new_isid(), begin, settings, account)
     inquiry = started[0]
     try:
         async with asyncio.timeout(settings.login_timeout):

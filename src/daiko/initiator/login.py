@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from daiko.device.error import Unreachable
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.bhs import Buffer, Opcode
+from daiko.iscsi.chap import Account, InitiatorChap
 from daiko.iscsi.error import RemoteProtocolError
 from daiko.iscsi.framing import Handler, dispatch_table
 from daiko.iscsi.login import InitiatorLogin
@@ -121,13 +123,22 @@ async def log_in(
     isid: bytes,
     begin: Callable[[Connection, LoggedIn], Phase],
     settings: InitiatorSettings,
+    account: Account | None = None,
 ) -> None:
-    """Connect to `portal` and log in (`target_name` None: a discovery session).
+    """Connect to `portal` and log in (`target_name` None: a discovery session). With an `account`
+    this side proves itself by CHAP where the target asks for it, and where the account has a
+    secret of the target, no login succeeds in which the target did not prove itself.
 
     Raises Unreachable where there is no connection or no answer in time, LoginRefused where the
     target says no, RemoteProtocolError where it breaks the protocol.
     """
-    login = InitiatorLogin(initiator_name, target_name, isid, offer=_offer(settings))
+    login = InitiatorLogin(
+        initiator_name,
+        target_name,
+        isid,
+        offer=_offer(settings),
+        authenticator=None if account is None else InitiatorChap(account, secrets.token_bytes),
+    )
     link = _Link(login, begin)
     connection = link.connection
     try:

@@ -44,9 +44,11 @@ from daiko.device.error import Aborted, DeviceError, Unreachable
 from daiko.initiator.command import Command, Failure
 from daiko.initiator.discovery import new_isid
 from daiko.initiator.login import LoggedIn, log_in
+from daiko.initiator.login_check import check_login
 from daiko.initiator.portal import Portal
 from daiko.initiator.session import Session
 from daiko.initiator.settings import InitiatorSettings
+from daiko.iscsi.chap import Account
 from daiko.iscsi.error import LoginRefused, RemoteProtocolError
 from daiko.port.connection import Connection
 from daiko.scsi.layout import MalformedData
@@ -90,6 +92,7 @@ class Multipath:
         *,
         settings: InitiatorSettings | None = None,
         isid: bytes | None = None,
+        account: Account | None = None,
     ) -> None:
         if not portals:
             raise ValueError(f"no portal is given for {target_name}")
@@ -98,6 +101,8 @@ class Multipath:
         self.initiator_name = initiator_name
         self.settings = settings or InitiatorSettings()
         self.isid = isid or new_isid()
+        self.account = account
+        """By which the next login proves itself (CHAP); may be exchanged at any time."""
         self.session: Session | None = None
         self.portal: Portal | None = None
         """Of the session; None while there is none."""
@@ -305,8 +310,9 @@ class Multipath:
 
         try:
             await log_in(
-                portal, self.initiator_name, self.target_name, self.isid, begin, self.settings
-            )
+                portal, self.initiator_name, self.target_name, self.isid, begin, self.settings,
+                self.account,
+            )  # fmt: skip
         except LoginRefused as refusal:
             if redirected or not refusal.address:
                 raise
@@ -315,6 +321,21 @@ class Multipath:
             except ValueError:
                 raise refusal from None
             await self._log_in(elsewhere, redirected=True)
+
+    async def check_account(self, account: Account | None) -> None:
+        """Log in by this account under another ISID, beside the session that there is, and leave.
+        Raises LoginRefused, RemoteProtocolError; Unreachable where no portal answers."""
+        failure = Unreachable("no portal answers")
+        for portal in self.portals:
+            try:
+                await check_login(
+                    portal, self.initiator_name, self.target_name, account, self.settings
+                )
+            except Unreachable as error:
+                failure = error
+            else:
+                return
+        raise failure
 
     def _begin(self, portal: Portal, connection: Connection, login: LoggedIn) -> Session:
         """The full feature phase begins: send what waits."""

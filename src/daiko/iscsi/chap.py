@@ -160,7 +160,16 @@ class TargetChap:
     method = METHOD
     keys = KEYS
 
-    __slots__ = ("_accounts", "_algorithm", "_challenge", "_chance", "_identifier", "_step", "name")
+    __slots__ = (
+        "_accounts",
+        "_algorithm",
+        "_challenge",
+        "_chance",
+        "_identifier",
+        "_step",
+        "name",
+        "was_wrong",
+    )
 
     def __init__(self, accounts: Sequence[Account], chance: Chance) -> None:
         """`accounts`: any of them will do. None at all: nobody gets in, and nobody can see that
@@ -173,6 +182,7 @@ class TargetChap:
         self._challenge = b""
         self.name = ""
         """CHAP_N of who has proved itself."""
+        self.was_wrong = False
 
     @property
     def is_complete(self) -> bool:
@@ -225,6 +235,7 @@ class TargetChap:
             if is_name and is_right and usable:
                 found = account
         if found is None:
+            self.was_wrong = True
             raise refused("a wrong CHAP secret" if is_known else "an unknown CHAP user")
         proof = self._prove(found, keys) if wants_proof else []
         self.name = found.initiator.name
@@ -261,6 +272,7 @@ class InitiatorChap:
         "_identifier",
         "_is_proved",
         "has_answered",
+        "was_wrong",
     )
 
     def __init__(
@@ -279,6 +291,7 @@ class InitiatorChap:
         self._identifier = 0
         self._challenge = b""
         self.has_answered = False
+        self.was_wrong = False
 
     @property
     def is_complete(self) -> bool:
@@ -338,6 +351,7 @@ class InitiatorChap:
         right = response_of(self._algorithm, self._identifier, target.secret, self._challenge)
         is_name = hmac.compare_digest(target.name.encode(), keys["CHAP_N"].encode())
         if not hmac.compare_digest(right, given) or not is_name:
+            self.was_wrong = True
             raise refused("the target did not prove that it is the one it should be")
         self._is_proved = True
 

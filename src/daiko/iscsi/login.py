@@ -82,6 +82,8 @@ class Authenticator(Protocol):
     """Value of AuthMethod."""
     keys: frozenset[str]
     """Text keys that belong to it."""
+    was_wrong: bool
+    """Whether the peer gave a proof that is none: it may be guessing."""
 
     @property
     def is_complete(self) -> bool:
@@ -133,6 +135,8 @@ class Admission:
     """None: only AuthMethod=None is there."""
     is_authentication_required: bool = True
     """False: an `authenticator` is there for initiators that want it; None will do as well."""
+    confirm: Callable[[], LoginStatus] | None = None
+    """Asked once more when everything is settled: much may have happened since the admission."""
 
 
 Admit = Callable[[Identity], Admission]
@@ -345,6 +349,10 @@ class TargetLogin:
 
     def _conclude(self, response: LoginResponse) -> None:
         assert self.identity is not None
+        confirm = self._admission.confirm
+        status = LoginStatus.SUCCESS if confirm is None else confirm()
+        if status is not LoginStatus.SUCCESS:
+            raise error("no longer admitted", status)
         parameters = self.negotiation.parameters(declared_by_us=frozenset(self._declared))
         parameters.initiator_name = self.identity.initiator_name
         parameters.target_name = self.identity.target_name

@@ -17,7 +17,7 @@ from daiko.device.block import Buffer
 from daiko.iscsi.bhs import BHS_LENGTH, RESERVED_TAG, AsyncEvent, Opcode
 from daiko.iscsi.error import LoginStatus, RemoteProtocolError
 from daiko.iscsi.framing import Handler, dispatch_table
-from daiko.iscsi.login import TargetLogin
+from daiko.iscsi.login import Admission, Authenticator, Identity, TargetLogin
 from daiko.iscsi.negotiation import Parameters
 from daiko.iscsi.pdu import AsyncMessage, LoginRequest, LoginResponse, NopIn
 from daiko.iscsi.session import CommandWindow
@@ -44,7 +44,8 @@ class TargetConnection:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._login = TargetLogin(target.admit, window=WINDOW)
+        self._login = TargetLogin(self._admit, window=WINDOW)
+        self._chap: Authenticator | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pinged = False
         self.gone = asyncio.Event()
@@ -63,10 +64,17 @@ class TargetConnection:
     def connected(self) -> None:
         self.connection.reads_while_congested = False
         self._target.connections.add(self)
-        if not self._target.has_room:
-            log.warning("connection refused", reason="too many connections or stopping")
+        if self._target.is_stopping:
+            log.info("connection refused", reason="stopping", peer=self.connection.peer_address)
             self.connection.abort()
             return
+        victim = self._target.login_room.enter(self, self.connection.peer_address[0])
+        if victim is not None:
+            log.warning(
+                "connection closed for a newer one", peer=victim.connection.peer_address,
+                reason="too many connections that are not logged in",
+            )  # fmt: skip
+            victim.connection.abort()
         self._timer = asyncio.get_running_loop().call_later(LOGIN_SECONDS, self._login_too_slow)
 
     def refused(self, error: RemoteProtocolError) -> None:
@@ -81,6 +89,7 @@ class TargetConnection:
         if self._timer is not None:
             self._timer.cancel()
         self._target.connections.discard(self)
+        self._target.login_room.leave(self)
         self.gone.set()
         session = self.session
         if session is not None and not session.is_lost:
@@ -92,6 +101,24 @@ class TargetConnection:
             session.lose()
 
     # --- login
+
+    def _admit(self, identity: Identity) -> Admission:
+        target = self._target
+        admission = target.admit(identity)
+        self._chap = admission.authenticator
+        if self._chap is not None and target.failure_limit.is_reached(
+            self.connection.peer_address[0], self._now()
+        ):
+            log.warning(
+                "login refused", reason="too many wrong CHAP answers from this address",
+                peer=self.connection.peer_address, initiator=identity.initiator_name,
+            )  # fmt: skip
+            return Admission(LoginStatus.SERVICE_UNAVAILABLE)
+        return admission
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _before_login(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         """Only login requests are allowed (6.3.1): silence before the first, a status after."""
@@ -106,7 +133,9 @@ class TargetConnection:
             self._begin(self._login.parameters)
         self._send_login(response)
         if not goes_on:
-            log.info(
+            if self._chap is not None and self._chap.was_wrong:
+                self._target.failure_limit.failed(self.connection.peer_address[0], self._now())
+            log.warning(
                 "login refused", peer=self.connection.peer_address, status=f"{response.status:04x}",
                 initiator=self._login.identity.initiator_name if self._login.identity else None,
                 reason=self._login.refusal,
@@ -142,6 +171,7 @@ class TargetConnection:
                 SILENCE_SECONDS, self._discovery_too_slow
             )
             return
+        self._target.login_room.leave(self)
         nexus = Nexus(
             parameters.initiator_name, login.identity.isid, self._target.iqn,
             parameters.target_portal_group_tag, local_address=connection.local_address,

@@ -14,16 +14,17 @@ import structlog
 from daiko.iscsi.error import LoginStatus
 from daiko.iscsi.login import Admission, Identity
 from daiko.iscsi.negotiation import OFFER, Offer
+from daiko.target.authentication import Authentication, FailureLimit
 from daiko.target.connection import TargetConnection
 from daiko.target.discovery import format_portal, target_records
+from daiko.target.login_room import LoginRoom
 from daiko.target.session import TargetAccess, TargetSession
 
 log = structlog.get_logger(__name__)
 
 PORTAL_GROUP_TAG = 1
 DEFAULT_PORT = 3260
-MAXIMUM_SESSIONS = 4096
-MAXIMUM_CONNECTIONS = 8192
+MAXIMUM_SESSIONS = 1024
 STOP_SECONDS = 5.0
 """How long `stop` waits for tasks in progress."""
 
@@ -52,6 +53,10 @@ class Target:
         self.iqn = iqn
         self.access = access
         self.alias = alias
+        self.authentication = Authentication()
+        """Who has to prove who it is; nobody until told otherwise."""
+        self.failure_limit = FailureLimit()
+        self.login_room: LoginRoom[TargetConnection] = LoginRoom()
         self._offer = offer
         self._servers: dict[str, asyncio.Server] = {}
         self.connections: set[TargetConnection] = set()
@@ -87,9 +92,8 @@ class Target:
         return TargetConnection(self).connection
 
     @property
-    def has_room(self) -> bool:
-        """Whether one more connection may stay."""
-        return not self._is_stopping and len(self.connections) <= MAXIMUM_CONNECTIONS
+    def is_stopping(self) -> bool:
+        return self._is_stopping
 
     def reset(self, reason: str) -> None:
         """Target cold reset: end the sessions of all initiators (11.5.1)."""
@@ -132,28 +136,52 @@ class Target:
         """Judge the first request of a login (11.13.5)."""
         if self._is_stopping:
             return Admission(LoginStatus.SERVICE_UNAVAILABLE)
-        if identity.is_discovery:
-            if identity.tsih:
-                return Admission(LoginStatus.SESSION_DOES_NOT_EXIST)
-            return Admission(
-                tsih=self._take_tsih(), portal_group_tag=PORTAL_GROUP_TAG, alias=self.alias,
-                offer=self._offer,
-            )  # fmt: skip
-        if identity.target_name.lower() != self.iqn.lower():
+        if not identity.is_discovery and identity.target_name.lower() != self.iqn.lower():
             return Admission(LoginStatus.NOT_FOUND)
-        if not self.access.authorize(identity.initiator_name, self.iqn):
+        is_known = self.access.authorize(identity.initiator_name, self.iqn)
+        authenticator, is_required = self.authentication.demand(
+            identity.initiator_name, is_discovery=identity.is_discovery, is_known=is_known
+        )
+        if not (is_known or identity.is_discovery or authenticator is not None):
             return Admission(LoginStatus.AUTHORIZATION_FAILURE)
-        if identity.tsih:
-            session = self._sessions.get(identity.tsih)
-            if session is None or session.nexus.initiator_name != identity.initiator_name.lower():
-                return Admission(LoginStatus.SESSION_DOES_NOT_EXIST)
-            return Admission(LoginStatus.TOO_MANY_CONNECTIONS)  # MaxConnections is 1
-        if len(self._sessions) >= MAXIMUM_SESSIONS:
-            return Admission(LoginStatus.OUT_OF_RESOURCES)
+        status = self._judge_session(identity)
+        if status is not LoginStatus.SUCCESS:
+            return Admission(status)
         return Admission(
             tsih=self._take_tsih(), portal_group_tag=PORTAL_GROUP_TAG, alias=self.alias,
-            offer=self._offer,
+            offer=self._offer, authenticator=authenticator,
+            is_authentication_required=is_required,
+            confirm=lambda: self._confirm(identity),
         )  # fmt: skip
+
+    def _judge_session(self, identity: Identity) -> LoginStatus:
+        """Whether there can be such a session."""
+        if identity.tsih:
+            session = self._sessions.get(identity.tsih)
+            if (
+                identity.is_discovery
+                or session is None
+                or session.nexus.initiator_name != identity.initiator_name.lower()
+            ):
+                return LoginStatus.SESSION_DOES_NOT_EXIST
+            return LoginStatus.TOO_MANY_CONNECTIONS  # MaxConnections is 1
+        if len(self._sessions) < MAXIMUM_SESSIONS or identity.is_discovery:
+            return LoginStatus.SUCCESS
+        if any(_is_of(session, identity) for session in self._sessions.values()):
+            return LoginStatus.SUCCESS  # It takes the place of one that there is.
+        log.warning("login refused", reason="too many sessions", maximum=MAXIMUM_SESSIONS)
+        return LoginStatus.OUT_OF_RESOURCES
+
+    def _confirm(self, identity: Identity) -> LoginStatus:
+        """Judge again at the end of a login: others may have been quicker, and what this host may
+        do may have been changed."""
+        if self._is_stopping:
+            return LoginStatus.SERVICE_UNAVAILABLE
+        if not identity.is_discovery and not self.access.authorize(
+            identity.initiator_name, self.iqn
+        ):
+            return LoginStatus.AUTHORIZATION_FAILURE
+        return self._judge_session(identity)
 
     def begin(self, session: TargetSession) -> None:
         """A login has succeeded: end the session it reinstates (6.3.5), then count it."""
@@ -190,6 +218,12 @@ class Target:
             return []
         portals = [parse_portal(portal) for portal in self._servers]
         return target_records(self.iqn, portals, local, PORTAL_GROUP_TAG)
+
+
+def _is_of(session: TargetSession, identity: Identity) -> bool:
+    """Whether a login of this identity reinstates the session (6.3.5)."""
+    nexus = session.nexus
+    return (nexus.initiator_name, nexus.isid) == (identity.initiator_name.lower(), identity.isid)
 
 
 def _draining(session: TargetSession) -> asyncio.Event:
