@@ -10,7 +10,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_docs import changelog, cli, commands, failures, iscsi_keys, jobs, login, rest
+from reference_docs import (
+    changelog,
+    cli,
+    commands,
+    failures,
+    iscsi_keys,
+    jobs,
+    login,
+    rest,
+    unit_attentions,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = "docs/reference"
@@ -21,6 +31,7 @@ DOCUMENTS: dict[str, Callable[[], str]] = {
     "docs/reference/login.md": login.document,
     "docs/reference/jobs.md": jobs.document,
     "docs/reference/failures.md": failures.document,
+    "docs/reference/unit-attentions.md": unit_attentions.document,
     "docs/reference/cli.md": cli.document,
     "docs/reference/rest.md": rest.document,
     "CHANGELOG.md": changelog.document,

@@ -348,7 +348,7 @@ async def test_hosts_hear_once_of_a_back_end_that_was_restarted_under_their_volu
     await second.start()
     # Waits for the new session, and goes out after the look that finds the reset.
     await awaitable.read(system.unit("v").device, 0, 1)
-    assert conditions(0) == [(0x06, 0x29, 0x00), None, None]
+    assert conditions(0) == [(0x06, 0x29, 0x04), None, None]
     assert conditions(1) == [None, None, None]
 
 

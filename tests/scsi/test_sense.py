@@ -29,6 +29,8 @@ CONDITIONS = {
     "format_command_failed": (0x3, 0x31, 0x01),
     "sanitize_command_failed": (0x3, 0x31, 0x03),
     "defect_list_not_found": (0x1, 0x1C, 0x00),
+    "self_test_in_progress": (0x2, 0x04, 0x09),
+    "failed_self_test": (0x4, 0x3E, 0x03),
     "internal_target_failure": (0x4, 0x44, 0x00),
     "invalid_opcode": (0x5, 0x20, 0x00),
     "invalid_field_in_cdb": (0x5, 0x24, 0x00),
@@ -82,6 +84,7 @@ CONDITIONS = {
     "extended_copy_information_available": (0xF, 0x00, 0x20),
 }
 ARGUMENTS = {
+    "progress": 100,
     "writing": False,
     "byte": 4,
     "offset": 7,

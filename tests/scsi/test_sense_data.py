@@ -225,3 +225,41 @@ def test_descriptor_that_does_not_fit_is_passed_over(descriptor: str) -> None:
 def test_command_specific_information_above_32_bits_is_left_out_of_the_fixed_format() -> None:
     value = Sense(0x0, 0x00, 0x00, command_specific=1 << 32)
     assert parse_sense(value.fixed()) == Sense(0x0, 0x00, 0x00)
+
+
+# ---------------------------------------------------------------------- progress, length
+
+
+@pytest.mark.parametrize(
+    ("data", "descriptor_format"),
+    [
+        ("70 00 02 00000000 0a 00000000 04 09 00 80 40 00", False),
+        ("72 02 04 09 00 00 00 08 02 06 00 00 80 40 00 00", True),
+    ],
+    ids=["fixed", "descriptor"],
+)
+def test_golden_progress_indication(data: str, descriptor_format: bool) -> None:
+    value = sense.self_test_in_progress(0x4000)
+    assert value.pack(descriptor_format=descriptor_format) == bytes.fromhex(data)
+    assert parse_sense(bytes.fromhex(data)) == value
+
+
+def test_progress_never_says_that_all_is_done() -> None:
+    assert parse_sense(sense.self_test_in_progress(1 << 16).fixed()).progress == 0xFFFF
+
+
+@given(
+    st.one_of(plain(0xFFFFFFFF), illegal, waiting, aborted),
+    st.booleans(),
+    st.integers(8, 252),
+)
+def test_limit_cuts_sense_data_and_says_so(
+    value: Sense, descriptor_format: bool, limit: int
+) -> None:
+    whole = value.pack(descriptor_format=descriptor_format)
+    cut = value.pack(descriptor_format=descriptor_format, limit=limit)
+    assert len(cut) == min(limit, len(whole))
+    overflow = cut[4] & 0x80 if descriptor_format else cut[2] & 0x10
+    assert bool(overflow) is (len(whole) > limit)
+    assert cut[7] == whole[7], "the additional sense length stays"
+    assert cut[8:] == whole[8:limit]

@@ -256,7 +256,7 @@ def test_target_reset_touches_only_units_that_the_host_sees(
     hidden.step()
     assert mine.status is None
     assert theirs.status == Status.GOOD
-    assert one.run(TEST_UNIT_READY).condition == (0x6, 0x29, 0x03)
+    assert one.run(TEST_UNIT_READY).condition == (0x6, 0x29, 0x02)
     assert two.run(TEST_UNIT_READY).status == Status.GOOD
 
 

@@ -17,11 +17,11 @@ from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.range_lock import RangeLock
 from daiko.mapping.extent import DeviceId
-from daiko.scsi.sense import power_on_reset_or_bus_device_reset
 from daiko.state.index import VolumesOf
 from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
 from daiko.state.store import Change, Store
 from daiko.target.access import Access
+from daiko.target.event import Event
 from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
 from daiko.virtual_lu.virtual_lu import VirtualLu
 
@@ -155,7 +155,7 @@ class Publication:
         there must not take their next flush for proof of what they wrote before (SAM-5, 5.14)."""
         for volume in self._volumes.values():
             if volume.lies_on(device):
-                volume.unit.alert(power_on_reset_or_bus_device_reset())
+                volume.unit.announce(Event.DEVICE_INTERNAL_RESET)
 
     def _add(self, record: VolumeRecord) -> None:
         self._volumes[record.name] = PublishedVolume(

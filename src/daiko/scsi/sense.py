@@ -8,6 +8,7 @@ exception is made. The value itself and its formats: `sense_data.py`; its names 
 
 from __future__ import annotations
 
+from daiko.scsi.sense_data import MAXIMUM_LENGTH as MAXIMUM_LENGTH
 from daiko.scsi.sense_data import CheckCondition as CheckCondition
 from daiko.scsi.sense_data import FieldPointer as FieldPointer
 from daiko.scsi.sense_data import ForwardedSense as ForwardedSense
@@ -66,6 +67,11 @@ def medium_not_present() -> Sense:
     return Sense(SenseKey.NOT_READY, 0x3A, 0x00)
 
 
+def self_test_in_progress(progress: int) -> Sense:
+    """`progress` in 1/65536."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x09, progress=progress)
+
+
 # MEDIUM ERROR, HARDWARE ERROR
 
 
@@ -109,6 +115,10 @@ def defect_list_not_found() -> Sense:
 def internal_target_failure() -> Sense:
     """Something that must not happen in this controller did happen."""
     return Sense(SenseKey.HARDWARE_ERROR, 0x44, 0x00)
+
+
+def failed_self_test() -> Sense:
+    return Sense(SenseKey.HARDWARE_ERROR, 0x3E, 0x03)
 
 
 # ILLEGAL REQUEST

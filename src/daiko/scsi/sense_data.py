@@ -40,6 +40,9 @@ class SenseKey(IntEnum):
 _WITH_POINTER = frozenset({SenseKey.ILLEGAL_REQUEST, SenseKey.COPY_ABORTED})
 _WITH_PROGRESS = frozenset({SenseKey.NO_SENSE, SenseKey.NOT_READY})
 
+MAXIMUM_LENGTH = 252
+"""Bytes of sense data (SPC-4, 4.5.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldPointer:
@@ -152,9 +155,17 @@ class Sense:
         length = sum(map(len, parts))
         return bytes((code, self.key, self.asc, self.ascq, 0, 0, 0, length)) + b"".join(parts)
 
-    def pack(self, *, descriptor_format: bool = False) -> bytes:
-        """The format that the D_SENSE bit of the control mode page asks for."""
-        return self.descriptor() if descriptor_format else self.fixed()
+    def pack(self, *, descriptor_format: bool = False, limit: int = 0) -> bytes:
+        """The format that the D_SENSE bit of the control mode page asks for. What is longer than
+        `limit` bytes (0 = no limit) is cut off, and SDAT_OVFL says so; the length in it stays."""
+        data = self.descriptor() if descriptor_format else self.fixed()
+        if not limit or len(data) <= limit:
+            return data
+        cut = bytearray(data[:limit])
+        byte, flag = (4, 0x80) if descriptor_format else (2, 0x10)
+        if byte < limit:
+            cut[byte] |= flag
+        return bytes(cut)
 
     def _forwarded_areas(self) -> tuple[int, int, bytes]:
         at, area, offsets = 18, b"", [0, 0]

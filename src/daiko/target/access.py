@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
-from daiko.scsi import sense
 from daiko.target.commands.absent import LARGEST_LUN, answer_for_absent, lun_fields
+from daiko.target.event import Event
 from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import ItlNexus, Nexus
 from daiko.target.task import Task
@@ -87,7 +87,7 @@ class Access:
             if itl is None or itl.unit is not unit:
                 itl = ItlNexus(nexus, lun, unit)
                 unit.attach(itl)
-                itl.attentions.establish(sense.power_on_reset_or_bus_device_reset())
+                itl.attentions.establish(Event.POWER_ON_OR_RESET.sense)
             after[lun] = itl
         gone = [itl for lun, itl in before.items() if after.get(lun) is not itl]
         nexus.units = {field: itl for lun, itl in after.items() for field in lun_fields(lun)}
@@ -96,7 +96,7 @@ class Access:
         has_changed = bool(gone) or after.keys() != before.keys()
         if has_changed and not is_new:
             for itl in after.values():
-                itl.attentions.establish(sense.reported_luns_data_changed())
+                itl.attentions.establish(Event.REPORTED_LUNS_CHANGED.sense)
 
     # ------------------------------------------------------------------ sessions
 
@@ -171,10 +171,10 @@ class Access:
                 mine = [itl for itl in unit.nexuses if itl.nexus is nexus]
                 victims = [(itl, task) for itl in mine for task in itl.tasks]
                 for itl in mine:
-                    itl.attentions.establish(sense.nexus_loss_occurred())
+                    itl.attentions.establish(Event.NEXUS_LOSS.sense)
                 unit.task_set.abort(victims, one_done, nexus)
             else:
-                unit.reset(one_done, nexus)
+                unit.reset(one_done, nexus, Event.TARGET_RESET)
         one_done()
 
 

@@ -11,7 +11,7 @@ device may be exchanged while the unit works.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +27,7 @@ from daiko.target.bar import Bar, answer_to_barred, barred_by
 from daiko.target.commands import inquiry, mode, provisioning, sbc, spc, supported
 from daiko.target.commands.handler import HANDLERS, Handler
 from daiko.target.commands.mode import ModeSettings
+from daiko.target.event import Event, Told
 from daiko.target.failure import answer_to
 from daiko.target.task_set import TaskSet
 
@@ -219,7 +220,7 @@ class LogicalUnit:
             itl.refuse(task, _illegal_bit(cdb, served.row))
             return
         if itl.attentions and served.reports_attention:
-            itl.refuse(task, itl.attentions.take())
+            itl.refuse(task, itl.report_attention())
             return
         if itl.bars & served.bars:
             self._bar(itl, task, itl.bars & served.bars)
@@ -338,7 +339,17 @@ class LogicalUnit:
             raise ValueError("the new device has another block size")
         self.device = device
         self.blocks = device.blocks
-        self.alert(sense.capacity_data_changed())
+        self.announce(Event.CAPACITY_CHANGED)
+
+    def announce(
+        self, event: Event, *, by: ItlNexus | None = None, to: Iterable[ItlNexus] = ()
+    ) -> None:
+        """Tell the hosts of an event, those that its row names: `by` is the one whose command
+        caused it, `to` are those that it happened to."""
+        told = to if event.told is Told.CONCERNED else self.nexuses
+        for itl in told:
+            if itl is not by or event.told is not Told.OTHERS:
+                itl.attentions.establish(event.sense)
 
     def alert(self, condition: Sense, *, but: ItlNexus | None = None) -> None:
         """Establish a unit attention condition for every host, but for the one that caused it."""
@@ -353,12 +364,17 @@ class LogicalUnit:
         self.write_through = not parameters.write_cache
         self.refresh_bars()
 
-    def reset(self, done: Callable[[], None], by: Nexus | None = None) -> None:
+    def reset(
+        self,
+        done: Callable[[], None],
+        by: Nexus | None = None,
+        event: Event = Event.LOGICAL_UNIT_RESET,
+    ) -> None:
         """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the
         defaults again, and every host is told."""
         self.set_mode(ModeSettings())
         self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
-        self.alert(sense.bus_device_reset_occurred())
+        self.announce(event)
 
     def call_back(self, task: Task) -> None:
         """Task management wants this task ended and cannot end it: it is at the device, which

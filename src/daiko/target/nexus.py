@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from daiko.device.block import Buffer
 from daiko.scsi.sense import Sense
+from daiko.target.event import Event
 from daiko.target.unit_attention import UnitAttentions
 
 if TYPE_CHECKING:
@@ -99,6 +100,15 @@ class ItlNexus:
     def refuse(self, task: Task, sense: Sense) -> None:
         """End a task with CHECK CONDITION, in the sense data format that the unit is set to."""
         self.finish(task, 0x02, (), self.unit.sense_bytes(sense))
+
+    def report_attention(self) -> Sense:
+        """The most urgent pending unit attention, which is cleared by that. Told once that the
+        LUNs have changed, a host is not told again by each unit (LUICLR of page 86h)."""
+        condition = self.attentions.take()
+        if condition == Event.REPORTED_LUNS_CHANGED.sense:
+            for itl in self.nexus.units.values():
+                itl.attentions.clear(Event.REPORTED_LUNS_CHANGED)
+        return condition
 
     def is_ending(self, task: Task) -> bool:
         """Task management wants the task ended: a command of several steps goes no further, and

@@ -2,12 +2,13 @@
 
 A condition waits here until it is reported: by CHECK CONDITION to the next command that reports
 them, or as the parameter data of REQUEST SENSE. The list is nearly always empty, and its truth
-value is all that the data path looks at.
+value is all that the data path looks at. The events themselves: `event.py`.
 """
 
 from __future__ import annotations
 
 from daiko.scsi.sense import Sense
+from daiko.target.event import LOWEST_RANK, Event, clears_all, rank
 
 
 class UnitAttentions(list[Sense]):
@@ -19,25 +20,28 @@ class UnitAttentions(list[Sense]):
         """Add a condition, unless the same one is pending already.
 
         A reset or a power-on makes everything that the initiator knew stale, so it clears what
-        was pending (SAM-5, 5.14: it has precedence over all others) and stands alone."""
-        if condition.asc == RESET_ASC:
-            if self and self[0].asc == RESET_ASC and self[0].ascq <= condition.ascq:
-                return
+        was pending; a lesser one that follows it, or the loss of the nexus, says nothing new
+        (SAM-5, 5.14)."""
+        place = rank(condition)
+        if place < LOWEST_RANK and self and clears_all(self[0]) and rank(self[0]) <= place:
+            return
+        if clears_all(condition):
             self[:] = [condition]
             return
+        code = (condition.asc, condition.ascq)
+        at = 0
         for pending in self:
-            if (pending.asc, pending.ascq) == (condition.asc, condition.ascq):
+            if (pending.asc, pending.ascq) == code:
                 return
-        self.append(condition)
+            at += rank(pending) <= place
+        self.insert(at, condition)
 
     def take(self) -> Sense:
         """Report the most urgent condition: it is cleared. Raises IndexError when none is."""
         return self.pop(0)
 
-    def clear_kind(self, asc: int, ascq: int) -> None:
-        """Clear a condition that the initiator has learnt of in another way."""
-        self[:] = [each for each in self if (each.asc, each.ascq) != (asc, ascq)]
-
-
-RESET_ASC = 0x29
-"""POWER ON, RESET, OR BUS DEVICE RESET OCCURRED and its relatives."""
+    def clear(self, event: Event | None = None) -> None:
+        """Clear the condition of an event that the initiator has learnt of in another way, or
+        all that are pending."""
+        gone = event and event.sense
+        self[:] = [each for each in self if gone is not None and each != gone]

@@ -28,6 +28,7 @@ from daiko.scsi.mode_page import (
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.target.commands.handler import serves
+from daiko.target.event import Event
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
@@ -140,7 +141,7 @@ def mode_select(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         settings = _settings(unit, mode_page.parse_mode_select(data, ten=is_ten))
         if settings != unit.mode:
             unit.set_mode(settings)
-            unit.alert(sense.mode_parameters_changed(), but=itl)
+            unit.announce(Event.MODE_PARAMETERS_CHANGED, by=itl)
         itl.finish(task, GOOD)
 
     unit.receive(itl, task, length, received)

@@ -11,6 +11,7 @@ from daiko.scsi.sense import CheckCondition
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
 from daiko.target.commands.inquiry import RELATIVE_TARGET_PORT, TARGET_PORT_GROUP
+from daiko.target.event import Event
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
@@ -30,7 +31,7 @@ def test_unit_ready(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
 def request_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """A pending unit attention as data, or NO SENSE."""
     cdb = spc.RequestSense.unpack(task.cdb)
-    condition = itl.attentions.take() if itl.attentions else sense.no_sense()
+    condition = itl.report_attention() if itl.attentions else sense.no_sense()
     data = condition.pack(descriptor_format=bool(cdb.desc))
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
@@ -49,7 +50,7 @@ def report_luns(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     luns = sorted({each.lun for each in itl.nexus.units.values()})
     data = pack_luns(task.cdb, luns)
     for each in itl.nexus.units.values():
-        each.attentions.clear_kind(0x3F, 0x0E)
+        each.attentions.clear(Event.REPORTED_LUNS_CHANGED)
     itl.finish(task, GOOD, (data,))
 
 
