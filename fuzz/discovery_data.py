@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from daiko.scsi import block_data, report
@@ -14,6 +15,13 @@ from daiko.scsi.mode_page import (
     pack_block_descriptor,
     pack_mode_parameters,
     parse_mode_sense,
+)
+from daiko.scsi.target_port_groups import (
+    TargetPortGroup,
+    pack_set_target_port_groups,
+    pack_target_port_groups,
+    parse_set_target_port_groups,
+    parse_target_port_groups,
 )
 
 
@@ -42,8 +50,14 @@ def _commands(data: bytes) -> None:
 
 
 def _groups(data: bytes) -> None:
-    groups = report.parse_target_port_groups(data)
-    assert report.parse_target_port_groups(report.pack_target_port_groups(groups)) == groups
+    groups = parse_target_port_groups(data)
+    assert parse_target_port_groups(pack_target_port_groups(groups)) == groups
+    for extended in (False, True):
+        with suppress(MalformedData):
+            parse_target_port_groups(data, extended_header=extended)
+    with suppress(MalformedData):
+        wanted = parse_set_target_port_groups(data)
+        assert parse_set_target_port_groups(pack_set_target_port_groups(wanted)) == wanted
 
 
 def _mode(data: bytes) -> None:
@@ -77,7 +91,7 @@ def corpus() -> list[bytes]:
             [report.SupportedCommand(0x88, None, 16), report.SupportedCommand(0x83, 0, 16)],
             timeouts=True,
         ),
-        report.pack_target_port_groups([report.TargetPortGroup(1, (1, 2))]),
+        pack_target_port_groups([TargetPortGroup(1, (1, 2))]),
         pack_mode_parameters(
             [CachingPage.pack(wce=1)],
             ten=False,

@@ -38,6 +38,7 @@ MODE_SELECT_10                             spc out  nothing       - by_attribute
 MODE_SENSE_10                              spc in   nothing       - by_attribute reported no  no  yes no  no  yes no  -
 REPORT_LUNS                                spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
 REPORT_TARGET_PORT_GROUPS                  spc in   nothing       - by_attribute reported yes yes yes yes no  yes no  -
+SET_TARGET_PORT_GROUPS                     spc out  nothing       - by_attribute reported no  no  yes yes no  yes no  -
 REPORT_SUPPORTED_OPERATION_CODES           spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
 REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
 START_STOP_UNIT                            sbc none nothing       - by_attribute reported yes yes no  no  no  yes no  -

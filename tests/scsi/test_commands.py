@@ -53,6 +53,10 @@ CDBS: dict[str, tuple[dict[str, Any], str]] = {
         {"parameter_data_format": 1, "allocation_length": LENGTH},
         "a3 2a 00 00 00 00 0a 0b 0c 0d 00 00",
     ),
+    "SetTargetPortGroups": (
+        {"parameter_list_length": LENGTH},
+        "a4 0a 00 00 00 00 0a 0b 0c 0d 00 00",
+    ),
     "ReportAliases": ({"allocation_length": LENGTH}, "a3 0b 00 00 00 00 0a 0b 0c 0d 00 00"),
     "ChangeAliases": ({"parameter_list_length": LENGTH}, "a4 0b 00 00 00 00 0a 0b 0c 0d 00 00"),
     "ExtendedCopyLid1": (

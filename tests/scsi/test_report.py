@@ -8,21 +8,17 @@ from hypothesis import strategies as st
 
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.report import (
-    AccessState,
     Support,
     SupportedCommand,
-    TargetPortGroup,
     lun_field,
     lun_number,
     pack_all_commands,
     pack_one_command,
     pack_report_luns,
-    pack_target_port_groups,
     pack_task_management_functions,
     parse_all_commands,
     parse_one_command,
     parse_report_luns,
-    parse_target_port_groups,
 )
 from daiko.scsi.sbc import Read16
 
@@ -127,43 +123,6 @@ def test_commands_cut_short_are_malformed(data: bytes) -> None:
         parse_all_commands(data)
 
 
-# --- REPORT TARGET PORT GROUPS
-
-groups = st.lists(
-    st.builds(
-        TargetPortGroup,
-        st.integers(0, 0xFFFF),
-        st.lists(st.integers(0, 0xFFFF), max_size=4).map(tuple),
-        st.sampled_from(AccessState),
-        st.frozensets(st.sampled_from(AccessState)),
-        st.booleans(),
-        st.integers(0, 2),
-    ),
-    max_size=4,
-)
-
-
-@given(groups)
-def test_parse_of_pack_returns_the_groups(value: list[TargetPortGroup]) -> None:
-    assert parse_target_port_groups(pack_target_port_groups(value)) == tuple(value)
-
-
-def test_group_is_written_as_the_standard_says() -> None:
-    data = pack_target_port_groups([TargetPortGroup(1, (1, 2))])
-    assert data.hex(" ", 4) == "00000010 00010001 00000002 00000001 00000002"
-
-
-def test_extended_header_goes_before_the_groups() -> None:
-    data = pack_target_port_groups([TargetPortGroup(1, ())], extended_header=True)
-    assert data.hex(" ", 4) == "0000000c 10000000 00010001 00000000"
-
-
-@pytest.mark.parametrize("length", [0, 3, 4, 11, 15, 19])
-def test_groups_cut_short_are_malformed(length: int) -> None:
-    with pytest.raises(MalformedData):
-        parse_target_port_groups(pack_target_port_groups([TargetPortGroup(1, (1, 2))])[:length])
-
-
 # --- REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS
 
 
@@ -176,10 +135,3 @@ def test_task_management_functions_are_bits() -> None:
 def test_unknown_task_management_function_is_refused() -> None:
     with pytest.raises(TypeError):
         pack_task_management_functions("abort_everything")
-
-
-def test_group_whose_ports_run_past_the_data_is_malformed() -> None:
-    data = bytearray(pack_target_port_groups([TargetPortGroup(1, (1, 2))]))
-    data[11] = 3
-    with pytest.raises(MalformedData):
-        parse_target_port_groups(bytes(data) + bytes(8))

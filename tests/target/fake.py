@@ -169,9 +169,16 @@ class BareDevice(MemoryDevice):
 class Host:
     """An initiator in session."""
 
-    def __init__(self, access: Access, name: str = "iqn.2026-11.test:host", isid: int = 1) -> None:
+    def __init__(
+        self,
+        access: Access,
+        name: str = "iqn.2026-11.test:host",
+        isid: int = 1,
+        *,
+        port: int = 1,
+    ) -> None:
         self.access = access
-        self.nexus = Nexus(name, isid.to_bytes(6, "big"), "iqn.2026-11.test:target")
+        self.nexus = Nexus(name, isid.to_bytes(6, "big"), "iqn.2026-11.test:target", port)
         access.nexus_started(self.nexus)
         self._tag = 0
         for itl in self.nexus.units.values():

@@ -23,6 +23,7 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
             (Bar.SANITIZING, row.on_medium.in_progress),
             (Bar.FORMAT_FAILED, row.on_medium.format_failed),
             (Bar.SANITIZE_FAILED, row.on_medium.sanitize_failed),
+            (Bar.TRANSITIONING, row.state.transitioning),
             (Bar.WRITE_EXCLUSIVE, row.reservation.write_exclusive),
             (Bar.EXCLUSIVE_ACCESS, row.reservation.exclusive_access),
             (Bar.WRITE_PROTECTED, row.change is not Change.WRITES),
@@ -49,6 +50,9 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
             Bar.SANITIZING | Bar.WRITE_EXCLUSIVE,
             (CHECK, sense.sanitize_in_progress()),
             id="the medium's state comes before a reservation",
+        ),
+        pytest.param(
+            Bar.TRANSITIONING, (CHECK, sense.target_port_in_transition()), id="transitioning"
         ),
         pytest.param(Bar.WRITE_EXCLUSIVE, (Status.RESERVATION_CONFLICT, None), id="write excl."),
         pytest.param(Bar.EXCLUSIVE_ACCESS, (Status.RESERVATION_CONFLICT, None), id="excl. access"),

@@ -260,7 +260,7 @@ def test_copy_command_goes_to_the_copy_manager_or_does_not_exist(row: CommandRow
     host_of(unit_of(third_party_copy=manager)).start(row.layout.pack())
     assert manager.executed == [row.name]
     task = host_of(unit_of()).run(row.layout.pack())
-    unknown_action = row.opcode == 0xA3
+    unknown_action = row.opcode in (0xA3, 0xA4)
     assert task.condition == (INVALID_FIELD if unknown_action else INVALID_OPCODE)
 
 

@@ -106,15 +106,19 @@ ALWAYS = UnderReservation(write_exclusive=True, exclusive_access=True)
 
 
 class InState(NamedTuple):
-    """Is the command carried out by a target port in this asymmetric access state?"""
+    """Is the command carried out by a target port in this asymmetric access state? In the two
+    active states each one is; through a port that is offline none comes."""
 
     standby: bool
     unavailable: bool
+    transitioning: bool
 
 
-IN_ACTIVE = InState(standby=False, unavailable=False)
-IN_ANY = InState(standby=True, unavailable=True)
-IN_STANDBY = InState(standby=True, unavailable=False)
+IN_ACTIVE = InState(standby=False, unavailable=False, transitioning=False)
+IN_STANDBY = InState(standby=True, unavailable=False, transitioning=False)
+IN_SETTLED = InState(standby=True, unavailable=True, transitioning=False)
+"""In every state, but not on the way from one to another."""
+IN_ANY = InState(standby=True, unavailable=True, transitioning=True)
 
 
 class OnMedium(NamedTuple):
@@ -200,6 +204,10 @@ ROWS: tuple[CommandRow, ...] = (
                MaintenanceIn.REPORT_TARGET_PORT_GROUPS,
                spc.ReportTargetPortGroups, SPC, None,
                IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, UNFORMATTED),
+    CommandRow("SET_TARGET_PORT_GROUPS", Opcode.MAINTENANCE_OUT,
+               MaintenanceOut.SET_TARGET_PORT_GROUPS,
+               spc.SetTargetPortGroups, SPC, None,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_SETTLED, UNFORMATTED),
     CommandRow("REPORT_SUPPORTED_OPERATION_CODES", Opcode.MAINTENANCE_IN,
                MaintenanceIn.REPORT_SUPPORTED_OPERATION_CODES,
                spc.ReportSupportedOperationCodes, SPC, None,

@@ -1,9 +1,9 @@
-"""Parameter data of the REPORT commands: LUNS, SUPPORTED OPERATION CODES, TARGET PORT GROUPS,
-SUPPORTED TASK MANAGEMENT FUNCTIONS; and the LUN field itself."""
+"""Parameter data of the REPORT commands: LUNS, SUPPORTED OPERATION CODES, SUPPORTED TASK MANAGEMENT
+FUNCTIONS; and the LUN field itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -149,104 +149,6 @@ def parse_one_command(data: Buffer) -> tuple[int, bytes]:
     if len(usage) < fields.cdb_length:
         raise MalformedData(f"CDB usage data: {fields.cdb_length} bytes, {len(usage)} present")
     return fields.support, usage
-
-
-# --- REPORT TARGET PORT GROUPS (SPC-4, 6.36) -----------------------------------------------------
-
-
-class AccessState(IntEnum):
-    ACTIVE_OPTIMIZED = 0x0
-    ACTIVE_NON_OPTIMIZED = 0x1
-    STANDBY = 0x2
-    UNAVAILABLE = 0x3
-    OFFLINE = 0xE
-    TRANSITIONING = 0xF
-
-
-_GROUP = Layout(
-    "TargetPortGroupDescriptor",
-    8,
-    bit("pref", 0, 7),
-    bits("state", 0, 3, 0),
-    bit("t_sup", 1, 7),
-    bit("o_sup", 1, 6),
-    bit("u_sup", 1, 3),
-    bit("s_sup", 1, 2),
-    bit("an_sup", 1, 1),
-    bit("ao_sup", 1, 0),
-    number("group", 2, 2),
-    number("status_code", 5, 1),
-    number("port_count", 7, 1),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TargetPortGroup:
-    """One target port group descriptor."""
-
-    group: int
-    ports: tuple[int, ...]
-    """Relative target ports."""
-    state: int = AccessState.ACTIVE_OPTIMIZED
-    supported: frozenset[int] = frozenset({AccessState.ACTIVE_OPTIMIZED})
-    preferred: bool = False
-    status_code: int = 0
-
-
-_SUPPORT_BITS = {
-    "ao_sup": AccessState.ACTIVE_OPTIMIZED,
-    "an_sup": AccessState.ACTIVE_NON_OPTIMIZED,
-    "s_sup": AccessState.STANDBY,
-    "u_sup": AccessState.UNAVAILABLE,
-    "o_sup": AccessState.OFFLINE,
-    "t_sup": AccessState.TRANSITIONING,
-}
-
-
-def pack_target_port_groups(
-    groups: Sequence[TargetPortGroup], *, extended_header: bool = False
-) -> bytes:
-    """Parameter data; `extended_header` for PARAMETER DATA FORMAT 001b."""
-    body = b"\x10\x00\x00\x00" if extended_header else b""
-    for group in groups:
-        supported = {name: state in group.supported for name, state in _SUPPORT_BITS.items()}
-        body += _GROUP.pack(
-            pref=group.preferred,
-            state=group.state,
-            group=group.group,
-            status_code=group.status_code,
-            port_count=len(group.ports),
-            **supported,
-        )
-        body += b"".join([port.to_bytes(4, "big") for port in group.ports])
-    return len(body).to_bytes(4, "big") + body
-
-
-def parse_target_port_groups(data: Buffer) -> tuple[TargetPortGroup, ...]:
-    """Read an answer with a header of 4 bytes; raises MalformedData when it is cut short."""
-    end = 4 + int.from_bytes(data[:4], "big")
-    if len(data) < max(4, end):
-        raise MalformedData(f"target port groups: {end} bytes, {len(data)} present")
-    found, at = [], 4
-    while at < end:
-        fields = _GROUP.unpack(data, at)
-        start = at + _GROUP.length
-        at = start + 4 * fields.port_count
-        if at > end:
-            raise MalformedData(f"target port groups: group {fields.group} is cut short")
-        ports = [int.from_bytes(data[port + 2 : port + 4], "big") for port in range(start, at, 4)]
-        supported = {state for name, state in _SUPPORT_BITS.items() if getattr(fields, name)}
-        found.append(
-            TargetPortGroup(
-                fields.group,
-                tuple(ports),
-                fields.state,
-                frozenset(supported),
-                bool(fields.pref),
-                fields.status_code,
-            )
-        )
-    return tuple(found)
 
 
 # --- REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4, 6.37) ------------------------------------

@@ -58,6 +58,11 @@ def target_port_unavailable() -> Sense:
     return Sense(SenseKey.NOT_READY, 0x04, 0x0C)
 
 
+def target_port_in_transition() -> Sense:
+    """The target port is on its way to another asymmetric access state (SPC-4, 5.16.2.6)."""
+    return Sense(SenseKey.NOT_READY, 0x04, 0x0A)
+
+
 def unreachable() -> Sense:
     """The storage behind the unit cannot be reached for the time being: the host tries again."""
     return Sense(SenseKey.NOT_READY, 0x08, 0x00)
@@ -119,6 +124,11 @@ def internal_target_failure() -> Sense:
 
 def failed_self_test() -> Sense:
     return Sense(SenseKey.HARDWARE_ERROR, 0x3E, 0x03)
+
+
+def set_target_port_groups_failed() -> Sense:
+    """The states are as they were (SPC-4, 5.16.2.7)."""
+    return Sense(SenseKey.HARDWARE_ERROR, 0x67, 0x0A)
 
 
 # ILLEGAL REQUEST

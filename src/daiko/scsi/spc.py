@@ -150,6 +150,15 @@ ReportTargetPortGroups = Layout(
     control(11),
 )
 
+SetTargetPortGroups = Layout(
+    "SetTargetPortGroups",
+    12,
+    opcode(Opcode.MAINTENANCE_OUT),
+    service_action(MaintenanceOut.SET_TARGET_PORT_GROUPS),
+    number("parameter_list_length", 6, 4),
+    control(11),
+)
+
 ReportAliases = Layout(
     "ReportAliases",
     12,

@@ -28,6 +28,8 @@ class Bar(IntFlag):
     """The target port is in the asymmetric access state unavailable."""
     STANDBY = 1 << 1
     """It is in the state standby."""
+    TRANSITIONING = 1 << 9
+    """It is on its way from one state to another."""
     FORMATTING = 1 << 5
     """FORMAT UNIT is at work on the medium."""
     SANITIZING = 1 << 6
@@ -51,6 +53,8 @@ def barred_by(row: CommandRow) -> int:
         bars |= Bar.UNAVAILABLE
     if not row.state.standby:
         bars |= Bar.STANDBY
+    if not row.state.transitioning:
+        bars |= Bar.TRANSITIONING
     if not row.on_medium.in_progress:
         bars |= Bar.FORMATTING | Bar.SANITIZING
     if not row.on_medium.sanitize_failed:
@@ -69,6 +73,7 @@ def barred_by(row: CommandRow) -> int:
 _ANSWERS: dict[Bar, Answer] = {
     Bar.UNAVAILABLE: (Status.CHECK_CONDITION, sense.target_port_unavailable()),
     Bar.STANDBY: (Status.CHECK_CONDITION, sense.target_port_in_standby()),
+    Bar.TRANSITIONING: (Status.CHECK_CONDITION, sense.target_port_in_transition()),
     Bar.FORMATTING: (Status.CHECK_CONDITION, sense.format_in_progress()),
     Bar.SANITIZING: (Status.CHECK_CONDITION, sense.sanitize_in_progress()),
     Bar.SANITIZE_FAILED: (Status.CHECK_CONDITION, sense.sanitize_command_failed()),

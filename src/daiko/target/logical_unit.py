@@ -23,8 +23,17 @@ from daiko.scsi import sense
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.vpd import Designator
+from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
 from daiko.target.bar import Bar, answer_to_barred, barred_by
-from daiko.target.commands import inquiry, mode, provisioning, sbc, spc, supported
+from daiko.target.commands import (
+    inquiry,
+    mode,
+    provisioning,
+    sbc,
+    spc,
+    supported,
+    target_port_groups,
+)
 from daiko.target.commands.handler import HANDLERS, Handler
 from daiko.target.commands.mode import ModeSettings
 from daiko.target.event import Event, Told
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
 
-COMMAND_MODULES = (inquiry, mode, provisioning, sbc, spc, supported)
+COMMAND_MODULES = (inquiry, mode, provisioning, sbc, spc, supported, target_port_groups)
 """Imported for the handlers that they mark."""
 
 MAXIMUM_TRANSFER = 8 << 20
@@ -126,6 +135,7 @@ class LogicalUnit:
 
     __slots__ = (
         "_places",
+        "asymmetric_access",
         "block_size",
         "blocks",
         "device",
@@ -148,6 +158,7 @@ class LogicalUnit:
         *,
         third_party_copy: ThirdPartyCopy | None = None,
         read_only: bool = False,
+        port_groups: TargetPortGroups | None = None,
     ) -> None:
         self.identity = identity
         self.device = device
@@ -167,6 +178,8 @@ class LogicalUnit:
             self.maximum_transfer = min(self.maximum_transfer, device.capabilities.maximum_blocks)
         self.nexuses: set[ItlNexus] = set()
         """Every host in session that sees this unit."""
+        self.asymmetric_access = AsymmetricAccess(self, port_groups or TargetPortGroups())
+        """What hosts may do through which target port."""
         self.task_set = TaskSet(self)
         self.rows = tuple(served.row for served in _SERVED if self._offers(served.row))
         """The commands that this unit has."""
@@ -324,7 +337,10 @@ class LogicalUnit:
             itl.bars = self._bars_for(itl)
 
     def _bars_for(self, itl: ItlNexus) -> int:
-        return int(Bar.WRITE_PROTECTED) if self.is_write_protected else 0
+        bars = self.asymmetric_access.bar_at(itl.nexus.portal_group_tag)
+        if self.is_write_protected:
+            bars |= Bar.WRITE_PROTECTED
+        return int(bars)
 
     def replace_device(self, device: BlockDevice) -> None:
         """Exchange the device while hosts work: requests under way end at the old one. Raises

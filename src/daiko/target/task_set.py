@@ -56,6 +56,7 @@ class TaskSet:
     """All tasks of one logical unit."""
 
     __slots__ = (
+        "_awaited",
         "_barriers",
         "_ending",
         "_is_advancing",
@@ -78,6 +79,8 @@ class TaskSet:
         """ORDERED and HEAD OF QUEUE tasks, waiting or begun."""
         self._ending: dict[Task, tuple[bool, list[_Abortion]]] = {}
         """Told to end, still at the device: (report TASK ABORTED?, who waits)."""
+        self._awaited: dict[Task, list[_Abortion]] = {}
+        """Whose end somebody waits for who has not told them to end."""
         self._lost: set[ItlNexus] = set()
         """Nexuses lost with tasks at the device."""
         self._is_advancing = False
@@ -115,6 +118,8 @@ class TaskSet:
             self._lost.discard(itl)
         task.complete(status, data, sense)
         self._advance()
+        for waiting in self._awaited.pop(task, ()):
+            waiting.one_ended()
         if ending is not None:
             for abortion in ending[1]:
                 abortion.one_ended()
@@ -163,7 +168,25 @@ class TaskSet:
 
     def _update(self) -> None:
         self.is_gated = bool(self._barriers or self._waiting or self._lost)
-        self.is_watched = self.is_gated or bool(self._ending)
+        self.is_watched = self.is_gated or bool(self._ending or self._awaited)
+
+    def await_end(self, tasks: Iterable[Task], done: Callable[[], None]) -> Callable[[], None]:
+        """Call `done` when these tasks have ended, of themselves. Returns what gives that up."""
+        waiting = _Abortion(done)
+        for task in tasks:
+            self._awaited.setdefault(task, []).append(waiting)
+            waiting.left += 1
+        self.is_watched = True
+
+        def give_up() -> None:
+            for task in [task for task, whose in self._awaited.items() if waiting in whose]:
+                self._awaited[task].remove(waiting)
+                if not self._awaited[task]:
+                    del self._awaited[task]
+            self._update()
+
+        waiting.one_ended()
+        return give_up
 
     # ------------------------------------------------------------------ abortion
 

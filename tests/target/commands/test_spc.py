@@ -13,7 +13,6 @@ from daiko.scsi.report import (
     parse_all_commands,
     parse_one_command,
     parse_report_luns,
-    parse_target_port_groups,
 )
 from daiko.scsi.sense import parse_sense
 from daiko.scsi.vpd import PageCode
@@ -37,7 +36,7 @@ def test_standard_inquiry() -> None:
     data = inquire(host_of(unit_of())).data_in
     got = StandardInquiry.parse(data)
     assert (got.vendor, got.product, got.revision) == ("DAIKO", "VIRTUAL LU", "0001")
-    assert (got.version, got.cmdque, got.tpgs, got.third_party_copy) == (6, True, 1, False)
+    assert (got.version, got.cmdque, got.tpgs, got.third_party_copy) == (6, True, 3, False)
     assert got.version_descriptors == (0x00A0, 0x0460, 0x04C0, 0x0960)
     assert len(data) == 96
     assert data[3] & 0x0F == 2
@@ -182,22 +181,6 @@ def test_report_luns_clears_the_news_that_they_changed() -> None:
     access.publish({"*": {0: host.nexus.units[0].unit}})
     host.run(spc.ReportLuns.pack(allocation_length=64))
     assert host.run("00" * 6).status == Status.GOOD
-
-
-@pytest.mark.parametrize("extended", [0, 1])
-def test_report_target_port_groups_is_one_group_with_one_port(extended: int) -> None:
-    cdb = spc.ReportTargetPortGroups.pack(parameter_data_format=extended, allocation_length=64)
-    data = host_of(unit_of()).run(cdb).data_in
-    if extended:
-        assert data[4] == 0x10
-        data = (int.from_bytes(data[:4], "big") - 4).to_bytes(4, "big") + data[8:]
-    (group,) = parse_target_port_groups(data)
-    assert (group.group, group.ports, group.state) == (1, (1,), 0)
-
-
-def test_report_target_port_groups_of_an_unknown_format_is_refused() -> None:
-    cdb = spc.ReportTargetPortGroups.pack(parameter_data_format=2, allocation_length=64)
-    assert host_of(unit_of()).run(cdb).condition == INVALID_FIELD
 
 
 # ---------------------------------------------------------------------- supported commands

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from daiko.device.block import Level
 from daiko.scsi import sense, spc, vpd
 from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
-from daiko.scsi.opcode import Status
+from daiko.scsi.opcode import PeripheralQualifier, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.vpd import Association, Designator, PageCode
+from daiko.target.bar import Bar
 from daiko.target.commands.handler import serves
 from daiko.target.commands.provisioning import (
     MAXIMUM_UNMAP_BLOCKS,
@@ -27,10 +28,6 @@ if TYPE_CHECKING:
 
 GOOD = int(Status.GOOD)
 
-TARGET_PORT_GROUP = 1
-RELATIVE_TARGET_PORT = 1
-"""There is one target port: all portals are one portal group (RFC 7143, 4.4)."""
-
 VERSION_DESCRIPTORS = (
     VersionDescriptor.SAM_5,
     VersionDescriptor.SPC_4,
@@ -38,8 +35,8 @@ VERSION_DESCRIPTORS = (
     VersionDescriptor.ISCSI,
 )
 
-IMPLICIT_ACCESS = 1
-"""TPGS: hosts ask for the state of the target port groups and cannot set it."""
+IMPLICIT_AND_EXPLICIT = 3
+"""TPGS: the administrator changes states of target port groups, and hosts may (SPC-4, 5.16.2)."""
 
 
 @serves("INQUIRY")
@@ -55,6 +52,9 @@ def inquiry(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         raise CheckCondition(sense.invalid_field_in_cdb(2))
     else:
         data = standard_inquiry(unit)
+    if itl.bars & Bar.UNAVAILABLE:
+        # The peripheral qualifier is 001b where nothing can be done with the unit (5.16.2.5).
+        data = bytes((data[0] | PeripheralQualifier.NOT_CONNECTED << 5,)) + data[1:]
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
 
@@ -69,7 +69,8 @@ def standard_inquiry(unit: LogicalUnit) -> bytes:
         product=unit.identity.product,
         revision=unit.identity.revision,
         third_party_copy=_copies(unit),
-        tpgs=IMPLICIT_ACCESS,
+        tpgs=IMPLICIT_AND_EXPLICIT,
+        multip=len(unit.asymmetric_access.groups.ports) > 1,
         version_descriptors=VERSION_DESCRIPTORS,
     ).pack()
 
@@ -85,11 +86,12 @@ def _unit_serial_number(unit: LogicalUnit, nexus: Nexus) -> bytes:
 
 def _device_identification(unit: LogicalUnit, nexus: Nexus) -> bytes:
     port = f"{nexus.target_name},t,0x{nexus.portal_group_tag:04x}"
+    group = unit.asymmetric_access.groups.group_of(nexus.portal_group_tag)
     return vpd.pack_device_identification(
         [
             *unit.designators,
-            Designator.relative_target_port(RELATIVE_TARGET_PORT),
-            Designator.target_port_group(TARGET_PORT_GROUP),
+            Designator.relative_target_port(nexus.portal_group_tag),
+            *([] if group is None else [Designator.target_port_group(group)]),
             Designator.scsi_name(port, Association.TARGET_PORT),
             Designator.scsi_name(nexus.target_name, Association.TARGET_DEVICE),
         ]

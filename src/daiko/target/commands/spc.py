@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 from daiko.scsi import sense, spc
 from daiko.scsi.opcode import Status
-from daiko.scsi.report import TargetPortGroup, pack_target_port_groups
-from daiko.scsi.sense import CheckCondition
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
-from daiko.target.commands.inquiry import RELATIVE_TARGET_PORT, TARGET_PORT_GROUP
 from daiko.target.event import Event
 
 if TYPE_CHECKING:
@@ -52,20 +49,3 @@ def report_luns(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     for each in itl.nexus.units.values():
         each.attentions.clear(Event.REPORTED_LUNS_CHANGED)
     itl.finish(task, GOOD, (data,))
-
-
-@serves("REPORT_TARGET_PORT_GROUPS")
-def report_target_port_groups(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-    """One group with the one target port, active/optimized."""
-    cdb = spc.ReportTargetPortGroups.unpack(task.cdb)
-    if cdb.parameter_data_format > EXTENDED_HEADER:
-        raise CheckCondition(sense.invalid_field_in_cdb(1, 7))
-    data = pack_target_port_groups(
-        [TargetPortGroup(TARGET_PORT_GROUP, ports=(RELATIVE_TARGET_PORT,))],
-        extended_header=cdb.parameter_data_format == EXTENDED_HEADER,
-    )
-    itl.finish(task, GOOD, (data[: cdb.allocation_length],))
-
-
-EXTENDED_HEADER = 1
-"""PARAMETER DATA FORMAT of REPORT TARGET PORT GROUPS (SPC-4, 6.36)."""
