@@ -12,6 +12,7 @@ from daiko.command_control.command_table import (
     Data,
     Order,
 )
+from daiko.scsi.report import CommandTimeouts
 from daiko.target.logical_unit import MAXIMUM_TRANSFER
 from reference_docs.markdown import code, head, member_words, said, spoken, table, text, words
 
@@ -34,6 +35,8 @@ _COLUMNS = (
     "medium in work",
     "format failed",
     "sanitize failed",
+    "seconds, nominal",
+    "seconds, recommended",
     "CDB usage data",
 )
 
@@ -61,6 +64,8 @@ def _row(row: CommandRow) -> tuple[str, ...]:
         said(row.on_medium.in_progress),
         said(row.on_medium.format_failed),
         said(row.on_medium.sanitize_failed),
+        str(row.timeouts.nominal),
+        str(row.timeouts.recommended),
         code(row.layout.mask.hex(" ")),
     )
 
@@ -102,6 +107,7 @@ def document() -> str:
             ("port …", "Carried out by a target port in this asymmetric access state."),
             ("medium in work", "Carried out while FORMAT UNIT or SANITIZE is at work."),
             ("… failed", "Carried out after that has failed, until it succeeds."),
+            ("seconds, …", words(CommandTimeouts.__doc__)),
             ("CDB usage data", "Bits that are evaluated; any other bit that is set is refused."),
         ],
     )

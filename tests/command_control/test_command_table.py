@@ -166,6 +166,25 @@ def test_only_a_copy_asks_for_a_function() -> None:
     assert BY_NAME["EXTENDED_COPY_LID1"].function is Function.DIRECT_BACKUP
 
 
+TIMEOUTS_BY_HAND = {
+    (5, 60): """
+        GET_LBA_STATUS READ_6 READ_10 READ_12 READ_16 WRITE_6 WRITE_10 WRITE_12 WRITE_16
+        WRITE_AND_VERIFY_10 WRITE_AND_VERIFY_12 WRITE_AND_VERIFY_16 VERIFY_10 VERIFY_12 VERIFY_16
+        COMPARE_AND_WRITE
+        """,
+    (30, 180): "START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16",
+    (60, 600): "WRITE_SAME_10 WRITE_SAME_16 UNMAP EXTENDED_COPY_LID1",
+    (3600, 604800): "",
+}
+"""Nominal and recommended seconds -> commands; all others are answered from memory."""
+
+
+@EACH_ROW
+def test_timeouts_are_as_written_down_by_hand(row: CommandRow) -> None:
+    found = [pair for pair, names in TIMEOUTS_BY_HAND.items() if row.name in names.split()]
+    assert [tuple(row.timeouts)] == (found or [(1, 30)])
+
+
 def test_a_second_row_for_a_command_is_refused() -> None:
     for name in ("READ_10", "REPORT_LUNS", "GET_LBA_STATUS"):
         with pytest.raises(ValueError, match="two rows"):

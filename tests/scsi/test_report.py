@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.report import (
+    CommandTimeouts,
     Support,
     SupportedCommand,
+    TaskManagementTimeouts,
     lun_field,
     lun_number,
     pack_all_commands,
@@ -73,20 +75,23 @@ def test_report_luns_cut_short_is_malformed(length: int) -> None:
 
 # --- REPORT SUPPORTED OPERATION CODES
 
+seconds = st.integers(0, 0xFFFFFFFF)
+timeouts = st.one_of(st.none(), st.builds(CommandTimeouts, seconds, seconds))
 commands = st.lists(
     st.builds(
         SupportedCommand,
         st.integers(0, 255),
         st.one_of(st.none(), st.integers(0, 0xFFFF)),
         st.sampled_from([6, 10, 12, 16]),
+        timeouts,
     ),
     max_size=10,
 )
 
 
-@given(commands, st.booleans())
-def test_parse_of_pack_returns_the_commands(value: list[SupportedCommand], timeouts: bool) -> None:
-    assert parse_all_commands(pack_all_commands(value, timeouts=timeouts)) == tuple(value)
+@given(commands)
+def test_parse_of_pack_returns_the_commands(value: list[SupportedCommand]) -> None:
+    assert parse_all_commands(pack_all_commands(value)) == tuple(value)
 
 
 def test_all_commands_are_written_as_the_standard_says() -> None:
@@ -95,20 +100,26 @@ def test_all_commands_are_written_as_the_standard_says() -> None:
 
 
 def test_timeouts_are_announced_and_added() -> None:
-    data = pack_all_commands([SupportedCommand(0x00, None, 6)], timeouts=True)
-    assert data.hex(" ", 4) == "00000014 00000000 00020006 000a0000 00000000 00000000"
+    data = pack_all_commands([SupportedCommand(0x00, None, 6, CommandTimeouts(5, 60))])
+    assert data.hex(" ", 4) == "00000014 00000000 00020006 000a0000 00000005 0000003c"
 
 
-@given(st.sampled_from([Support.STANDARD, Support.VENDOR]), st.booleans())
-def test_parse_of_one_command_returns_its_usage(support: Support, timeouts: bool) -> None:
-    data = pack_one_command(support, Read16.mask, timeouts=timeouts)
+@given(st.sampled_from([Support.STANDARD, Support.VENDOR]), timeouts)
+def test_parse_of_one_command_returns_its_usage(
+    support: Support, said: CommandTimeouts | None
+) -> None:
+    data = pack_one_command(support, Read16.mask, said)
     assert parse_one_command(data) == (support, Read16.mask)
-    assert len(data) == 20 + (12 if timeouts else 0)
-    assert bool(data[1] & 0x80) == timeouts
+    assert bool(data[1] & 0x80) is (said is not None)
+    assert len(data) == 20 + (12 if said else 0)
+    if said:
+        assert CommandTimeouts.parse(data, 20) == said
 
 
 def test_command_that_is_not_supported_has_no_usage_and_no_timeouts() -> None:
-    assert pack_one_command(Support.NOT_SUPPORTED, timeouts=True) == bytes.fromhex("00010000")
+    assert pack_one_command(Support.NOT_SUPPORTED, b"", CommandTimeouts(1, 2)) == bytes.fromhex(
+        "00010000"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", bytes(3), b"\0\3\0\x10" + bytes(15)])
@@ -129,7 +140,9 @@ def test_commands_cut_short_are_malformed(data: bytes) -> None:
 def test_task_management_functions_are_bits() -> None:
     names = ("abort_task", "abort_task_set", "logical_unit_reset", "it_nexus_reset")
     assert pack_task_management_functions(*names).hex() == "c8010000"
-    assert pack_task_management_functions(*names, extended=True).hex() == "c801000c" + "00" * 12
+    timeouts = TaskManagementTimeouts(600, 50, frozenset({"abort_task", "it_nexus_reset"}))
+    data = pack_task_management_functions(*names, timeouts=timeouts)
+    assert data.hex(" ", 4) == "c801000c 01008001 00000258 00000032"
 
 
 def test_unknown_task_management_function_is_refused() -> None:

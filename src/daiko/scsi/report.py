@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
-from daiko.scsi.layout import Buffer, Layout, MalformedData, bit, bits, number
+from daiko.scsi.layout import Buffer, Layout, MalformedData, bit, bits, constant, number
 
 # --- LUN field (SAM-5, 4.7) ----------------------------------------------------------------------
 
@@ -87,8 +88,32 @@ _ONE_COMMAND = Layout(
     number("cdb_length", 2, 2),
 )
 
-_NO_TIMEOUTS = b"\x00\x0a" + bytes(10)
-"""Command timeouts descriptor that says nothing (SPC-4, 6.35.4)."""
+_TIMEOUTS = Layout(
+    "CommandTimeoutsDescriptor",
+    12,
+    constant("length", 0, 10, width=16),
+    number("command_specific", 3, 1),
+    number("nominal", 4, 4),
+    number("recommended", 8, 4),
+)
+
+
+class CommandTimeouts(NamedTuple):
+    """How long a command takes, in seconds (SPC-4, 6.35.4); 0 = not said."""
+
+    nominal: int = 0
+    """The longest it takes where nothing is wrong."""
+    recommended: int = 0
+    """When an initiator may take it for lost."""
+
+    def pack(self) -> bytes:
+        """The command timeouts descriptor."""
+        return _TIMEOUTS.pack(nominal=self.nominal, recommended=self.recommended)
+
+    @classmethod
+    def parse(cls, data: Buffer, at: int) -> CommandTimeouts:
+        fields = _TIMEOUTS.unpack(data, at)
+        return cls(fields.nominal, fields.recommended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +124,22 @@ class SupportedCommand:
     service_action: int | None
     """None where the operation code has no service actions."""
     cdb_length: int
+    timeouts: CommandTimeouts | None = None
+    """None = they are not said."""
 
 
-def pack_all_commands(commands: Iterable[SupportedCommand], *, timeouts: bool = False) -> bytes:
+def pack_all_commands(commands: Iterable[SupportedCommand]) -> bytes:
     """Parameter data for ReportingOptions.ALL."""
     entries = b"".join(
         [
             _COMMAND.pack(
                 opcode=command.opcode,
                 service_action=command.service_action or 0,
-                ctdp=timeouts,
+                ctdp=command.timeouts is not None,
                 servactv=command.service_action is not None,
                 cdb_length=command.cdb_length,
             )
-            + (_NO_TIMEOUTS if timeouts else b"")
+            + (command.timeouts.pack() if command.timeouts is not None else b"")
             for command in commands
         ]
     )
@@ -130,16 +157,21 @@ def parse_all_commands(data: Buffer) -> tuple[SupportedCommand, ...]:
             raise MalformedData("supported operation codes: the last command is cut short")
         fields = _COMMAND.unpack(data, at)
         action = fields.service_action if fields.servactv else None
-        found.append(SupportedCommand(fields.opcode, action, fields.cdb_length))
-        at += _COMMAND.length + (len(_NO_TIMEOUTS) if fields.ctdp else 0)
+        at += _COMMAND.length
+        timeouts = CommandTimeouts.parse(data, at) if fields.ctdp else None
+        found.append(SupportedCommand(fields.opcode, action, fields.cdb_length, timeouts))
+        at += _TIMEOUTS.length if fields.ctdp else 0
     return tuple(found)
 
 
-def pack_one_command(support: Support, usage: bytes = b"", *, timeouts: bool = False) -> bytes:
+def pack_one_command(
+    support: Support, usage: bytes = b"", timeouts: CommandTimeouts | None = None
+) -> bytes:
     """Parameter data for one command. `usage` is CDB USAGE DATA: a layout's mask."""
-    timeouts = timeouts and support in (Support.STANDARD, Support.VENDOR)
-    head = _ONE_COMMAND.pack(ctdp=timeouts, support=support, cdb_length=len(usage))
-    return head + usage + (_NO_TIMEOUTS if timeouts else b"")
+    if support not in (Support.STANDARD, Support.VENDOR):
+        timeouts = None
+    head = _ONE_COMMAND.pack(ctdp=timeouts is not None, support=support, cdb_length=len(usage))
+    return head + usage + (timeouts.pack() if timeouts is not None else b"")
 
 
 def parse_one_command(data: Buffer) -> tuple[int, bytes]:
@@ -169,9 +201,55 @@ _TASK_MANAGEMENT = Layout(
 )
 
 
-def pack_task_management_functions(*names: str, extended: bool = False) -> bytes:
-    """Parameter data with these functions supported; `extended` = REPD, 16 bytes instead of 4."""
+_QUICK_FUNCTIONS = {
+    "abort_task": "atts",
+    "abort_task_set": "atsts",
+    "clear_aca": "cacats",
+    "clear_task_set": "ctsts",
+    "logical_unit_reset": "lurts",
+    "query_task": "qtts",
+    "query_async_event": "qaets",
+    "query_task_set": "qtsts",
+    "it_nexus_reset": "itnrts",
+}
+"""Function -> the bit that says that the short timeout is its."""
+
+_TASK_MANAGEMENT_TIMEOUTS = Layout(
+    "TaskManagementFunctionsTimeouts",
+    12,
+    bit("tmftmov", 0, 0),
+    bit("atts", 2, 7),
+    bit("atsts", 2, 6),
+    bit("cacats", 2, 5),
+    bit("ctsts", 2, 4),
+    bit("lurts", 2, 3),
+    bit("qtts", 2, 2),
+    bit("qaets", 3, 2),
+    bit("qtsts", 3, 1),
+    bit("itnrts", 3, 0),
+    number("long", 4, 4),
+    number("short", 8, 4),
+)
+
+
+class TaskManagementTimeouts(NamedTuple):
+    """How long task management functions take, in tenths of a second (SPC-4, 6.37)."""
+
+    long: int
+    short: int
+    quick: frozenset[str]
+    """The functions that take no longer than `short`."""
+
+
+def pack_task_management_functions(
+    *names: str, timeouts: TaskManagementTimeouts | None = None
+) -> bytes:
+    """Parameter data with these functions supported; with `timeouts` (REPD) 16 bytes, else 4."""
     head = bytearray(_TASK_MANAGEMENT.pack(**dict.fromkeys(names, 1)))
-    if extended:
-        head[3] = 0x0C
-    return bytes(head) + (bytes(12) if extended else b"")
+    if timeouts is None:
+        return bytes(head)
+    head[3] = _TASK_MANAGEMENT_TIMEOUTS.length
+    quick = {bit_: name in timeouts.quick for name, bit_ in _QUICK_FUNCTIONS.items()}
+    return bytes(head) + _TASK_MANAGEMENT_TIMEOUTS.pack(
+        tmftmov=1, long=timeouts.long, short=timeouts.short, **quick
+    )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from daiko.backend.memory import MemoryDevice
+from daiko.command_control.command_table import BY_NAME
 from daiko.scsi import sense, spc, vpd
 from daiko.scsi.inquiry import StandardInquiry
 from daiko.scsi.opcode import Status
 from daiko.scsi.report import (
+    CommandTimeouts,
+    SupportedCommand,
     lun_field,
     parse_all_commands,
     parse_one_command,
@@ -197,8 +200,13 @@ def test_all_commands_are_those_of_the_table_that_the_unit_has(
 ) -> None:
     unit = unit_of(device)
     listed = parse_all_commands(ask(host_of(unit), rctd=timeouts).data_in)
-    rows = {(row.opcode, row.service_action, row.layout.length) for row in unit.rows}
-    assert {(each.opcode, each.service_action, each.cdb_length) for each in listed} == rows
+    rows = {
+        SupportedCommand(
+            row.opcode, row.service_action, row.layout.length, row.timeouts if timeouts else None
+        )
+        for row in unit.rows
+    }
+    assert set(listed) == rows
     assert len(listed) == len(rows)
 
 
@@ -244,9 +252,10 @@ def test_unknown_reporting_option_is_refused() -> None:
 
 
 def test_one_command_with_timeouts_has_a_descriptor() -> None:
-    data = ask(host_of(unit_of()), reporting_options=1, requested_opcode=0x12, rctd=1).data_in
+    data = ask(host_of(unit_of()), reporting_options=1, requested_opcode=0x2A, rctd=1).data_in
     assert data[1] & 0x80
-    assert len(data) == 4 + 6 + 12
+    assert len(data) == 4 + 10 + 12
+    assert CommandTimeouts.parse(data, 14) == BY_NAME["WRITE_10"].timeouts
 
 
 @pytest.mark.parametrize(("repd", "length"), [(0, 4), (1, 16)])
@@ -254,6 +263,7 @@ def test_task_management_functions_are_all_supported(repd: int, length: int) -> 
     cdb = spc.ReportSupportedTaskManagementFunctions.pack(repd=repd, allocation_length=64)
     data = host_of(unit_of()).run(cdb).data_in
     assert (len(data), data[0], data[1]) == (length, 0xFE, 0x07)
+    assert data[4:].hex() in ("", "010024060000025800000032")
     short = spc.ReportSupportedTaskManagementFunctions.pack(allocation_length=3)
     assert host_of(unit_of()).run(short).condition == INVALID_FIELD
 

@@ -14,6 +14,7 @@ from daiko.scsi.report import (
     ReportingOptions,
     Support,
     SupportedCommand,
+    TaskManagementTimeouts,
     pack_all_commands,
     pack_one_command,
     pack_task_management_functions,
@@ -42,39 +43,48 @@ TASK_MANAGEMENT_FUNCTIONS = (
 )
 """What `Access.task_management` carries out."""
 
+TASK_MANAGEMENT_TIMEOUTS = TaskManagementTimeouts(
+    long=600,
+    short=50,
+    quick=frozenset({"clear_aca", "query_task", "query_task_set", "query_async_event"}),
+)
+"""Tenths of a second. A function that ends tasks is answered when they have ended, and the storage
+under the unit takes the time that it takes (`SOME_BLOCKS` in the command table)."""
+
 
 @serves("REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS")
 def report_supported_task_management_functions(
     unit: LogicalUnit, itl: ItlNexus, task: Task
 ) -> None:
-    """The functions, one bit each."""
+    """The functions, one bit each; with REPD, how long they take."""
     cdb = spc.ReportSupportedTaskManagementFunctions.unpack(task.cdb)
     if cdb.allocation_length < 4:
         raise CheckCondition(sense.invalid_field_in_cdb(6))
-    data = pack_task_management_functions(*TASK_MANAGEMENT_FUNCTIONS, extended=bool(cdb.repd))
+    timeouts = TASK_MANAGEMENT_TIMEOUTS if cdb.repd else None
+    data = pack_task_management_functions(*TASK_MANAGEMENT_FUNCTIONS, timeouts=timeouts)
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
 
 @serves("REPORT_SUPPORTED_OPERATION_CODES")
 def report_supported_operation_codes(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-    """All commands, or one with its CDB usage data. Timeouts are not known: their descriptors,
-    where a host asks for them, say nothing."""
+    """All commands, or one with its CDB usage data; with their timeouts where a host asks."""
     cdb = spc.ReportSupportedOperationCodes.unpack(task.cdb)
-    timeouts = bool(cdb.rctd)
     if cdb.reporting_options == ReportingOptions.ALL:
         commands = sorted(unit.rows, key=lambda row: (row.opcode, row.service_action or 0))
-        data = pack_all_commands(map(_described, commands), timeouts=timeouts)
+        data = pack_all_commands(_described(row, cdb.rctd) for row in commands)
     else:
         row = _asked_for(unit, cdb)
         if row is None:
             data = pack_one_command(Support.NOT_SUPPORTED)
         else:
-            data = pack_one_command(Support.STANDARD, row.layout.mask, timeouts=timeouts)
+            timeouts = row.timeouts if cdb.rctd else None
+            data = pack_one_command(Support.STANDARD, row.layout.mask, timeouts)
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
 
-def _described(row: CommandRow) -> SupportedCommand:
-    return SupportedCommand(row.opcode, row.service_action, row.layout.length)
+def _described(row: CommandRow, with_timeouts: int) -> SupportedCommand:
+    timeouts = row.timeouts if with_timeouts else None
+    return SupportedCommand(row.opcode, row.service_action, row.layout.length, timeouts)
 
 
 def _asked_for(unit: LogicalUnit, cdb: Any) -> CommandRow | None:
