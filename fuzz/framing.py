@@ -7,7 +7,7 @@ from zlib import crc32
 
 from daiko.iscsi import pdu
 from daiko.iscsi.error import RemoteProtocolError
-from daiko.iscsi.framing import SMALL, Framer, dispatch_table, encode
+from daiko.iscsi.framing import SMALL, Framer, ReceiveBuffer, dispatch_table, encode
 
 BUFFER = 2 * SMALL + 2048
 LIMIT = 8_500
@@ -64,7 +64,7 @@ def _read(data: bytes, pieces: list[int], digests: int) -> tuple[list[Event], st
         dispatch_table({}, on_pdu),
         maximum_data_length=LIMIT,
         on_data_digest_error=on_digest_error,
-        buffer_size=BUFFER,
+        buffer=ReceiveBuffer(BUFFER),
     )
     framer.header_digest = bool(digests & 1)
     framer.data_digest = bool(digests & 2)

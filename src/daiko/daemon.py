@@ -42,6 +42,7 @@ from daiko.control.apply import apply_document
 from daiko.control.document import BackendPart, Document, HostPart, VolumePart
 from daiko.control.error import Conflict, Invalid, Unavailable
 from daiko.control.system import System, reason_of
+from daiko.device.memory import keep_freed_memory
 from daiko.state.record import BackendRecord, HostRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore, default_folder
 from daiko.state.store import Store
@@ -89,6 +90,7 @@ def serve(options: Options) -> None:
     """Run a controller until SIGINT or SIGTERM. Raises ControlError and StoreError when it
     cannot be started, and `Interrupted` when it was told to stop before it was ready."""
     _configure_log(options)
+    keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from daiko.iscsi import digest
 from daiko.iscsi.bhs import Buffer
 from daiko.iscsi.error import FormatError, HeaderDigestError
-from daiko.iscsi.framing import SMALL, Framer, dispatch_table, encode
+from daiko.iscsi.framing import SHORT_READ, SMALL, Framer, ReceiveBuffer, dispatch_table, encode
 from daiko.iscsi.pdu import NopOut, ScsiCommand
 
 LIMIT = 64 * 1024
@@ -36,13 +36,19 @@ class Receiver:
     def place(self, header: Buffer, at: int, length: int) -> memoryview | None:
         return memoryview(bytearray(length)) if self.placing else None
 
-    def framer(self, *, header_digest: bool = False, data_digest: bool = False) -> Framer:
+    def framer(
+        self,
+        *,
+        header_digest: bool = False,
+        data_digest: bool = False,
+        buffer: ReceiveBuffer | None = None,
+    ) -> Framer:
         made = Framer(
             dispatch_table({}, self.take),
             maximum_data_length=LIMIT,
             on_data_digest_error=self.take_damaged,
             place=self.place,
-            buffer_size=2 * SMALL + 2048,
+            buffer=buffer or ReceiveBuffer(2 * SMALL + 2048),
         )
         made.header_digest, made.data_digest = header_digest, data_digest
         return made
@@ -109,6 +115,67 @@ def test_stream_byte_by_byte_gives_the_same_pdus() -> None:
     for byte in b"".join(parts) * 2:
         framer.feed(bytes([byte]))
     assert [seen[2] for seen in receiver.seen] == [data, data]
+
+
+@dataclass
+class Recorded:
+    """Reads a stream by `get_buffer`, and notes how much each read asked for."""
+
+    framer: Framer
+    asked: list[int] = field(default_factory=list)
+
+    def read(self, stream: bytes) -> None:
+        while stream:
+            room = self.framer.get_buffer()
+            self.asked.append(len(room))
+            count = min(len(room), len(stream))
+            room[:count] = stream[:count]
+            stream = stream[count:]
+            self.framer.received(count)
+
+
+def test_after_a_large_data_segment_the_next_is_received_in_its_place() -> None:
+    data = bytes(LIMIT)
+    receiver = Receiver()
+    reader = Recorded(receiver.framer())
+    reader.read(b"".join(encode(ping(data), data)) * 3)
+    whole = 2 * SMALL + 2048
+    first = [whole, LIMIT + 48 - whole]
+    assert reader.asked == [*first, *[SHORT_READ, LIMIT + 48 - SHORT_READ] * 2]
+    reader.read(ping(b"") + ping(b""))
+    assert reader.asked[6:] == [SHORT_READ]
+    reader.read(ping(b""))
+    assert reader.asked[7:] == [whole], "nothing large came, so the next read takes all it can"
+    assert len(receiver.seen) == 6
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 5, SMALL, SMALL + 1, LIMIT]), min_size=2, max_size=6),
+    cuts=st.lists(st.integers(1, 20000), min_size=1, max_size=12),
+)
+@settings(max_examples=60)
+def test_connections_that_share_a_receive_buffer_do_not_disturb_each_other(
+    sizes: list[int], cuts: list[int]
+) -> None:
+    shared = ReceiveBuffer(2 * SMALL + 2048)
+    receivers = [Receiver(), Receiver()]
+    framers = [receiver.framer(buffer=shared) for receiver in receivers]
+    expected: list[list[bytes]] = [[], []]
+    streams = [b"", b""]
+    for number, size in enumerate(sizes):
+        for which in (0, 1):
+            data = bytes([16 * which + number]) * size
+            expected[which].append(data)
+            streams[which] += b"".join(encode(ping(data), data))
+    turn = 0
+    while any(streams):
+        which = turn & 1
+        step = cuts[turn % len(cuts)]
+        framers[which].feed(streams[which][:step])
+        streams[which] = streams[which][step:]
+        turn += 1
+    for which in (0, 1):
+        assert [data for _, _, data in receivers[which].seen] == expected[which]
 
 
 @pytest.mark.parametrize(

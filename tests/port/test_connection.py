@@ -122,6 +122,24 @@ def test_answers_of_a_batch_leave_in_one_write(run: Run) -> None:
     run(scenario)
 
 
+def test_large_data_does_not_wait_for_the_end_of_its_batch(run: Run) -> None:
+    async def scenario(role: Echo, reader: Any, writer: Any) -> None:
+        large = b"L" * connection_module.AT_ONCE
+
+        def answer(data: bytes) -> None:
+            role.echo(data)
+            role.echo(large)
+            assert role.connection._out == [], "written already, in order"
+            role.echo(data)
+
+        role.answer = answer
+        writer.write(ping(b"1234"))
+        expected = pong(b"1234") + pong(large) + pong(b"1234")
+        assert await reader.readexactly(len(expected)) == expected
+
+    run(scenario)
+
+
 def test_later_answer_leaves_without_a_read(run: Run) -> None:
     async def scenario(role: Echo, reader: Any, writer: Any) -> None:
         role.echo(b"later")

@@ -52,6 +52,7 @@ from daiko.device.error import (
     SpaceExhausted,
     WriteProtected,
 )
+from daiko.device.memory import unfilled
 from daiko.device.range_lock import RangeLock
 
 _KEEP_SIZE = 0x01
@@ -64,6 +65,9 @@ _BLKROGET = 0x125E
 
 _INLINE_BYTES = 1 << 20
 """A longer request always goes to a thread, so that the loop does not stand still for its copy."""
+
+_ZEROED = 32 * 1024
+"""Up to here it costs less to set memory to zero than to ask for memory that is not."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -219,7 +223,7 @@ class FileDevice(BlockDevice):
             return
         length = blocks * self.block_size
         offset = lba * self.block_size
-        buffer = bytearray(length)
+        buffer = bytearray(length) if length < _ZEROED else unfilled(length)
         filled = 0
         if length <= _INLINE_BYTES:
             filled = self._read_inline(buffer, offset)

@@ -30,6 +30,7 @@ from typing import Protocol
 import structlog
 
 from daiko.device.block import Buffer
+from daiko.device.memory import unfilled
 from daiko.initiator.command import Command, Failure, Stage
 from daiko.initiator.login import LoggedIn
 from daiko.initiator.settings import InitiatorSettings
@@ -277,7 +278,8 @@ class Session:
         _check_placement(command, offset, length)
         buffer = command.buffer
         if buffer is None:
-            buffer = command.buffer = bytearray(command.read_length)
+            # Of a read that ends before its length, `data_in` gives what has come.
+            buffer = command.buffer = unfilled(command.read_length)
         return memoryview(buffer)[offset : offset + length]
 
     def _data_in(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
@@ -295,7 +297,7 @@ class Session:
                     command.data = data
                 else:
                     if buffer is None:
-                        buffer = command.buffer = bytearray(command.read_length)
+                        buffer = command.buffer = unfilled(command.read_length)
                     memoryview(buffer)[offset : offset + length] = data
             command.received = offset + length
         if max_cmd_sn != self._max_cmd_sn:

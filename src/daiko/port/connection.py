@@ -6,7 +6,10 @@ it handlers for what comes in and calls `send` for what goes out.
 
 Sending. `send` only appends to a list. The list is handed to the transport in one `writelines`
 at the end of the read batch in which it grew, or, when an answer comes later, once in the next
-turn of the event loop. Nothing else writes to the transport.
+turn of the event loop. Data of `AT_ONCE` bytes or more does not wait for either: while a batch of
+such PDUs is put together, the peer would have nothing to do. Nothing else writes to the transport.
+
+Receiving. All connections of an event loop share one receive buffer (`iscsi/framing.py`).
 
 Back-pressure. When the peer does not read, the transport calls `pause_writing`; `is_congested`
 is then true, and the role is told. A role that serves requests stops taking up new ones.
@@ -21,22 +24,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
+from weakref import WeakKeyDictionary
 
 import structlog
 
+from daiko.device.memory import unfilled
 from daiko.iscsi.bhs import Buffer
 from daiko.iscsi.digest import digest
 from daiko.iscsi.error import RemoteProtocolError
-from daiko.iscsi.framing import PADDING, Framer, Handler
+from daiko.iscsi.framing import PADDING, Framer, Handler, ReceiveBuffer
 
 log = structlog.get_logger(__name__)
 
 HIGH_WATER = 1024 * 1024
 """Bytes waiting in the transport at which the connection counts as congested."""
+AT_ONCE = 64 * 1024
+"""Bytes of a data segment that is written without waiting for the end of the batch."""
 CLOSE_SECONDS = 10.0
 """How long a closing connection waits for the peer to read what is queued."""
 _NODELAY_LEVEL = 6  # IPPROTO_TCP
 _NODELAY = 1  # TCP_NODELAY
+
+
+_receive_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, ReceiveBuffer] = WeakKeyDictionary()
 
 
 class Role(Protocol):
@@ -96,7 +106,10 @@ class Connection(asyncio.BufferedProtocol):
         self.reads_while_congested = True
         """A target reads nothing from a host that does not read either. Only one of two peers may
         do that, or each would wait for the other for ever."""
-        self.framer = Framer(role.dispatch())
+        buffer = _receive_buffers.get(self._loop)
+        if buffer is None:
+            buffer = _receive_buffers[self._loop] = ReceiveBuffer()
+        self.framer = Framer(role.dispatch(), buffer=buffer, allocate=unfilled)
         self.local_address: tuple[str, int] = ("", 0)
         self.peer_address: tuple[str, int] = ("", 0)
 
@@ -170,6 +183,9 @@ class Connection(asyncio.BufferedProtocol):
                 out.append(padding)
             if self._data_digest:
                 out.append(digest(data, padding))
+            if len(data) >= AT_ONCE:
+                self._write()
+                return
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -228,6 +244,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         self._scheduled = False
+        self._write()
+
+    def _write(self) -> None:
         out = self._out
         if out:
             self._out = []
