@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from daiko.api.schema.volume import VolumeSummary
+
 Attach = Callable[..., Awaitable[Path]]
 
 
@@ -177,3 +179,44 @@ async def test_mode_of_a_volume_is_overridden_and_taken_back(
     await api.patch("/volumes/v", json={"mode": None})
     assert (await api.get("/volumes/v")).json()["mode"] is None
     assert (await api.patch("/volumes/none", json={"mode": None})).status_code == 404
+
+
+async def test_volumes_are_listed_in_pages_without_their_extents(
+    api: httpx.AsyncClient, attach: Attach
+) -> None:
+    await attach("a")
+    names = [f"v{number:03}" for number in range(450)]  # more than two pieces of a list
+    for number, name in enumerate(names):
+        await api.post("/volumes", json=by_hand(name, ("a/0", 2 * number, 1), ("a/0", 1999, 0)))
+        await api.post("/volumes", json=by_hand(name, ("a/0", 2 * number, 1)))
+    await api.post("/hosts", json={"name": "h", "initiators": ["*"], "luns": {"3": "v001"}})
+    found = (await api.get("/volumes")).json()
+    assert [each["name"] for each in found] == names
+    for each in found:
+        assert VolumeSummary.model_validate(each, strict=False).model_dump(mode="json") == each
+    assert found[1]["mapped_to"] == [{"host": "h", "lun": 3}]
+    assert (found[1]["extents"], found[1]["backends"], found[1]["size"]) == (1, ["a"], 512)
+    pages = []
+    while page := (
+        await api.get("/volumes", params={"limit": 200, "after": pages[-1] if pages else ""})
+    ).json():
+        assert len(page) <= 200
+        pages += [each["name"] for each in page]
+    assert pages == names
+
+
+async def test_mapping_of_a_device_is_told_in_the_order_of_the_device(
+    api: httpx.AsyncClient, attach: Attach
+) -> None:
+    await attach("a")
+    await attach("b")
+    await api.post("/volumes", json=by_hand("v", ("a/0", 100, 10), ("b/0", 0, 5), ("a/0", 50, 10)))
+    await api.post("/volumes", json=by_hand("w", ("a/0", 60, 10), ("a/0", 0, 10)))
+    rows = (await api.get("/mappings", params={"device": "a"})).json()
+    assert [(row["volume"], row["lba"], row["device_lba"], row["blocks"]) for row in rows] == [
+        ("w", 10, 0, 10),
+        ("v", 15, 50, 10),
+        ("w", 0, 60, 10),
+        ("v", 0, 100, 10),
+    ]
+    assert len((await api.get("/mappings")).json()) == 5

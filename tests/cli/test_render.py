@@ -75,3 +75,20 @@ def test_reasons_that_steps_share_are_told_once(
     assert "4  this controller: it owns the source" in lines
     assert "   it dropped the rest: it went away" in lines
     assert sum("not this controller: not needed" in line for line in lines) == 2
+
+
+def test_very_long_table_is_printed_as_a_short_one_but_plainly(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def text(count: int) -> list[str]:
+        made = render.table("name", "blocks", "on", right=("blocks",))
+        for number in range(count):
+            made.add_row(f"v{number} [dim](image)[/dim]", str(10**number), "sd1")
+        render.rows(made, "nothing")
+        return [re.sub(" +", " ", line) for line in capsys.readouterr().out.splitlines()]
+
+    short = text(5)
+    monkeypatch.setattr(render, "LONG", 4)
+    long = text(5)
+    assert [line for line in short if "─" not in line] == [line.strip() for line in long]
+    assert len(long) == 6

@@ -189,6 +189,10 @@ def test_columns_are_the_table_and_extents_are_found_by_position(extents: list[E
     assert again == table
     assert list(again) == extents
     assert [table[position] for position in range(len(extents))] == extents
+    assert table.ends == tuple(
+        max(e.device_lba + e.blocks for e in extents if e.device == device)
+        for device in table.devices
+    )
     for device in table.devices:
         assert table.ranges_on(device) == [(e.lba, e.blocks) for e in extents if e.device == device]
         assert table.taken_on(device) == sorted(

@@ -25,6 +25,9 @@ _width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
 out: Final = Console(width=_width, highlight=False, soft_wrap=False)
 err: Final = Console(stderr=True, highlight=False)
 
+LONG: Final = 1000
+"""Rows of a table from which on it is printed plainly."""
+
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 STATE_STYLE: Final = {
@@ -63,6 +66,9 @@ def rows(made: Table, empty: str) -> None:
 
 def _print(made: Table) -> None:
     """Print a table; in a pipe without the blanks that fill its last column."""
+    if made.row_count > LONG:
+        _print_long(made)
+        return
     if out.is_terminal:
         out.print(made)
         return
@@ -70,6 +76,27 @@ def _print(made: Table) -> None:
         out.print(made)
     for line in captured.get().splitlines():
         sys.stdout.write(line.rstrip() + "\n")
+
+
+def _print_long(made: Table) -> None:
+    """Print a table of very many rows: each as one line, whatever the width of the terminal, since
+    folding cells takes longer than to fetch them."""
+    numbers = [column.justify == "right" for column in made.columns]
+    columns = [
+        [str(column.header), *(_plain(str(cell)) for cell in column.cells)]
+        for column in made.columns
+    ]
+    widths = [max(map(len, cells)) for cells in columns]
+    for line in zip(*columns, strict=True):
+        cells = [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, width, is_number in zip(line, widths, numbers, strict=True)
+        ]
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _plain(cell: str) -> str:
+    return Text.from_markup(cell).plain if "[" in cell else cell
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]]) -> None:

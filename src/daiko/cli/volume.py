@@ -77,13 +77,12 @@ def ls(context: typer.Context, json: option.Json = False) -> None:
         "name", "size", "block", "extents", "on", "mapped to", right=("size", "block", "extents")
     )
     for volume in found:
-        backends = dict.fromkeys(e["device"].rpartition("/")[0] for e in volume["extents"])
         made.add_row(
             volume["name"] + (" [dim](image)[/dim]" if volume["image"] else ""),
             render.size(volume["size"]),
             str(volume["block_size"]),
-            str(len(volume["extents"])),
-            ", ".join(backends),
+            str(volume["extents"]),
+            ", ".join(volume["backends"]),
             _mapped(volume),
         )
     render.rows(made, "no volumes yet; make one with daiko volume add")

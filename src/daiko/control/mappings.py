@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from daiko.control import names
 from daiko.control.error import Invalid
+from daiko.mapping.extent import DeviceId
 from daiko.state.record import VolumeRecord
 
 if TYPE_CHECKING:
@@ -27,24 +30,42 @@ class MappingRow:
     device_lba: int
 
 
-def ls(system: System, *, device: str = "") -> list[MappingRow]:
+def ls(system: System, *, device: str = "") -> Iterator[MappingRow]:
     """All extents of all volumes; with `device` (BACKEND or BACKEND/LUN) those that lie there, by
-    their place in it. Raises NotFound, Invalid."""
-    rows = [row for volume in system.store.list(VolumeRecord) for row in extents(volume)]
+    their place in it. The rows are made as they are asked for, of what is there now. Raises
+    NotFound, Invalid."""
+    volumes = system.store.list(VolumeRecord)
     if not device:
-        return rows
+        return (row for volume in volumes for row in extents(volume))
     backend = names.backend_of(system, device.rpartition("/")[0] if "/" in device else device)
-    if "/" in device:
-        wanted = str(names.device(device))
-        there = [row for row in rows if row.device == wanted]
-    else:
-        there = [row for row in rows if row.device.rpartition("/")[0] == backend.name]
-    return sorted(there, key=lambda row: (row.device, row.device_lba))
+    wanted = names.device(device) if "/" in device else None
+    there = {
+        each
+        for volume in volumes
+        for each in volume.extents.devices
+        if each.backend == backend.name and wanted in (None, each)
+    }
+    return (row for each in sorted(there) for row in _on(volumes, each))
 
 
-def show(system: System, volume: str) -> list[MappingRow]:
+def show(system: System, volume: str) -> Iterator[MappingRow]:
     """The extents of one volume in order. Raises NotFound."""
-    return list(extents(names.volume_of(system, volume)))
+    return extents(names.volume_of(system, volume))
+
+
+def _on(volumes: Iterable[VolumeRecord], device: DeviceId) -> Iterator[MappingRow]:
+    """The extents on a device by their place in it: of each volume they are in order already."""
+
+    def places(volume: VolumeRecord) -> list[tuple[int, int, VolumeRecord]]:
+        table = volume.extents.table
+        found = [(table.locate(lba)[1], lba, volume) for lba, _ in table.ranges_on(device)]
+        return sorted(found, key=itemgetter(0))
+
+    on_it = [volume for volume in volumes if device in volume.extents.devices]
+    text = str(device)
+    for device_lba, lba, volume in heapq.merge(*map(places, on_it), key=itemgetter(0)):
+        blocks = volume.extents.table.locate(lba)[2]
+        yield MappingRow(volume.name, lba, blocks, volume.block_size, text, device_lba)
 
 
 def locate(system: System, volume: str, lba: int) -> MappingRow:

@@ -44,7 +44,8 @@ class PublishedVolume:
         self._device_of = device_of
         self._trackings: list[ChangeTracking] = []
         self._lock = RangeLock()
-        self._locks = {device: RangeLock() for device in self.table.devices}
+        self._locks: dict[DeviceId, RangeLock] = {}
+        """Of devices that lack a command; see `with_all_commands`."""
         self.unit = LogicalUnit(
             Identity(
                 record.name,
@@ -98,15 +99,21 @@ class PublishedVolume:
         are at the devices now and those of the next moment must still keep out of each other."""
         table = self.table
         if len(table) == 1:
-            only = next(iter(table))
+            only = table[0]
             device = self._device_of(only.device)
             if only.device_lba == 0 and only.blocks == device.blocks:
-                return with_all_commands(device, self._locks[only.device])
+                return self._with_all_commands(only.device, device)
         devices = {
-            each: with_all_commands(self._device_of(each), self._locks[each])
-            for each in table.devices
+            each: self._with_all_commands(each, self._device_of(each)) for each in table.devices
         }
         return VirtualLu(table, devices, self.record.block_size, lock=self._lock)
+
+    def _with_all_commands(self, name: DeviceId, device: BlockDevice) -> BlockDevice:
+        """One lock for each device, kept: what is at the devices must stay apart."""
+        has = device.capabilities
+        if has.write_same and has.compare_and_write and has.fua:
+            return device
+        return with_all_commands(device, self._locks.setdefault(name, RangeLock()))
 
 
 class Publication:
@@ -182,7 +189,7 @@ class Publication:
             del self._volumes[change.key]
             return
         living = self._volumes.get(change.key)
-        if living is not None and living.record.extents == after.extents:
+        if living is not None and living.table == after.extents.table:
             living.record = after
         else:
             self._add(after)

@@ -25,7 +25,7 @@ from daiko.control.publication import Publication
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
-from daiko.state.index import VolumesOf
+from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -65,6 +65,8 @@ class System:
         tried in the background; its volumes answer; unfinished jobs go on. Hosts reach it after
         `listen`."""
         system = cls(store)
+        for index in (BlocksInUse, VolumesOf, SeenBy):
+            store.index(index)  # now, while no host waits
         await system._inventory.start()
         system._publication.third_party_copy = ThirdPartyCopyCommands(
             system.copy_manager, store, system.devices

@@ -11,7 +11,6 @@ order in which they came, so a stream of writes cannot starve a COMPARE AND WRIT
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 Begin = Callable[[int], None]
@@ -45,7 +44,7 @@ class RangeLock:
         self._shared: dict[int, tuple[int, int]] = {}
         self._exclusive: dict[int, tuple[int, int]] = {}
         self._waiting: list[_Entry] = []
-        self._freed: deque[tuple[int, int]] = deque()
+        self._freed: list[tuple[int, int]] = []
         """Given back, and not yet looked at for who waited for it."""
         self._is_admitting = False
         self._next = 0
@@ -96,7 +95,7 @@ class RangeLock:
         self._is_admitting = True
         try:
             while self._freed:
-                self._admit_to(*self._freed.popleft())
+                self._admit_to(*self._freed.pop(0))
         finally:
             self._is_admitting = False
 

@@ -23,8 +23,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
-from operator import sub
+from itertools import accumulate, compress
+from operator import add, sub
 
 from daiko.mapping.extent import DeviceId, Extent, Piece
 
@@ -42,7 +42,16 @@ class MappingTable:
     knows the other volumes too.
     """
 
-    __slots__ = ("_device_lbas", "_devices", "_firsts", "_index", "_shift", "_zones", "blocks")
+    __slots__ = (
+        "_device_lbas",
+        "_devices",
+        "_ends",
+        "_firsts",
+        "_index",
+        "_shift",
+        "_zones",
+        "blocks",
+    )
 
     def __init__(self, extents: Iterable[Extent]) -> None:
         firsts = array("Q")
@@ -74,6 +83,7 @@ class MappingTable:
         self._device_lbas = device_lbas
         self._index = index
         self._devices = devices
+        self._ends: tuple[int, ...] | None = None
         self.blocks = firsts[-1]
         """Length of the volume."""
         self._shift = max(0, (4 * self.blocks // max(1, len(index))).bit_length() - 1)
@@ -227,6 +237,23 @@ class MappingTable:
             for position, number in enumerate(self._index)
             if number == wanted
         ]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """How far the volume reaches on each of `devices`: one past its last block there.
+        Calculated when it is first asked for."""
+        if self._ends is None:
+            self._ends = self._furthest()
+        return self._ends
+
+    def _furthest(self) -> tuple[int, ...]:
+        _, blocks, lbas, index = self.columns()
+        upto = list(map(add, lbas, blocks))
+        if len(self._devices) == 1:
+            return (max(upto),)
+        return tuple(
+            max(compress(upto, map(number.__eq__, index))) for number in range(len(self._devices))
+        )
 
     def taken_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The ranges of a device that the volume lies on, by where they begin there: (first block

@@ -11,13 +11,14 @@ device may be exchanged while the unit works.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from daiko.command_control import command_table
 from daiko.command_control.command_table import Addresses, Attention, CommandRow, Order
-from daiko.device.block import BlockDevice, Buffer, Level
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Level
 from daiko.device.error import DeviceError
 from daiko.scsi import sense
 from daiko.scsi.opcode import Opcode
@@ -130,6 +131,38 @@ _SERVED = tuple(_serve(row) for row in command_table.ROWS)
 _Place = _Served | dict[int, _Served] | None
 
 
+def _offers(row: CommandRow, has_copies: bool, device: Capabilities) -> bool:
+    if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
+        return has_copies
+    level = {
+        Opcode.UNMAP: device.unmap,
+        Opcode.WRITE_SAME_10: device.write_same,
+        Opcode.WRITE_SAME_16: device.write_same,
+        Opcode.COMPARE_AND_WRITE: device.compare_and_write,
+    }.get(row.opcode, Level.NATIVE)
+    return level is not Level.NONE
+
+
+@lru_cache(maxsize=64)
+def _repertoire(
+    has_copies: bool, device: Capabilities
+) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
+    """The rows of a unit over such a device, and the same laid out by opcode. Thousands of units
+    share the few that there are."""
+    offered = [served for served in _SERVED if _offers(served.row, has_copies, device)]
+    places: list[_Place] = [None] * 256
+    for served in offered:
+        row = served.row
+        if row.service_action is None:
+            places[row.opcode] = served
+            continue
+        place = places[row.opcode]
+        if not isinstance(place, dict):
+            place = places[row.opcode] = {}
+        place[row.service_action] = served
+    return tuple(served.row for served in offered), places
+
+
 class LogicalUnit:
     """One volume as hosts see it, whatever LUN each of them knows it by."""
 
@@ -181,35 +214,8 @@ class LogicalUnit:
         self.asymmetric_access = AsymmetricAccess(self, port_groups or TargetPortGroups())
         """What hosts may do through which target port."""
         self.task_set = TaskSet(self)
-        self.rows = tuple(served.row for served in _SERVED if self._offers(served.row))
-        """The commands that this unit has."""
-        self._places = self._lay_out()
-
-    def _offers(self, row: CommandRow) -> bool:
-        if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
-            return self.third_party_copy is not None
-        level = {
-            Opcode.UNMAP: self.device.capabilities.unmap,
-            Opcode.WRITE_SAME_10: self.device.capabilities.write_same,
-            Opcode.WRITE_SAME_16: self.device.capabilities.write_same,
-            Opcode.COMPARE_AND_WRITE: self.device.capabilities.compare_and_write,
-        }.get(row.opcode, Level.NATIVE)
-        return level is not Level.NONE
-
-    def _lay_out(self) -> list[_Place]:
-        places: list[_Place] = [None] * 256
-        for served in _SERVED:
-            row = served.row
-            if row not in self.rows:
-                continue
-            if row.service_action is None:
-                places[row.opcode] = served
-                continue
-            place = places[row.opcode]
-            if not isinstance(place, dict):
-                place = places[row.opcode] = {}
-            place[row.service_action] = served
-        return places
+        self.rows, self._places = _repertoire(third_party_copy is not None, device.capabilities)
+        """`rows`: the commands that this unit has."""
 
     # ------------------------------------------------------------------ the gate
 

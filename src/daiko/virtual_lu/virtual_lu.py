@@ -19,6 +19,7 @@ The devices belong to whoever gave them: several volumes share one, and `close` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from math import lcm
 
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, ReadDone, StatusDone
@@ -51,11 +52,10 @@ class VirtualLu(BlockDevice):
         self.blocks = table.blocks
         self.table = table
         self._devices = [_device(devices, name, block_size) for name in table.devices]
-        for _, blocks, name, first in table:
-            if first + blocks > devices[name].blocks:
+        for name, end in zip(table.devices, table.ends, strict=True):
+            if end > devices[name].blocks:
                 raise ValueError(
-                    f"an extent ends at block {first + blocks} of {name}, "
-                    f"which has {devices[name].blocks}"
+                    f"an extent ends at block {end} of {name}, which has {devices[name].blocks}"
                 )
         self.capabilities = common_capabilities(self._devices)
         self._find = table.find
@@ -265,9 +265,15 @@ class _Gather:
 
 def common_capabilities(devices: Iterable[BlockDevice]) -> Capabilities:
     """What all of the devices offer. Raises ValueError where there is none."""
-    offers = [device.capabilities for device in devices]
+    offers = tuple(dict.fromkeys(device.capabilities for device in devices))
     if not offers:
         raise ValueError("no device, no capabilities")
+    return _in_common(offers)
+
+
+@lru_cache(maxsize=256)
+def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
+    """Thousands of volumes lie on devices of the few kinds that there are."""
     return Capabilities(
         unmap=min(offer.unmap for offer in offers),
         write_same=min(offer.write_same for offer in offers),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 
+from daiko.api.listing import listed
 from daiko.api.routes.dependency import Running
 from daiko.api.schema.mapping import MappingView
 from daiko.control import mappings
@@ -13,22 +15,22 @@ from daiko.control import mappings
 router = APIRouter(tags=["mapping"])
 
 
-@router.get("/mappings", operation_id="listMappings")
+@router.get("/mappings", operation_id="listMappings", response_model=list[MappingView])
 async def ls(
     system: Running,
     device: Annotated[str, Query(description="Only extents on this BACKEND or BACKEND/LUN")] = "",
-) -> list[MappingView]:
+) -> StreamingResponse:
     """All extents of all volumes; with `device` those that lie there, in its own order."""
-    return [MappingView.of(row) for row in mappings.ls(system, device=device)]
+    return listed(map(MappingView.of, mappings.ls(system, device=device)))
 
 
-@router.get("/mappings/{volume}", operation_id="showMapping")
+@router.get("/mappings/{volume}", operation_id="showMapping", response_model=list[MappingView])
 async def show(
     system: Running,
     volume: str,
     lba: Annotated[int | None, Query(ge=0, description="Only where this block lies")] = None,
-) -> list[MappingView]:
+) -> StreamingResponse:
     """The extents of one volume in order; with `lba` that one block."""
     if lba is not None:
-        return [MappingView.of(mappings.locate(system, volume, lba))]
-    return [MappingView.of(row) for row in mappings.show(system, volume)]
+        return listed([MappingView.of(mappings.locate(system, volume, lba))])
+    return listed(map(MappingView.of, mappings.show(system, volume)))

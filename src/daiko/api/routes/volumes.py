@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from bisect import bisect_right
+from operator import attrgetter
+from typing import Annotated
 
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from daiko.api.listing import listed
 from daiko.api.routes.dependency import Running
 from daiko.api.schema.volume import (
     AddAutomatic,
@@ -11,19 +17,31 @@ from daiko.api.schema.volume import (
     AddVolume,
     ChangeVolume,
     Released,
+    VolumeSummary,
     VolumeView,
 )
 from daiko.control import names, volumes
 from daiko.control.system import System
-from daiko.state.record import HostRecord, VolumeRecord
+from daiko.state.index import SeenBy
+from daiko.state.record import VolumeRecord
 
 router = APIRouter(tags=["volume"])
 
 
-@router.get("/volumes", operation_id="listVolumes")
-async def ls(system: Running) -> list[VolumeView]:
-    """All volumes by name."""
-    return [_view(system, record) for record in system.store.list(VolumeRecord)]
+@router.get("/volumes", operation_id="listVolumes", response_model=list[VolumeSummary])
+async def ls(
+    system: Running,
+    after: Annotated[str, Query(description="Only volumes whose names come after this one")] = "",
+    limit: Annotated[int, Query(ge=0, description="At most so many; 0 = all")] = 0,
+) -> StreamingResponse:
+    """All volumes by name, or, with `after` and `limit`, a page of them; without their extents."""
+    found = system.store.list(VolumeRecord)
+    first = bisect_right(found, after, key=attrgetter("name")) if after else 0
+    seen_by = system.store.index(SeenBy).draft()
+    return listed(
+        VolumeSummary.row(record, seen_by.volume(record.name))
+        for record in found[first : first + limit if limit else None]
+    )
 
 
 @router.post("/volumes", status_code=201, operation_id="addVolume")
@@ -68,4 +86,4 @@ async def release(system: Running, name: str) -> Released:
 
 
 def _view(system: System, record: VolumeRecord) -> VolumeView:
-    return VolumeView.of(record, system.store.list(HostRecord))
+    return VolumeView.of(record, system.store.index(SeenBy).volume(record.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Self
 
 from pydantic import BaseModel, Field
@@ -22,4 +21,11 @@ class MappingView(BaseModel):
 
     @classmethod
     def of(cls, row: MappingRow) -> Self:
-        return cls(**asdict(row))
+        return cls.model_construct(
+            volume=row.volume,
+            lba=row.lba,
+            blocks=row.blocks,
+            block_size=row.block_size,
+            device=row.device,
+            device_lba=row.device_lba,
+        )

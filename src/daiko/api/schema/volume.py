@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
 
 from daiko.command_control.plan import Mode
-from daiko.state.record import ExtentRecord, HostRecord, VolumeRecord
+from daiko.state.index import Sight
+from daiko.state.record import ExtentRecord, VolumeRecord
 
 
 class MappedTo(BaseModel):
@@ -25,7 +27,7 @@ class VolumeView(VolumeRecord):
     @computed_field(description="Capacity in blocks")  # type: ignore[prop-decorator]
     @property
     def blocks(self) -> int:
-        return sum(extent.blocks for extent in self.extents)
+        return self.extents.table.blocks
 
     @computed_field(description="Capacity in bytes")  # type: ignore[prop-decorator]
     @property
@@ -33,16 +35,43 @@ class VolumeView(VolumeRecord):
         return self.blocks * self.block_size
 
     @classmethod
-    def of(cls, volume: VolumeRecord, hosts: tuple[HostRecord, ...]) -> Self:
-        return cls(
-            **dict(volume),
-            mapped_to=[
-                MappedTo(host=host.name, lun=lun)
-                for host in hosts
-                for lun, name in host.luns.items()
-                if name == volume.name
-            ],
-        )
+    def of(cls, volume: VolumeRecord, sights: Iterable[Sight]) -> Self:
+        mapped_to = [MappedTo(host=sight.host, lun=sight.lun) for sight in sights]
+        return cls(**dict(volume), mapped_to=mapped_to)
+
+
+class VolumeSummary(BaseModel):
+    """A volume as a list shows it: without its extents, of which there may be very many."""
+
+    name: str
+    block_size: int = Field(description="Bytes")
+    blocks: int = Field(description="Capacity in blocks")
+    size: int = Field(description="Capacity in bytes")
+    extents: int = Field(description="How many; `GET /mappings/{volume}` shows them")
+    backends: list[str] = Field(description="Where it lies")
+    naa: str
+    image: bool
+    mode: Mode | None
+    created: float
+    mapped_to: list[MappedTo]
+
+    @staticmethod
+    def row(volume: VolumeRecord, sights: Iterable[Sight]) -> dict[str, Any]:
+        """One of a list, as JSON has it: without the models, which would take most of the time."""
+        blocks = volume.blocks
+        return {
+            "name": volume.name,
+            "block_size": volume.block_size,
+            "blocks": blocks,
+            "size": blocks * volume.block_size,
+            "extents": len(volume.extents),
+            "backends": volume.extents.backends,
+            "naa": volume.naa,
+            "image": volume.image,
+            "mode": volume.mode,
+            "created": volume.created,
+            "mapped_to": [{"host": host, "lun": lun} for host, lun in sights],
+        }
 
 
 class AddByHand(BaseModel, extra="forbid"):
