@@ -12,6 +12,7 @@ from daiko.scsi.sense_code import NAMES
 
 CONDITIONS = {
     "no_sense": (0x0, 0x00, 0x00),
+    "rounded_parameter": (0x1, 0x37, 0x00),
     "not_ready_manual_intervention": (0x2, 0x04, 0x03),
     "not_ready_becoming_ready": (0x2, 0x04, 0x01),
     "not_ready_initializing_command_required": (0x2, 0x04, 0x02),

@@ -9,6 +9,7 @@ from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
 from daiko.scsi import sense
 from daiko.scsi.opcode import Status
 from daiko.target.access import Access
+from daiko.target.mode_settings import CONTROL
 from daiko.target.task import TaskAttribute
 from target.fake import Host, SlowDevice, host_of, unit_of
 
@@ -221,6 +222,33 @@ def test_clear_task_set_ends_the_others_with_task_aborted() -> None:
     assert mine.status is None
     assert theirs.status == Status.TASK_ABORTED
     assert not theirs.aborted
+
+
+def test_without_tas_the_others_get_no_status_but_a_unit_attention() -> None:
+    device = SlowDevice()
+    one, two = two_hosts(device)
+    unit = next(iter(one.nexus.units.values())).unit
+    unit.set_mode(unit.mode.with_fields(CONTROL, tas=0))
+    mine, theirs = one.start(READ), two.start(READ)
+    fetching = two.start(WRITE, bytes(512), slow_data=True)
+    response = one.manage(TaskManagementFunction.CLEAR_TASK_SET)
+    device.step()
+    device.step()
+    assert response == COMPLETE
+    assert [task.status for task in (mine, theirs, fetching)] == [None] * 3
+    assert two.run(TEST_UNIT_READY).condition == (0x6, 0x2F, 0x00)
+    assert two.run(TEST_UNIT_READY).condition is None
+    assert one.run(TEST_UNIT_READY).condition is None
+
+
+def test_without_tas_a_reset_is_told_as_the_reset_alone() -> None:
+    one, two = two_hosts(SlowDevice())
+    unit = next(iter(one.nexus.units.values())).unit
+    unit.set_mode(unit.mode.with_fields(CONTROL, tas=0))
+    two.start(WRITE, bytes(512), slow_data=True)
+    assert one.manage(TaskManagementFunction.LOGICAL_UNIT_RESET) == COMPLETE
+    assert two.run(TEST_UNIT_READY).condition == (0x6, 0x29, 0x03)
+    assert two.run(TEST_UNIT_READY).condition is None
 
 
 def test_logical_unit_reset_ends_all_tasks_and_tells_every_host() -> None:

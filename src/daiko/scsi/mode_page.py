@@ -27,6 +27,10 @@ DPOFUA = 0x10
 """DPO and FUA are supported."""
 
 
+PAGE_SAVABLE = 0x80
+"""PS, in byte 0 of a page."""
+
+
 class PageControl(IntEnum):
     """PC of MODE SENSE: which values."""
 
@@ -90,6 +94,21 @@ ControlPage = Layout(
     bits("autoload_mode", 5, 2, 0),
     number("busy_timeout", 8, 2),
     number("self_test_time", 10, 2),
+)
+
+ControlExtensionPage = Layout(
+    "ControlExtensionPage",
+    32,
+    bit("ps", 0, 7),
+    constant("spf", 0, 1, high=6, width=1),
+    constant("page_code", 0, 0x0A, high=5, width=6),
+    constant("subpage_code", 1, 0x01),
+    constant("page_length", 2, 0x1C, width=16),
+    bit("tcmos", 4, 2),
+    bit("scsip", 4, 1),
+    bit("ialuae", 4, 0),
+    bits("initial_command_priority", 5, 3, 0),
+    number("maximum_sense_length", 6, 1),
 )
 
 InformationalExceptionsPage = Layout(

@@ -22,6 +22,11 @@ def no_sense() -> Sense:
     return Sense(SenseKey.NO_SENSE, 0x00, 0x00)
 
 
+def rounded_parameter() -> Sense:
+    """A mode parameter holds, but with a value near to the one asked for."""
+    return Sense(SenseKey.RECOVERED_ERROR, 0x37, 0x00)
+
+
 # NOT READY
 
 

@@ -36,9 +36,11 @@ from daiko.target.commands import (
     target_port_groups,
 )
 from daiko.target.commands.handler import HANDLERS, Handler
-from daiko.target.commands.mode import ModeSettings
 from daiko.target.event import Event, Told
 from daiko.target.failure import answer_to
+from daiko.target.kept import Keeper
+from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
+from daiko.target.mode_settings import ROWS as MODE_PAGES
 from daiko.target.task_set import TaskSet
 
 if TYPE_CHECKING:
@@ -174,8 +176,10 @@ class LogicalUnit:
         "device",
         "identity",
         "is_write_protected",
+        "keeper",
         "maximum_transfer",
         "mode",
+        "mode_pages",
         "nexuses",
         "read_only",
         "rows",
@@ -192,6 +196,7 @@ class LogicalUnit:
         third_party_copy: ThirdPartyCopy | None = None,
         read_only: bool = False,
         port_groups: TargetPortGroups | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.identity = identity
         self.device = device
@@ -201,7 +206,11 @@ class LogicalUnit:
         self.blocks = device.blocks
         """Capacity."""
         self.read_only = read_only or device.capabilities.read_only
-        self.mode = ModeSettings()
+        self.keeper = keeper
+        """Keeps what a host tells the unit to keep; None: nothing is kept."""
+        self.mode_pages: tuple[ModePageRow, ...] = MODE_PAGES
+        """The mode pages that this unit has, in ascending order."""
+        self.mode = DEFAULT
         self.is_write_protected = self.read_only
         self.write_through = False
         """Every write is as if it had the FUA bit."""
@@ -216,6 +225,7 @@ class LogicalUnit:
         self.task_set = TaskSet(self)
         self.rows, self._places = _repertoire(third_party_copy is not None, device.capabilities)
         """`rows`: the commands that this unit has."""
+        self.set_mode(self.saved_mode())
 
     # ------------------------------------------------------------------ the gate
 
@@ -318,8 +328,12 @@ class LogicalUnit:
         itl.finish(task, status, (), reported or b"")
 
     def sense_bytes(self, condition: Sense) -> bytes:
-        """In the format that the control mode page asks for (D_SENSE)."""
-        return condition.pack(descriptor_format=self.mode.descriptor_sense)
+        """In the format that the control mode page asks for (D_SENSE), and no longer than the
+        control extension mode page allows."""
+        mode = self.mode
+        return condition.pack(
+            descriptor_format=mode.descriptor_sense, limit=mode.maximum_sense_length
+        )
 
     @property
     def designators(self) -> tuple[Designator, ...]:
@@ -379,6 +393,11 @@ class LogicalUnit:
             if itl is not but:
                 itl.attentions.establish(condition)
 
+    def saved_mode(self) -> ModeSettings:
+        """The mode parameters that hold after a reset: the saved ones, else the defaults."""
+        kept = None if self.keeper is None else self.keeper.kept.mode_pages
+        return DEFAULT if kept is None else from_kept(kept)
+
     def set_mode(self, parameters: ModeSettings) -> None:
         """Work by these mode parameters from now on."""
         self.mode = parameters
@@ -393,8 +412,8 @@ class LogicalUnit:
         event: Event = Event.LOGICAL_UNIT_RESET,
     ) -> None:
         """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the
-        defaults again, and every host is told."""
-        self.set_mode(ModeSettings())
+        saved ones again, and every host is told."""
+        self.set_mode(self.saved_mode())
         self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
         self.announce(event)
 

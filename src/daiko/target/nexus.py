@@ -101,9 +101,12 @@ class ItlNexus:
         """End a task with CHECK CONDITION, in the sense data format that the unit is set to."""
         self.finish(task, 0x02, (), self.unit.sense_bytes(sense))
 
-    def report_attention(self) -> Sense:
-        """The most urgent pending unit attention, which is cleared by that. Told once that the
+    def report_attention(self, *, by_request_sense: bool = False) -> Sense:
+        """The most urgent pending unit attention, which is cleared by that (unless UA_INTLCK_CTRL
+        of the control mode page wants it kept until a REQUEST SENSE). Told once that the
         LUNs have changed, a host is not told again by each unit (LUICLR of page 86h)."""
+        if self.unit.mode.keeps_attentions and not by_request_sense:
+            return self.attentions[0]
         condition = self.attentions.take()
         if condition == Event.REPORTED_LUNS_CHANGED.sense:
             for itl in self.nexus.units.values():

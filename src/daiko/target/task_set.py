@@ -14,7 +14,8 @@ more than `is_gated`. The rest of this module is at work only while one of these
   the function is answered once they have ended, so that nothing changes the medium afterwards.
 
 Tasks aborted by their own initiator end without status. Those aborted by another initiator end
-with TASK ABORTED (the TAS bit of the control mode page is one).
+with TASK ABORTED, or, where the TAS bit of the control mode page is 0, without status and with a
+unit attention (COMMANDS CLEARED BY ANOTHER INITIATOR).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from daiko.device.block import Buffer
 from daiko.scsi.opcode import Status
+from daiko.target.event import Event
 from daiko.target.task import TaskAttribute
 
 if TYPE_CHECKING:
@@ -197,15 +199,19 @@ class TaskSet:
         by: Nexus | None = None,
     ) -> None:
         """End tasks early. `done` is called when none of them can change anything any more.
-        Tasks of nexuses other than `by` are answered with TASK ABORTED."""
+        Tasks of nexuses other than `by` are answered with TASK ABORTED, or as TAS wants it; those
+        that no nexus ends always so."""
         abortion = _Abortion(done)
         victims = list(victims)
+        is_silent = by is not None and not self._unit.mode.reports_abortion
         doomed = {task for _, task in victims}
         early = {task for _, task in self._waiting} & doomed
         self._waiting = deque(each for each in self._waiting if each[1] not in doomed)
         for itl, task in victims:
             is_foreign = itl.nexus is not by
-            task.aborted = task.aborted or not is_foreign
+            task.aborted = task.aborted or not is_foreign or is_silent
+            if is_foreign and is_silent:
+                itl.attentions.establish(Event.COMMANDS_CLEARED.sense)
             self._ending.setdefault(task, (is_foreign, []))[1].append(abortion)
             abortion.left += 1
         self.is_watched = True

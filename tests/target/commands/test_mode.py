@@ -8,6 +8,7 @@ from daiko.backend.memory import MemoryDevice
 from daiko.scsi import sbc, spc
 from daiko.scsi.mode_page import (
     CachingPage,
+    ControlExtensionPage,
     ControlPage,
     InformationalExceptionsPage,
     PageControl,
@@ -16,6 +17,9 @@ from daiko.scsi.mode_page import (
 )
 from daiko.scsi.opcode import Status
 from daiko.target.access import Access
+from daiko.target.event import Event
+from daiko.target.kept import NOTHING_KEPT, Done, Kept
+from daiko.target.mode_settings import CONTROL, CONTROL_EXTENSION
 from target.fake import Host, SlowDevice, host_of, unit_of
 
 INVALID_FIELD = (0x5, 0x24, 0x00)
@@ -66,8 +70,9 @@ def test_dbd_leaves_the_block_descriptor_out(ten: bool) -> None:
         (0x08, PageControl.CURRENT, CachingPage.pack(wce=1)),
         (0x08, PageControl.DEFAULT, CachingPage.pack(wce=1)),
         (0x08, PageControl.CHANGEABLE, CachingPage.pack(wce=1)),
-        (0x0A, PageControl.CURRENT, ControlPage.pack(queue_algorithm_modifier=1, tas=1)),
-        (0x0A, PageControl.CHANGEABLE, ControlPage.pack(d_sense=1, swp=1)),
+        (0x0A, PageControl.CURRENT, ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1)),
+        (0x0A, PageControl.CHANGEABLE, ControlPage.pack(d_sense=1, ua_intlck_ctrl=3, swp=1, tas=1)),
+        (0x0A, PageControl.DEFAULT, ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1)),
         (0x1C, PageControl.CURRENT, InformationalExceptionsPage.pack(dexcpt=1)),
         (0x1C, PageControl.CHANGEABLE, InformationalExceptionsPage.pack()),
     ],
@@ -84,7 +89,7 @@ def test_page_values(ten: bool, code: int, control: PageControl, page: bytes) ->
         pytest.param({"page_code": 0x08, "pc": 3}, (0x5, 0x39, 0x00), id="saved values"),
         pytest.param({"page_code": 0x01}, INVALID_FIELD, id="no such page"),
         pytest.param({"page_code": 0x00}, INVALID_FIELD, id="vendor page"),
-        pytest.param({"page_code": 0x0A, "subpage_code": 1}, INVALID_FIELD, id="no such subpage"),
+        pytest.param({"page_code": 0x0A, "subpage_code": 5}, INVALID_FIELD, id="no such subpage"),
         pytest.param({"page_code": 0x3F, "subpage_code": 0xFF}, None, id="all subpages"),
     ],
 )
@@ -136,24 +141,26 @@ def test_mode_select_of_all_pages_as_they_are_changes_nothing(ten: bool) -> None
 @TEN
 def test_software_write_protect_stops_writes_and_can_be_taken_back(ten: bool) -> None:
     host = host_of(unit_of())
-    protect = ControlPage.pack(queue_algorithm_modifier=1, tas=1, swp=1)
+    protect = ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1, swp=1)
     assert select(host, ten, protect).status == Status.GOOD
     task = host.run(sbc.Write10.pack(transfer_length=1), bytes(512))
     assert task.condition == (0x7, 0x27, 0x00)
     assert parse_mode_sense(sense(host, ten, page_code=8).data_in, ten=ten).write_protected
-    assert select(host, ten, ControlPage.pack(queue_algorithm_modifier=1, tas=1)).status == 0
+    assert (
+        select(host, ten, ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1)).status == 0
+    )
     assert host.run(sbc.Write10.pack(transfer_length=1), bytes(512)).status == Status.GOOD
 
 
 def test_descriptor_sense_changes_the_format_of_sense_data() -> None:
     unit = unit_of()
     host = host_of(unit)
-    select(host, True, ControlPage.pack(queue_algorithm_modifier=1, tas=1, d_sense=1))
+    select(host, True, ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1, d_sense=1))
     itl = next(iter(host.nexus.units.values()))
     condition = host.run("ff" + "00" * 15).sense
     assert condition is not None
     assert itl.unit.sense_bytes(condition)[0] == 0x72
-    select(host, True, ControlPage.pack(queue_algorithm_modifier=1, tas=1))
+    select(host, True, ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1))
     assert itl.unit.sense_bytes(condition)[0] == 0x70
 
 
@@ -182,7 +189,7 @@ def test_logical_unit_reset_brings_the_defaults_back() -> None:
     ("pages", "pointer"),
     [
         pytest.param([CachingPage.pack(wce=1, rcd=1)], (2, 0), id="RCD cannot be set"),
-        pytest.param([ControlPage.pack(tas=1)], (3, 4), id="QAM cannot be changed"),
+        pytest.param([ControlPage.pack(gltsd=1, tas=1)], (3, 4), id="QAM cannot be changed"),
         pytest.param([InformationalExceptionsPage.pack(dexcpt=0)], (2, 3), id="DEXCPT"),
         pytest.param([bytes([0x01, 0x0A]) + bytes(10)], (0, 5), id="no such page"),
         pytest.param([bytes([0x08, 0x0A]) + bytes(10)], (1, None), id="wrong page length"),
@@ -239,3 +246,165 @@ def test_mode_select_cdb_and_lengths(
     before = unit.mode
     assert select(host_of(unit), ten, CachingPage.pack(wce=0), **fields).condition == condition
     assert unit.mode == before
+
+
+# ---------------------------------------------------------------------- subpages
+
+
+@TEN
+@pytest.mark.parametrize(
+    ("code", "subpage", "keys"),
+    [
+        pytest.param(0x0A, 0x00, [(0x0A, 0)], id="page"),
+        pytest.param(0x0A, 0x01, [(0x0A, 1)], id="subpage"),
+        pytest.param(0x0A, 0xFF, [(0x0A, 0), (0x0A, 1)], id="page and its subpages"),
+        pytest.param(0x08, 0xFF, [(0x08, 0)], id="page without subpages"),
+        pytest.param(0x3F, 0x00, [(0x08, 0), (0x0A, 0), (0x1C, 0)], id="all pages"),
+        pytest.param(
+            0x3F, 0xFF, [(0x08, 0), (0x0A, 0), (0x0A, 1), (0x1C, 0)], id="all pages and subpages"
+        ),
+    ],
+)
+def test_pages_and_subpages_that_are_asked_for_come_in_ascending_order(
+    ten: bool, code: int, subpage: int, keys: list[tuple[int, int]]
+) -> None:
+    data = sense(host_of(unit_of()), ten, page_code=code, subpage_code=subpage).data_in
+    pages = parse_mode_sense(data, ten=ten).pages
+    assert [(page.code, page.subpage) for page in pages] == keys
+
+
+def test_more_than_mode_sense_6_can_say_is_refused() -> None:
+    unit = unit_of()
+    unit.mode_pages = unit.mode_pages * 4
+    host = host_of(unit)
+    assert sense(host, False, page_code=0x3F, subpage_code=0xFF).condition == INVALID_FIELD
+    assert sense(host, True, page_code=0x3F, subpage_code=0xFF).status == Status.GOOD
+
+
+# ---------------------------------------------------------------------- what the bits do
+
+
+def test_longer_sense_data_than_allowed_carries_sdat_ovfl() -> None:
+    unit = unit_of()
+    host = host_of(unit)
+    settings = unit.mode.with_fields(CONTROL, d_sense=1)
+    unit.set_mode(settings.with_fields(CONTROL_EXTENSION, maximum_sense_length=18))
+    short = host.run(spc.Inquiry.pack(page_code=0x83, allocation_length=255)).sense_bytes
+    assert (len(short), short[4] & 0x80) == (16, 0)
+    verify = sbc.Verify10.pack(bytchk=1, transfer_length=1)
+    long = host.run(verify, b"\1" + bytes(511)).sense_bytes
+    assert (len(long), long[4] & 0x80) == (18, 0x80)
+
+
+def test_sense_length_too_short_to_say_anything_is_rounded_up() -> None:
+    unit = unit_of()
+    host = host_of(unit)
+    other = Host(host.access, "iqn.a:2")
+    page = ControlExtensionPage.pack(tcmos=1, scsip=1, ialuae=1, maximum_sense_length=4)
+    assert select(host, True, page).condition == (0x1, 0x37, 0x00)
+    assert unit.mode.maximum_sense_length == 18
+    assert other.run("00" * 6).condition == (0x6, 0x2A, 0x01)
+
+
+@pytest.mark.parametrize("value", [1, 3])
+def test_ua_intlck_ctrl_that_there_is_not_is_refused(value: int) -> None:
+    page = ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1, ua_intlck_ctrl=value)
+    task = select(host_of(unit_of()), True, page)
+    assert task.condition == BAD_LIST
+    assert task.sense.field.byte == 8 + 4
+    assert task.sense.field.bit == 5
+
+
+def test_interlocked_unit_attention_stays_until_request_sense() -> None:
+    unit = unit_of()
+    host = host_of(unit)
+    select(
+        host,
+        True,
+        ControlPage.pack(queue_algorithm_modifier=1, gltsd=1, tas=1, ua_intlck_ctrl=2),
+    )
+    unit.announce(Event.CAPACITY_CHANGED)
+    for _ in range(3):
+        assert host.run("00" * 6).condition == (0x6, 0x2A, 0x09)
+    data = host.run(spc.RequestSense.pack(allocation_length=252)).data_in
+    assert (data[2], data[12], data[13]) == (0x6, 0x2A, 0x09)
+    assert host.run("00" * 6).status == Status.GOOD
+
+
+# ---------------------------------------------------------------------- saved pages
+
+
+class Memory:
+    """Keeps in memory, when it is told to, or fails to."""
+
+    def __init__(self, kept: Kept = NOTHING_KEPT) -> None:
+        self.kept = kept
+        self._waiting: list[tuple[Kept, Done]] = []
+
+    def keep(self, kept: Kept, done: Done) -> None:
+        self._waiting.append((kept, done))
+
+    def settle(self, is_kept: bool = True) -> None:
+        kept, done = self._waiting.pop(0)
+        if is_kept:
+            self.kept = kept
+        done(is_kept)
+
+
+def select_start(host: Host, *pages: bytes, **fields: int):  # type: ignore[no-untyped-def]
+    data = pack_mode_parameters(pages, ten=True)
+    values = {"pf": 1, "sp": 1, "parameter_list_length": len(data), **fields}
+    return host.start(spc.ModeSelect10.pack(**values), data)
+
+
+def test_saved_page_is_stable_before_the_status_and_holds_after_a_reset_and_a_restart() -> None:
+    memory = Memory()
+    unit = unit_of(keeper=memory)
+    host = host_of(unit)
+    task = select_start(host, CachingPage.pack(wce=0))
+    assert task.answers == 0
+    memory.settle()
+    assert task.status == Status.GOOD
+    select(host, True, CachingPage.pack(wce=1))
+    assert unit.mode.write_cache
+    host.manage(5)
+    assert not unit.mode.write_cache
+    again = unit_of(keeper=Memory(memory.kept))
+    assert again.write_through
+    saved = sense(host_of(again), True, page_code=8, pc=PageControl.SAVED).data_in
+    assert parse_mode_sense(saved, ten=True).pages[0].data == CachingPage.pack(ps=1, wce=0)
+
+
+def test_saving_saves_all_pages_also_those_that_were_changed_before() -> None:
+    memory = Memory()
+    unit = unit_of(keeper=memory)
+    host = host_of(unit)
+    select(host, True, CachingPage.pack(wce=0))
+    task = select_start(host, parameter_list_length=0)
+    memory.settle()
+    assert task.status == Status.GOOD
+    assert memory.kept.mode_pages == (CachingPage.pack(wce=0),)
+
+
+def test_failure_to_save_is_reported() -> None:
+    memory = Memory()
+    host = host_of(unit_of(keeper=memory))
+    task = select_start(host, CachingPage.pack(wce=0))
+    memory.settle(is_kept=False)
+    assert task.condition == (0x4, 0x44, 0x00)
+    assert memory.kept == NOTHING_KEPT
+
+
+@TEN
+@pytest.mark.parametrize("control", PageControl)
+def test_pages_say_that_they_can_be_saved(ten: bool, control: PageControl) -> None:
+    host = host_of(unit_of(keeper=Memory()))
+    data = sense(host, ten, page_code=0x3F, subpage_code=0xFF, pc=control).data_in
+    assert all(page.data[0] & 0x80 for page in parse_mode_sense(data, ten=ten).pages)
+
+
+def test_page_that_another_release_saved_in_another_form_keeps_its_default() -> None:
+    odd = (bytes((0x08, 0x02, 0, 0)), bytes((0x19, 0x02, 0, 0)), ControlPage.pack(swp=1))
+    unit = unit_of(keeper=Memory(Kept(mode_pages=odd)))
+    assert unit.mode.write_cache
+    assert unit.is_write_protected

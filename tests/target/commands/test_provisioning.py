@@ -13,8 +13,8 @@ from daiko.scsi import sbc
 from daiko.scsi.block_data import LbaRange, LbaStatus, pack_unmap, parse_lba_status
 from daiko.scsi.layout import Layout
 from daiko.scsi.opcode import Status
-from daiko.target.commands.mode import ModeSettings
 from daiko.target.commands.provisioning import MAXIMUM_UNMAP_DESCRIPTORS, MAXIMUM_WRITE_SAME
+from daiko.target.mode_settings import CACHING, DEFAULT
 from target.fake import BareDevice, FakeTask, Host, SlowDevice, host_of, unit_of
 
 INVALID_FIELD = (0x5, 0x24, 0x00)
@@ -248,7 +248,7 @@ def test_write_same_16_with_unmap_on_a_device_that_cannot_is_refused() -> None:
 def test_write_same_without_write_cache_is_followed_by_a_flush(fails: bool) -> None:
     device = SlowDevice()
     unit = unit_of(device)
-    unit.set_mode(ModeSettings(write_cache=False))
+    unit.set_mode(DEFAULT.with_fields(CACHING, wce=0))
     task = host_of(unit).start(sbc.WriteSame16.pack(transfer_length=1), bytes(512))
     if fails:
         device.fail(MediumFailure("x", writing=True))

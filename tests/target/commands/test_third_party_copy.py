@@ -49,6 +49,7 @@ from daiko.state.record import (
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import Store
 from daiko.target.commands.alias_list import MAXIMUM_ALIASES
+from daiko.target.mode_settings import CONTROL
 from target.fake import FakeTask, Host
 
 FAR = "192.0.2.7:3260"
@@ -296,7 +297,7 @@ async def test_a_busy_device_is_tried_again(target: CopyTarget) -> None:
 
 async def test_sense_comes_in_the_format_that_the_unit_is_set_to(target: CopyTarget) -> None:
     unit = target.units["alpha"]
-    unit.set_mode(replace(unit.mode, descriptor_sense=True))
+    unit.set_mode(unit.mode.with_fields(CONTROL, d_sense=1))
     task = await target.send(backup(8, 2000, 0))
     assert task.condition == (0xA, 0x0D, 0x02)
     assert task.sense_bytes[0] == 0x72

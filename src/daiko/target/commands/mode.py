@@ -1,15 +1,13 @@
 """MODE SENSE and MODE SELECT (SPC-4, 6.11 to 6.14): what a host can see and set of how the unit
-works.
+works. Which pages there are, and what of them can be changed: `target/mode_settings.py`.
 
-A unit has three pages: caching, control and informational exceptions. Three bits of them can be
-changed: WCE (off = every write goes to stable storage before its status), D_SENSE (the format of
-sense data) and SWP (no writes). They are the unit's, for all hosts alike; a host that changes them
-is the cause of a unit attention for the others. They are not saved.
+A host that changes a page is the cause of a unit attention for the others. What is saved (SP) is
+on stable storage before the status, and holds after a reset and after a restart.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from daiko.device.block import Buffer
@@ -18,10 +16,8 @@ from daiko.scsi.mode_page import (
     ALL_PAGES,
     ALL_SUBPAGES,
     DPOFUA,
+    PAGE_SAVABLE,
     WRITE_PROTECTED,
-    CachingPage,
-    ControlPage,
-    InformationalExceptionsPage,
     ModePage,
     PageControl,
 )
@@ -29,6 +25,7 @@ from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.target.commands.handler import serves
 from daiko.target.event import Event
+from daiko.target.mode_settings import BY_KEY, DEFAULT, ModePageRow, ModeSettings, rounded
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
@@ -37,63 +34,27 @@ if TYPE_CHECKING:
 
 GOOD = int(Status.GOOD)
 
-UNRESTRICTED_REORDERING = 1
-"""QUEUE ALGORITHM MODIFIER (SPC-4, 7.5.8)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModeSettings:
-    """What of the mode pages can be set."""
-
-    write_cache: bool = True
-    """WCE: a write may have its status before it is on stable storage."""
-    descriptor_sense: bool = False
-    """D_SENSE."""
-    software_write_protect: bool = False
-    """SWP."""
-
-    def page(self, code: int) -> bytes:
-        """A mode page with these settings."""
-        if code == CACHING:
-            return CachingPage.pack(wce=self.write_cache)
-        if code == CONTROL:
-            return ControlPage.pack(
-                d_sense=self.descriptor_sense,
-                swp=self.software_write_protect,
-                queue_algorithm_modifier=UNRESTRICTED_REORDERING,
-                tas=1,
-            )
-        return InformationalExceptionsPage.pack(dexcpt=1)
-
-
-CACHING, CONTROL, INFORMATIONAL_EXCEPTIONS = 0x08, 0x0A, 0x1C
-
-DEFAULT = ModeSettings()
-
-_CHANGEABLE = {
-    CACHING: CachingPage.pack(wce=1),
-    CONTROL: ControlPage.pack(d_sense=1, swp=1),
-    INFORMATIONAL_EXCEPTIONS: InformationalExceptionsPage.pack(),
-}
-
 
 # ---------------------------------------------------------------------- MODE SENSE
 
 
 @serves("MODE_SENSE_6", "MODE_SENSE_10")
 def mode_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-    """The pages asked for, with current, changeable or default values."""
+    """The pages asked for, with current, changeable, default or saved values."""
     is_ten = task.cdb[0] == Opcode.MODE_SENSE_10
     cdb = (spc.ModeSense10 if is_ten else spc.ModeSense6).unpack(task.cdb)
-    if cdb.pc == PageControl.SAVED:
+    if cdb.pc == PageControl.SAVED and unit.keeper is None:
         raise CheckCondition(sense.saving_parameters_not_supported())
     descriptor = b""
     if not cdb.dbd:
         descriptor = mode_page.pack_block_descriptor(
             unit.blocks, unit.block_size, long_lba=is_ten and bool(cdb.llbaa)
         )
+    pages = [_page(unit, row, cdb.pc) for row in _asked_for(unit, cdb)]
+    if not is_ten and 3 + len(descriptor) + sum(map(len, pages)) > LONGEST_OF_SIX:
+        raise CheckCondition(sense.invalid_field_in_cdb(2, 5))
     data = mode_page.pack_mode_parameters(
-        [_page(unit, code, cdb.pc) for code in _codes(cdb)],
+        pages,
         ten=is_ten,
         device_specific=(WRITE_PROTECTED if unit.is_write_protected else 0) | DPOFUA,
         block_descriptor=descriptor,
@@ -101,21 +62,41 @@ def mode_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
 
-def _codes(cdb: Any) -> tuple[int, ...]:
-    """The pages that a MODE SENSE asks for. Raises CheckCondition for one that there is not."""
-    if cdb.subpage_code not in (0, ALL_SUBPAGES):
+LONGEST_OF_SIX = 255
+"""MODE DATA LENGTH of MODE SENSE(6) has one byte: what is longer needs MODE SENSE(10)."""
+
+
+def _asked_for(unit: LogicalUnit, cdb: Any) -> list[ModePageRow]:
+    """The rows of the pages that a MODE SENSE asks for (SPC-4, table of 6.11). Raises
+    CheckCondition for one that there is not."""
+    code, subpage = cdb.page_code, cdb.subpage_code
+    if code == ALL_PAGES and subpage not in (0, ALL_SUBPAGES):
         raise CheckCondition(sense.invalid_field_in_cdb(3))
-    if cdb.page_code == ALL_PAGES:
-        return tuple(_CHANGEABLE)
-    if cdb.page_code not in _CHANGEABLE:
-        raise CheckCondition(sense.invalid_field_in_cdb(2, 5))
-    return (cdb.page_code,)
+    found = [
+        row
+        for row in unit.mode_pages
+        if code in (row.key[0], ALL_PAGES) and subpage in (row.key[1], ALL_SUBPAGES)
+    ]
+    if found:
+        return found
+    if any(row.key[0] == code for row in unit.mode_pages):
+        raise CheckCondition(sense.invalid_field_in_cdb(3))
+    raise CheckCondition(sense.invalid_field_in_cdb(2, 5))
 
 
-def _page(unit: LogicalUnit, code: int, control: int) -> bytes:
+def _page(unit: LogicalUnit, row: ModePageRow, control: int) -> bytes:
+    """The page with the values asked for, and PS where it can be saved."""
     if control == PageControl.CHANGEABLE:
-        return _CHANGEABLE[code]
-    return (DEFAULT if control == PageControl.DEFAULT else unit.mode).page(code)
+        page = row.changeable
+    elif control == PageControl.DEFAULT:
+        page = row.default
+    elif control == PageControl.SAVED:
+        page = unit.saved_mode().pages[row.key]
+    else:
+        page = unit.mode.pages[row.key]
+    if unit.keeper is None:
+        return page
+    return bytes((page[0] | PAGE_SAVABLE,)) + page[1:]
 
 
 # ---------------------------------------------------------------------- MODE SELECT
@@ -126,11 +107,11 @@ def mode_select(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """Change what can be changed; all of the list is checked before any of it holds."""
     is_ten = task.cdb[0] == Opcode.MODE_SELECT_10
     cdb = (spc.ModeSelect10 if is_ten else spc.ModeSelect6).unpack(task.cdb)
-    if cdb.sp:
+    if cdb.sp and unit.keeper is None:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 0))
     length = cdb.parameter_list_length
     if not length:
-        itl.finish(task, GOOD)
+        _hold(unit, itl, task, unit.mode, saves=bool(cdb.sp))
         return
     if not cdb.pf:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 4))
@@ -138,51 +119,92 @@ def mode_select(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     def received(data: Buffer) -> None:
         if len(data) < length:
             raise CheckCondition(sense.parameter_list_length_error())
-        settings = _settings(unit, mode_page.parse_mode_select(data, ten=is_ten))
-        if settings != unit.mode:
-            unit.set_mode(settings)
-            unit.announce(Event.MODE_PARAMETERS_CHANGED, by=itl)
-        itl.finish(task, GOOD)
+        settings, is_rounded = _settings(unit, mode_page.parse_mode_select(data, ten=is_ten))
+        _hold(unit, itl, task, settings, saves=bool(cdb.sp), is_rounded=is_rounded)
 
     unit.receive(itl, task, length, received)
 
 
-def _settings(unit: LogicalUnit, parameters: mode_page.ModeParameters) -> ModeSettings:
-    """The unit's settings with the list's changes. Raises CheckCondition."""
+def _settings(unit: LogicalUnit, parameters: mode_page.ModeParameters) -> tuple[ModeSettings, bool]:
+    """The unit's settings with the list's changes; and whether one was rounded. Raises
+    CheckCondition."""
     if parameters.blocks_and_size is not None:
         blocks, block_size = parameters.blocks_and_size
+        is_long = len(parameters.block_descriptor) > SHORT_DESCRIPTOR
         if block_size != unit.block_size:
             raise CheckCondition(
-                sense.invalid_field_in_parameter_list(parameters.descriptor_offset + 5)
+                sense.invalid_field_in_parameter_list(
+                    parameters.descriptor_offset + (12 if is_long else 5)
+                )
             )
         if blocks not in (0, min(unit.blocks, 0xFFFFFFFF), unit.blocks):
             raise CheckCondition(
                 sense.invalid_field_in_parameter_list(parameters.descriptor_offset)
             )
-    settings = unit.mode
+    settings, is_rounded = unit.mode, False
     for page in parameters.pages:
-        settings = _changed(settings, page)
-    return settings
+        wanted = _checked(unit, settings, page)
+        held = rounded(BY_KEY[page.code, page.subpage], wanted, page.offset)
+        is_rounded = is_rounded or held != wanted
+        settings = settings.changed(held)
+    return settings, is_rounded
 
 
-def _changed(settings: ModeSettings, page: ModePage) -> ModeSettings:
-    changeable = _CHANGEABLE.get(page.code)
-    if changeable is None or page.subpage:
-        raise CheckCondition(sense.invalid_field_in_parameter_list(page.offset, 5))
-    if len(page.data) != len(changeable):
-        raise CheckCondition(sense.invalid_field_in_parameter_list(page.offset + 1))
-    wrong = mode_page.first_unchangeable(page.data, settings.page(page.code), changeable)
+SHORT_DESCRIPTOR = 8
+"""Bytes of the short block descriptor."""
+
+
+def _checked(unit: LogicalUnit, settings: ModeSettings, page: ModePage) -> bytes:
+    """The page without its PS bit, once it changes nothing but what may be changed."""
+    row = BY_KEY.get((page.code, page.subpage))
+    if row is None or row not in unit.mode_pages:
+        has_code = any(each.key[0] == page.code for each in unit.mode_pages)
+        raise CheckCondition(
+            sense.invalid_field_in_parameter_list(page.offset + 1)
+            if has_code and page.subpage
+            else sense.invalid_field_in_parameter_list(page.offset, 5)
+        )
+    if len(page.data) != len(row.default):
+        raise CheckCondition(
+            sense.invalid_field_in_parameter_list(page.offset + (2 if page.subpage else 1))
+        )
+    wrong = mode_page.first_unchangeable(page.data, settings.pages[row.key], row.changeable)
     if wrong is not None:
         raise CheckCondition(
             sense.invalid_field_in_parameter_list(page.offset + wrong[0], wrong[1])
         )
-    if page.code == CACHING:
-        return replace(settings, write_cache=bool(CachingPage.unpack(page.data).wce))
-    if page.code == CONTROL:
-        fields = ControlPage.unpack(page.data)
-        return replace(
-            settings,
-            descriptor_sense=bool(fields.d_sense),
-            software_write_protect=bool(fields.swp),
-        )
-    return settings
+    return bytes((page.data[0] & ~PAGE_SAVABLE,)) + page.data[1:]
+
+
+def _hold(
+    unit: LogicalUnit,
+    itl: ItlNexus,
+    task: Task,
+    settings: ModeSettings,
+    *,
+    saves: bool,
+    is_rounded: bool = False,
+) -> None:
+    """Let the settings hold, save them where that is asked for, tell the others, answer."""
+
+    def end() -> None:
+        if is_rounded:
+            itl.refuse(task, sense.rounded_parameter())
+        else:
+            itl.finish(task, GOOD)
+
+    def saved(is_kept: bool) -> None:
+        if is_kept:
+            end()
+        else:
+            itl.refuse(task, sense.internal_target_failure())
+
+    if settings != unit.mode:
+        unit.set_mode(settings)
+        unit.announce(Event.MODE_PARAMETERS_CHANGED, by=itl)
+    if saves:
+        assert unit.keeper is not None
+        pages = tuple(page for key, page in settings.pages.items() if page != DEFAULT.pages[key])
+        unit.keeper.keep(replace(unit.keeper.kept, mode_pages=pages), saved)
+    else:
+        end()

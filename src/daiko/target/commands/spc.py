@@ -28,7 +28,7 @@ def test_unit_ready(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
 def request_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """A pending unit attention as data, or NO SENSE."""
     cdb = spc.RequestSense.unpack(task.cdb)
-    condition = itl.report_attention() if itl.attentions else sense.no_sense()
+    condition = itl.report_attention(by_request_sense=True) if itl.attentions else sense.no_sense()
     data = condition.pack(descriptor_format=bool(cdb.desc))
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
