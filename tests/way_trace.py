@@ -131,13 +131,15 @@ class Scene:
         cdb = Write16.pack(lba=8, transfer_length=size // 512)
         return await self._traced(lun, cdb, bytes(size))
 
-    async def copy(self, first: int, blocks: int) -> list[Call]:
-        """An EXTENDED COPY of blocks of alpha to the vault."""
+    async def copy(
+        self, first: int, blocks: int, *, source: str = "alpha", to: str = "vault-lu", at: int = -1
+    ) -> list[Call]:
+        """An EXTENDED COPY of blocks of a volume, to the same place or to `at`."""
         cscds = []
-        for name in ("alpha", "vault-lu"):
+        for name in (source, to):
             designator = self._system.unit(name).designators[0]
             cscds.append(IdentificationCscd(designator, block_length=512))
-        segment = BlockToBlock(0, 1, blocks, first, first)
+        segment = BlockToBlock(0, 1, blocks, first, first if at < 0 else at)
         data = ExtendedCopy(7, ListIdUsage.HOLD, tuple(cscds), (segment,)).pack()
         return await self._traced(
             ALPHA, ExtendedCopyLid1.pack(parameter_list_length=len(data)), data
@@ -212,6 +214,7 @@ async def _record(folder: Path, sd1: Daiko, vault: Daiko, old: Tgt) -> dict[str,
             "status": await scene.copy_status(),
             "own copy": await scene.copy(HALF, 512),
             "mixed copy": await scene.copy(HALF - 256, 512),
+            "copy of a file": await scene.copy(0, 512, source="local-lu", to="local-lu", at=HALF),
         }
         await thread.run(host.close())
         return traces

@@ -247,6 +247,34 @@ class BlockDeviceSuite:
         assert outcomes.count(None) == 1
         assert sum(isinstance(outcome, Miscompare) for outcome in outcomes) == 15
 
+    async def test_copy_within_the_device_is_whole_or_is_not_done(
+        self, device: BlockDevice
+    ) -> None:
+        size = device.block_size
+        before = pattern(256, size, 22)
+        await awaitable.write(device, 0, before)
+        is_copied = await awaitable.copy_from(device, 150, device, 10, 101)
+        after = bytes(await awaitable.read(device, 0, 256))
+        if is_copied:
+            moved = before[10 * size : 111 * size]
+            assert after == before[: 150 * size] + moved + before[251 * size :]
+            assert device.held_by(10, 101) is not None
+        else:
+            assert after == before
+
+    @pytest.mark.parametrize("distance", [-3, 0, 3])
+    async def test_copy_onto_itself_is_not_done(self, device: BlockDevice, distance: int) -> None:
+        before = pattern(40, device.block_size, 23)
+        await awaitable.write(device, 0, before)
+        assert not await awaitable.copy_from(device, 10 + distance, device, 10, 20)
+        assert bytes(await awaitable.read(device, 0, 40)) == before
+
+    async def test_copy_beyond_the_end_is_not_done(self, device: BlockDevice) -> None:
+        last = device.blocks - 1
+        assert not await awaitable.copy_from(device, last, device, 0, 2)
+        assert not await awaitable.copy_from(device, 0, device, last, 2)
+        assert not await awaitable.copy_from(device, 0, device, 1, 0)
+
     async def test_lba_status_covers_the_range_and_calls_written_blocks_mapped(
         self, device: BlockDevice
     ) -> None:

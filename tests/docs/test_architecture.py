@@ -124,6 +124,7 @@ WAYS = {
     ),
     "own copy": (START, "Own: old cannot copy", ANSWER),
     "mixed copy": ("Mixed: a segment across both halves", ANSWER),
+    "copy of a file": ("Own, from file to file", ANSWER),
     "status": ("A RECEIVE COPY RESULTS",),
 }
 """What was recorded -> the sections that tell it."""
@@ -197,6 +198,7 @@ def test_only_the_delegated_part_of_a_copy_stays_out_of_this_controller(
     assert handed in traces["delegated copy"]
     assert read in traces["own copy"]
     assert handed not in traces["own copy"]
+    assert read not in traces["copy of a file"]
     assert read in traces["mixed copy"]
     assert handed in traces["mixed copy"]
 

@@ -16,6 +16,10 @@ preallocated file it zeroes the range and keeps the room (`FALLOC_FL_ZERO_RANGE`
 later write can never fail for want of space. **COMPARE AND WRITE** is a read, a comparison and a
 write while a `RangeLock` keeps other writes off the blocks.
 
+**Copies** from another device of this kind, or within one, are made by the kernel
+(`backend/kernel_copy.py`), in threads of their own: however much is copied, those for reads, writes
+and flushes stay free.
+
 Errors: ENOSPC and EDQUOT -> SpaceExhausted, EROFS -> WriteProtected, all others -> MediumFailure.
 """
 
@@ -31,7 +35,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from daiko.backend.worker import Workers
+from daiko.backend.kernel_copy import DataRun, KernelCannot, KernelCopy
+from daiko.backend.worker import Work, Workers
 from daiko.device.block import (
     BlockDevice,
     Buffer,
@@ -50,6 +55,7 @@ from daiko.device.error import (
     Miscompare,
     OutOfRange,
     SpaceExhausted,
+    Unsupported,
     WriteProtected,
 )
 from daiko.device.memory import unfilled
@@ -68,6 +74,10 @@ _INLINE_BYTES = 1 << 20
 
 _ZEROED = 32 * 1024
 """Up to here it costs less to set memory to zero than to ask for memory that is not."""
+
+_COPY_THREADS = 1
+"""Of one destination. A file system writes to one file at a time: a second thread brings no time,
+and spends CPU time in waiting for the first."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -123,6 +133,7 @@ class FileDevice(BlockDevice):
         unmap_mode: int,
         *,
         shows_holes: bool,
+        keeps_room: bool,
     ) -> None:
         self.path = path
         self.blocks = blocks
@@ -135,6 +146,12 @@ class FileDevice(BlockDevice):
         self._pace = _Pace()
         self._lock = RangeLock()
         self._workers = Workers(name=f"file-{Path(path).name}")
+        self._copiers = Workers(_COPY_THREADS, name=f"copy-{Path(path).name}")
+        self._keeps_room = keeps_room
+        self._data_run = DataRun()
+        facts = os.fstat(descriptor)
+        is_block_device = stat.S_ISBLK(facts.st_mode)
+        self._identity = (facts.st_rdev, 0) if is_block_device else (facts.st_dev, facts.st_ino)
         self._is_open = True
 
     @classmethod
@@ -212,6 +229,7 @@ class FileDevice(BlockDevice):
             capabilities,
             unmap_mode,
             shows_holes=shows_holes,
+            keeps_room=preallocate,
         )
 
     # Reading
@@ -359,7 +377,7 @@ class FileDevice(BlockDevice):
         offset, length = lba * self.block_size, blocks * self.block_size
 
         def work() -> None:
-            _fallocate(self._descriptor, self._unmap_mode, offset, length)
+            self._zero_bytes(offset, length)
 
         self._lock.wait_shared(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
 
@@ -397,6 +415,64 @@ class FileDevice(BlockDevice):
             else:
                 done(None, runs)
 
+    # Copies
+
+    def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
+        return self, lba
+
+    def copy_from(
+        self, lba: int, source: BlockDevice, source_lba: int, blocks: int, done: Done
+    ) -> bool:
+        """By the kernel, from another device of this kind or from another place on this one."""
+        held = source.held_by(source_lba, blocks)
+        if held is None or not blocks:
+            return False
+        device, at = held
+        if not isinstance(device, FileDevice):
+            return False
+        length = blocks * device.block_size
+        count = length // self.block_size
+        if device._refusal(at, blocks) or self._refusal(lba, count, changing=True):
+            return False  # a read or a write will say why
+        distance = abs(at * device.block_size - lba * self.block_size)
+        if device._identity == self._identity and distance < length:
+            return False
+
+        def begin(ticket: int) -> None:
+            if not device._is_open:
+                self._lock.leave(ticket)
+                done(Aborted(f"{device.path} is closed"))
+                return
+            # It may be closed, and its descriptor be another file's, while a thread reads it.
+            reading = os.dup(device._descriptor)
+            copy = KernelCopy(
+                reading,
+                at * device.block_size,
+                self._descriptor,
+                lba * self.block_size,
+                length,
+                may_share=not self._keeps_room and not device._keeps_room,
+            )
+
+            def work() -> Buffer | DeviceError:
+                try:
+                    copy.run(self._zero_bytes if self._unmap_mode else None, device._data_run)
+                except KernelCannot:
+                    return Unsupported(f"the kernel does not copy {device.path} to {self.path}")
+                except OSError as error:
+                    return _failure(error, self.path, lba, writing=True)
+                finally:
+                    os.close(reading)
+                return b""
+
+            self._in_thread(self._copiers, ticket, work, done)
+
+        self._lock.wait_shared(lba, count, begin)
+        return True
+
+    def _zero_bytes(self, offset: int, length: int) -> None:
+        _fallocate(self._descriptor, self._unmap_mode, offset, length)
+
     # Common parts
 
     def _refusal(self, lba: int, blocks: int, changing: bool = False) -> DeviceError | None:
@@ -419,6 +495,11 @@ class FileDevice(BlockDevice):
             except OSError as error:
                 return _failure(error, self.path, lba, writing=True)
 
+        self._in_thread(self._workers, ticket, work, done)
+
+    def _in_thread(self, workers: Workers, ticket: int | None, work: Work, done: Done) -> None:
+        """Do `work` in a thread, then give the ticket back and complete."""
+
         def finished(result: Buffer | DeviceError) -> None:
             if ticket is not None:
                 self._lock.leave(ticket)
@@ -427,7 +508,7 @@ class FileDevice(BlockDevice):
             else:
                 done(None if self._is_open else Aborted(f"{self.path} is closed"))
 
-        self._workers.run(work, finished)
+        workers.run(work, finished)
 
     def refresh(self) -> None:
         """Take the size as it is now; the file or block device may have grown. Raises OSError."""
@@ -439,7 +520,7 @@ class FileDevice(BlockDevice):
             return
         self._is_open = False
         descriptor = self._descriptor
-        self._workers.stop(lambda: os.close(descriptor))
+        self._workers.stop(lambda: self._copiers.stop(lambda: os.close(descriptor)))
 
 
 def _pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:

@@ -303,7 +303,7 @@ def job(found: Mapping[str, Any]) -> None:
             ("copied", progress),
             ("time", _time(found, rate)),
             ("handed over", f"{size(found['bytes_delegated'])} moved by second controllers"),
-            ("through here", f"{size(found['bytes_through_first_controller'])} of payload"),
+            ("through here", _through(found)),
             ("one instant", _instant(found)),
             ("restorable", _restorable(found)),
             ("asked by", f"{found['asked_by']}, {moment(found['created'])}"),
@@ -312,6 +312,13 @@ def job(found: Mapping[str, Any]) -> None:
     )
     out.print()
     steps(found["steps"], report=True)
+
+
+def _through(found: Mapping[str, Any]) -> str:
+    words = f"{size(found['bytes_through_first_controller'])} of payload"
+    if found["bytes_in_kernel"]:
+        words += f", {size(found['bytes_in_kernel'])} of it inside the kernel"
+    return words
 
 
 def _time(found: Mapping[str, Any], rate: float) -> str:

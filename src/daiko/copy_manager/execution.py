@@ -31,6 +31,7 @@ from daiko.command_control.plan import Executor, Function, Mode
 from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.checkpoint import Checkpoint, connection_generation
 from daiko.copy_manager.delegated_copy import DelegatedCopy, Dropped
+from daiko.copy_manager.device_copy import DeviceCopy
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyFailed, Side
 from daiko.copy_manager.failure import Failure, Lesson, Verdict
@@ -219,6 +220,16 @@ class Execution:
             destination = self._devices.block_device(work.step.destination.device)
         except LookupError as gone:
             raise CopyFailed(str(gone), segment=work.step.segment) from gone
+        await DeviceCopy(
+            work,
+            source,
+            destination,
+            settings=self._workshop.settings,
+            halt=self._halt,
+            generation=lambda: self._generation(work),
+        ).run()
+        if work.is_copied:
+            return
         await LocalCopy(
             work,
             source,

@@ -62,6 +62,11 @@ class CopySettings:
     """Of one read and write of this controller."""
     transfers_in_flight: int = 16
     """Of one step; a job alone fills a long link with them, several share `buffer_bytes`."""
+    device_copy_bytes: int = 8 * MIB
+    """Of one copy that two devices make among themselves. A few milliseconds in memory, less than
+    a tenth of a second on a disk: so long a halt, or a COMPARE AND WRITE there, may wait."""
+    device_copies_in_flight: int = 2
+    """Of one step."""
     batches_in_flight: int = 4
     """Steps of one job that are carried out side by side, by different executors or ranges."""
     commands_in_flight: int = 2

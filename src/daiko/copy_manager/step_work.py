@@ -34,6 +34,7 @@ class StepWork:
         "_record",
         "_recorded",
         "block_size",
+        "bytes_in_kernel",
         "bytes_moved",
         "bytes_through",
         "confirmed",
@@ -57,6 +58,8 @@ class StepWork:
         self.generation = 0
         """Of the connection to the destination's controller over which all of `written` went."""
         self.bytes_through = 0
+        self.bytes_in_kernel = 0
+        """Of `bytes_through`: copied without passing through this program's memory."""
         self.bytes_moved = 0
         self.seconds = 0.0
         self.losses = 0
@@ -133,6 +136,7 @@ class StepWork:
             rejected=tuple((str(no.executor), no.reason) for no in step.rejected),
             confirmed=self.confirmed.ranges(),
             bytes_through_first_controller=self.bytes_through,
+            bytes_in_kernel=self.bytes_in_kernel,
             bytes_moved=self.bytes_moved,
             seconds=round(self.seconds, 3),
             error=self.error,
@@ -159,6 +163,7 @@ class StepWork:
         work = cls(step, record.block_size, destination_block_size)
         work.confirmed = RangeSet(record.confirmed)
         work.bytes_through = record.bytes_through_first_controller
+        work.bytes_in_kernel = record.bytes_in_kernel
         work.bytes_moved = record.bytes_moved
         work.seconds = record.seconds
         work.error = record.error
@@ -176,6 +181,7 @@ class StepWork:
         first = StepWork(self.part(0, head), self.block_size, self.destination_block_size)
         first.confirmed.add(0, head)
         first.bytes_through = self.bytes_through
+        first.bytes_in_kernel = self.bytes_in_kernel
         first.bytes_moved = self.bytes_moved
         first.seconds = self.seconds
         first.error = self.error

@@ -61,3 +61,15 @@ async def compare_and_write(device: BlockDevice, lba: int, compare: Buffer, data
     future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
     device.compare_and_write(lba, compare, data, lambda error: _settle(future, error))
     await future
+
+
+async def copy_from(
+    device: BlockDevice, lba: int, source: BlockDevice, source_lba: int, blocks: int
+) -> bool:
+    """Copy `blocks` blocks of `source` to `lba` of `device`; False: they cannot do it among
+    themselves, and nothing was written."""
+    future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+    if not device.copy_from(lba, source, source_lba, blocks, lambda error: _settle(future, error)):
+        return False
+    await future
+    return True

@@ -109,6 +109,29 @@ class BlockDevice(ABC):
         through this device; else `Miscompare`."""
         done(Unsupported("this device has no COMPARE AND WRITE"))
 
+    def copy_from(
+        self, lba: int, source: BlockDevice, source_lba: int, blocks: int, done: Done
+    ) -> bool:
+        """Copy `blocks` blocks of `source`, from its `source_lba` on, to `lba` here, without the
+        data passing through this program. The bytes must be whole blocks here. Ranges of one
+        device must not overlap.
+
+        False: that cannot be done, and `done` is not called; the caller reads and writes. True:
+        `done` will be called, never before this returns. After an error some of it may have been
+        written, and it is not known which side failed: a caller that must know, and one that gets
+        `Unsupported`, reads and writes. A copy that meets other requests has no order with them,
+        but a COMPARE AND WRITE here is atomic against it.
+
+        A layer has this only if it does with a copy what it does with a write; by default it has
+        not, so that no copy goes past a layer that notes, delays, diverts or refuses writes."""
+        return False
+
+    def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
+        """The device that holds the range, and the range's place there, where whoever reads it
+        there reads what a read here would give; None where that is not so, or not known. For
+        `copy_from`, which asks its source. A layer has this only if it leaves reads alone."""
+        return None
+
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """Say which blocks of the range are mapped (SBC-4, 4.7: provisioning status). A device
         that cannot tell calls everything mapped, which is always safe to believe."""

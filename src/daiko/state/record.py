@@ -216,6 +216,9 @@ class StepRecord(BaseModel):
     """Ranges (first block, blocks), counted from the step's start, known to be done."""
     bytes_through_first_controller: int = 0
     """Payload that this controller itself read or wrote for the step."""
+    bytes_in_kernel: int = 0
+    """Of these: copied by the kernel of this controller's machine from one of its own devices to
+    another, without passing through the controller's memory."""
     bytes_moved: int = 0
     """By the executor."""
     seconds: float = 0.0

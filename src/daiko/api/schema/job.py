@@ -43,6 +43,9 @@ class StepReport(StepView):
     bytes_through_first_controller: int = Field(
         description="Payload that this controller itself read or wrote for the step"
     )
+    bytes_in_kernel: int = Field(
+        description="Of these: copied between two disks of this controller by its machine's kernel"
+    )
     bytes_moved: int = Field(description="By the executor")
     seconds: float
     error: str = Field(description="Why the executor dropped the rest; empty = it did not")
@@ -80,6 +83,7 @@ class JobView(BaseModel):
     eta_seconds: float | None = Field(description="null = not known, or ended")
     seconds: float = Field(description="From start to end, or until now")
     bytes_through_first_controller: int = Field(description="Of all steps")
+    bytes_in_kernel: int = Field(description="Of these, by its machine's kernel")
     bytes_delegated: int = Field(description="Moved by second controllers, of all steps")
     one_instant: bool = Field(
         description="False: hosts wrote to the source while the job ran (or may have, unseen)"
@@ -107,6 +111,7 @@ class JobView(BaseModel):
             "bytes_through_first_controller": sum(
                 step.bytes_through_first_controller for step in job.steps
             ),
+            "bytes_in_kernel": sum(step.bytes_in_kernel for step in job.steps),
             "bytes_delegated": sum(step.bytes_moved for step in job.steps if step.delegated),
         }
 

@@ -139,5 +139,15 @@ class ChangeTracking(Layer):
         self._mark(lba, len(data) // self.block_size)
         self.below.compare_and_write(lba, compare, data, done)
 
+    def copy_from(
+        self, lba: int, source: BlockDevice, source_lba: int, blocks: int, done: Done
+    ) -> bool:
+        # Where the devices cannot, the caller writes the same blocks, which marks them as well.
+        self._mark(lba, blocks * source.block_size // self.block_size)
+        return self.below.copy_from(lba, source, source_lba, blocks, done)
+
+    def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
+        return self.below.held_by(lba, blocks)
+
     def close(self) -> None:
         """Leaves the device below open: it outlives the tracking."""

@@ -6,8 +6,10 @@ from daiko.device.block import BlockDevice, Buffer, Done, ReadDone, StatusDone
 
 
 class Layer(BlockDevice):
-    """Passes everything on. `close` closes the device below too, except where a layer that comes
-    and goes on a living device says otherwise."""
+    """Passes everything on, except `copy_from` and `held_by`: a copy goes past the reads and writes
+    that a layer stands over, so each layer must say itself what it does with one. `close` closes
+    the device below too, except where a layer that comes and goes on a living device says
+    otherwise."""
 
     def __init__(self, below: BlockDevice) -> None:
         self.below = below
