@@ -34,6 +34,7 @@ async def test_host_is_known_by_names_in_lower_case(api: httpx.AsyncClient) -> N
         "luns": {},
         "remote_copy": [],
         "logins": [],
+        "chap": None,
     }
 
 

@@ -20,6 +20,7 @@ from daiko.state import sqlite
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
+    CredentialRecord,
     DeviceFacts,
     ExtentRecord,
     FunctionRecord,
@@ -80,6 +81,13 @@ ONE_OF_EACH: list[Record] = [
         mode=Mode.DIRECT,
     ),
     HostRecord(name="h1", initiators=("iqn.2026-11.com.example:h1",), luns={0: "alpha", 7: "b"}),
+    CredentialRecord(
+        owner="host:h1",
+        user="h1",
+        secret="never to be shown",
+        mutual_user="array",
+        mutual_secret="nor is this one",
+    ),
     JobRecord(
         id=3,
         type="backup",

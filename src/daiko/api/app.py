@@ -18,6 +18,7 @@ from daiko.api.routes import (
     backends,
     backups,
     copies,
+    discovery,
     functions,
     hosts,
     jobs,
@@ -81,6 +82,7 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
         backups,
         copies,
         jobs,
+        discovery,
     ):
         v1.include_router(routes.router)
     app.include_router(v1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from daiko.cli import client, follow, option, render
+from daiko.cli import client, follow, option, render, secret
 
 app = typer.Typer(no_args_is_help=True, help="Second controllers, and disks of this controller.")
 
@@ -38,9 +39,34 @@ def add(
             help="Give a file all of its room now, and let it keep that when hosts unmap blocks.",
         ),
     ] = False,
+    chap_user: Annotated[
+        str, typer.Option("--chap-user", metavar="NAME", help="Log in by CHAP, as this user.")
+    ] = "",
+    chap_secret_file: Annotated[
+        Path | None,
+        typer.Option("--chap-secret-file", metavar="FILE", help="Holds its secret."),
+    ] = None,
+    chap_secret: Annotated[
+        str,
+        typer.Option("--chap-secret", metavar="-", help="Read it from standard input."),
+    ] = "",
+    mutual_user: secret.MutualUser = "",
+    mutual_secret_file: secret.MutualSecretFile = None,
+    mutual_from_stdin: secret.MutualFromStdin = "",
     json: option.Json = False,
 ) -> None:
     """Attach a back end, and find out what it has and what it can do."""
+    chap = None
+    if chap_user or chap_secret_file or chap_secret or mutual_user:
+        chap = secret.body(
+            chap_user,
+            chap_secret_file,
+            chap_secret,
+            mutual_user,
+            mutual_secret_file,
+            mutual_from_stdin,
+            prefix="chap-",
+        )
     with follow.busy(f"attaching {name}"):
         added = client.of(context).post(
             "backends",
@@ -50,6 +76,7 @@ def add(
                 "portals": portal or [],
                 "block_size": block_size,
                 "preallocate": preallocate,
+                "chap": chap,
             },
         )
     if json:
@@ -91,6 +118,40 @@ def show(context: typer.Context, name: option.BackendName, json: option.Json = F
         render.as_json(found)
     else:
         _show(found)
+
+
+@app.command("set-chap")
+def set_chap(
+    context: typer.Context,
+    name: option.BackendName,
+    user: secret.User,
+    secret_file: secret.SecretFile = None,
+    from_stdin: secret.FromStdin = "",
+    mutual_user: secret.MutualUser = "",
+    mutual_secret_file: secret.MutualSecretFile = None,
+    mutual_from_stdin: secret.MutualFromStdin = "",
+    json: option.Json = False,
+) -> None:
+    """Log in to a second controller by CHAP, as this user. It is tried at once, beside the session
+    that there is; with the mutual options the controller must prove itself."""
+    body = secret.body(
+        user, secret_file, from_stdin, mutual_user, mutual_secret_file, mutual_from_stdin
+    )
+    found = client.of(context).put("backends", name, "chap", body=body)
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"we log in to {name} by CHAP: {secret.said(found['chap'])}")
+
+
+@app.command("clear-chap")
+def clear_chap(context: typer.Context, name: option.BackendName, json: option.Json = False) -> None:
+    """Log in to a second controller by this controller's name alone."""
+    found = client.of(context).delete("backends", name, "chap")
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"we log in to {name} by our name alone")
 
 
 @app.command("rm")
@@ -144,6 +205,7 @@ def _show(backend: dict[str, Any]) -> None:
             ("address", _address(backend)),
             ("answers", "yes" if backend["connected"] else f"no: {backend['detail']}"),
             ("note", backend["detail"] if backend["connected"] else ""),
+            ("CHAP", "" if backend["path"] else secret.said(backend["chap"])),
             ("used by", ", ".join(backend["used_by"]) or "no volume"),
             ("asked at", render.moment(backend["probed_at"])),
         ]

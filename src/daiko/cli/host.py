@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daiko.cli import client, option, render
+from daiko.cli import client, option, render, secret
 
 app = typer.Typer(no_args_is_help=True, help="Hosts: who may log in, and what they see.")
 
@@ -166,6 +166,40 @@ def forbid_copy(
         render.said(f"{name} may copy with {left or 'no other machine'}")
 
 
+@app.command("set-chap")
+def set_chap(
+    context: typer.Context,
+    name: option.HostName,
+    user: secret.User,
+    secret_file: secret.SecretFile = None,
+    from_stdin: secret.FromStdin = "",
+    mutual_user: secret.MutualUser = "",
+    mutual_secret_file: secret.MutualSecretFile = None,
+    mutual_from_stdin: secret.MutualFromStdin = "",
+    json: option.Json = False,
+) -> None:
+    """Let a host log in only by CHAP, from its next login on. With the mutual options the target
+    proves itself to a host that asks for it."""
+    body = secret.body(
+        user, secret_file, from_stdin, mutual_user, mutual_secret_file, mutual_from_stdin
+    )
+    host = client.of(context).put("hosts", name, "chap", body=body)
+    if json:
+        render.as_json(host)
+    else:
+        render.said(f"{name} logs in by CHAP: {secret.said(host['chap'])}")
+
+
+@app.command("clear-chap")
+def clear_chap(context: typer.Context, name: option.HostName, json: option.Json = False) -> None:
+    """Let a host log in by its name alone."""
+    host = client.of(context).delete("hosts", name, "chap")
+    if json:
+        render.as_json(host)
+    else:
+        render.said(f"{name} logs in by its name alone")
+
+
 def _show(host: dict[str, Any], json: bool) -> None:
     if json:
         render.as_json(host)
@@ -175,6 +209,7 @@ def _show(host: dict[str, Any], json: bool) -> None:
             ("name", host["name"]),
             ("initiators", "\n".join(host["initiators"])),
             ("copies with", ", ".join(host["remote_copy"]) or "LUs mapped to it only"),
+            ("CHAP", secret.said(host["chap"])),
             ("logged in", "\n".join(_login(login) for login in host["logins"]) or "no"),
         ]
     )

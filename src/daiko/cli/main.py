@@ -19,6 +19,7 @@ from daiko.cli import (
     backend,
     backup,
     copy,
+    discovery,
     explain,
     function,
     host,
@@ -115,6 +116,7 @@ for name, noun in (
     ("backup", backup.app),
     ("job", job.app),
     ("explain", explain.app),
+    ("discovery", discovery.app),
 ):
     app.add_typer(noun, name=name)
 app.command("status")(system.status)

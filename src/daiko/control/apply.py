@@ -16,12 +16,14 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
-from daiko.control import backends, hosts, names, volumes
-from daiko.control.document import BackendPart, Document, VolumePart, parse_size
+from daiko.control import backends, chap, hosts, names, volumes
+from daiko.control.document import BackendPart, ChapPart, Document, VolumePart, parse_size
 from daiko.control.error import Conflict, Invalid
 from daiko.control.system import System, put_host
+from daiko.iscsi.chap import name_fault
 from daiko.state.record import (
     BackendRecord,
+    CredentialRecord,
     ExtentRecord,
     FunctionRecord,
     HostRecord,
@@ -80,7 +82,9 @@ async def apply_document(
         async with system.store.transaction() as change:
             _Applying(system, document, change, actions).run()
         if _names(actions, "system", Verb.CHANGE):
-            await system.change_record(document.system.model_dump(exclude_none=True))
+            await system.change_record(
+                document.system.model_dump(exclude_none=True, exclude={"discovery_chap"})
+            )
         for name in _names(actions, "backend", Verb.REMOVE):
             await system.detach_backend(name)
         return actions
@@ -94,23 +98,38 @@ def _check(document: Document) -> None:
         backends.check(backend.record(name))
     for name, host in document.host.items():
         hosts.check(host.record(name))
+        _check_chap(host.chap, f"host.{name}.chap")
+    _check_chap(document.system.discovery_chap, "system.discovery_chap")
+
+
+def _check_chap(part: ChapPart | None, field: str) -> None:
+    if part is None:
+        return
+    fault = name_fault(part.user) or (part.mutual_user and name_fault(part.mutual_user))
+    if fault:
+        raise Invalid(fault, field=field)
 
 
 def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
     """What makes `now` into `wanted`. Raises Conflict for what cannot be made."""
     changed = {
         field: value
-        for field, value in wanted.system.model_dump(mode="json", exclude_none=True).items()
+        for field, value in wanted.system.model_dump(
+            mode="json", exclude_none=True, exclude={"discovery_chap"}
+        ).items()
         if now.system.model_dump(mode="json")[field] != value
     }
     if changed:
         yield Action(Verb.CHANGE, "system", "system", _said(changed))
+    yield from _chap_of(now.system.discovery_chap, wanted.system.discovery_chap, _DISCOVERY, "")
     yield from _backends(now, wanted)
     yield from _volumes(now, wanted)
     for name, host in wanted.host.items():
-        if name not in now.host:
+        there = now.host.get(name)
+        yield from _chap_of(there.chap if there else None, host.chap, _HOST, name)
+        if there is None:
             yield Action(Verb.ADD, "host", name, f"sees {_luns(host.luns)}")
-        elif now.host[name] != host:
+        elif there.model_copy(update={"chap": host.chap}) != host:
             yield Action(
                 Verb.CHANGE,
                 "host",
@@ -130,14 +149,42 @@ def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Act
 
 def _backends(now: Document, wanted: Document) -> Iterator[Action]:
     for name, backend in wanted.backend.items():
-        if name not in now.backend:
+        there = now.backend.get(name)
+        known = None if there is None else there.chap
+        if backend.chap is not None and not backend.chap.same_as(known):
+            raise Conflict(
+                f"back end {name} needs the secret of the CHAP user {backend.chap.user}, and "
+                "secrets are in no document",
+                f"give it first: `daiko backend {'add' if there is None else 'set-chap'} {name}`, "
+                "then apply again",
+                field=f"backend.{name}.chap",
+            )
+        if there is None:
             yield Action(Verb.ADD, "backend", name, _where(backend))
-        elif now.backend[name] != backend:
+        elif there.model_copy(update={"chap": backend.chap}) != backend:
             raise Conflict(
                 f"back end {name} is {_where(now.backend[name])}, not {_where(backend)}",
                 "detach it and attach it anew, or give the new one another name",
                 field=f"backend.{name}",
             )
+
+
+_HOST = "host"
+_DISCOVERY = "discovery"
+
+
+def _chap_of(
+    now: ChapPart | None, wanted: ChapPart | None, kind: str, name: str
+) -> Iterator[Action]:
+    """What a document does not say of CHAP stays: to take it away is too much to do silently."""
+    if wanted is None or wanted.same_as(now):
+        return
+    whose = f"host set-chap {name}" if kind == _HOST else "discovery set-chap"
+    detail = f"proves itself as {wanted.user}"
+    if now is None:
+        detail += f"; nobody gets in until `daiko {whose}` has given the secret"
+    verb = Verb.ADD if now is None else Verb.CHANGE
+    yield Action(verb, "chap", f"{kind}:{name}", detail)
 
 
 def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
@@ -210,6 +257,8 @@ class _Applying:
         change = self._change
         for name in _names(self._actions, "host", Verb.REMOVE):
             change.delete(HostRecord, name)
+            change.delete(CredentialRecord, chap.host(name))
+        self._put_chap()
         # What hosts no longer see may go; what they will see must be there before they do.
         kept = {name: host.luns for name, host in self._document.host.items()}
         for host in change.list(HostRecord):
@@ -230,6 +279,20 @@ class _Applying:
         for name, wanted in self._document.host.items():
             put_host(change, wanted.record(name))
         self._put_cells()
+
+    def _put_chap(self) -> None:
+        """The secrets that are there stay; where there is none yet, nobody gets in."""
+        parts = {chap.host(name): host.chap for name, host in self._document.host.items()}
+        parts[chap.DISCOVERY] = self._document.system.discovery_chap
+        for owner, part in parts.items():
+            if part is None:
+                continue
+            known = self._change.get(CredentialRecord, owner)
+            record = known or CredentialRecord(owner=owner, user=part.user)
+            changes = {"user": part.user, "mutual_user": part.mutual_user}
+            if not part.mutual_user:
+                changes["mutual_secret"] = ""
+            self._change.put(record.model_copy(update=changes))
 
     def _add_volume(self, name: str, volume: VolumePart) -> None:
         volumes.put_new(

@@ -23,6 +23,7 @@ from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
+from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
 from daiko.state.record import BackendKind, BackendRecord, DeviceFacts
 
@@ -78,12 +79,19 @@ class DeviceWatcher(Protocol):
 class Attachment:
     """A back end while it is attached."""
 
-    def __init__(self, record: BackendRecord, initiator_iqn: str, watcher: DeviceWatcher) -> None:
+    def __init__(
+        self,
+        record: BackendRecord,
+        initiator_iqn: str,
+        watcher: DeviceWatcher,
+        *,
+        account: Account | None = None,
+    ) -> None:
         self.record = record
         self.controller: SecondController | None = None
         if record.type is BackendKind.ISCSI:
             self.controller = SecondController(
-                record.name, record.iqn, record.portals, initiator_iqn
+                record.name, record.iqn, record.portals, initiator_iqn, account=account
             )
             self.controller.on_lu_changed = self._lu_changed
             self.controller.on_reset = self._was_reset

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from daiko.control import functions, names
+from daiko.control import chap, functions, names
+from daiko.control.chap import Chap, ChapState
 from daiko.control.error import Conflict, Invalid, Unavailable
 from daiko.device.error import DeviceError
 from daiko.initiator.discovery import discover
 from daiko.initiator.portal import Portal
 from daiko.iscsi.error import LoginRefused, RemoteProtocolError
 from daiko.state.index import VolumesOf
-from daiko.state.record import TERMINAL, BackendKind, BackendRecord
+from daiko.state.record import TERMINAL, BackendKind, BackendRecord, CredentialRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -31,6 +32,8 @@ class BackendState:
     functions: tuple[functions.FunctionRow, ...]
     used_by: tuple[str, ...]
     """Volumes with extents on it."""
+    chap: ChapState | None
+    """By which user this controller logs in to it; None: by its name alone."""
 
 
 async def add(
@@ -41,6 +44,7 @@ async def add(
     portals: tuple[str, ...] = (),
     block_size: int = 512,
     preallocate: bool = False,
+    login: Chap | None = None,
 ) -> BackendState:
     """Attach a back end, and probe it.
 
@@ -49,10 +53,13 @@ async def add(
     `preallocate` a file gets all of its room now, and keeps it when hosts unmap blocks. Without an
     IQN the portal is asked for its targets, and must have exactly one.
 
+    `login` is the CHAP user by which this controller proves itself to a second controller.
+
     Raises Invalid, Conflict when the name or the target is attached already, Unavailable when it
     does not answer.
     """
     names.name(name)
+    credentials = None if login is None else chap.record_of(chap.backend(name), login)
     async with system.changing:
         if system.store.get(BackendRecord, name) is not None:
             raise Conflict(
@@ -61,8 +68,14 @@ async def add(
                 field="name",
             )
         if address.startswith("iscsi:"):
-            record = await _second_controller(system, name, address, portals)
+            record = await _second_controller(system, name, address, portals, credentials)
         else:
+            if credentials is not None:
+                raise Invalid(
+                    "nobody logs in to a file or block device",
+                    "leave the CHAP user out, or write the address as iscsi://HOST:PORT/IQN",
+                    field="chap",
+                )
             if portals:
                 raise Invalid(
                     "a file or block device has no portals",
@@ -71,7 +84,7 @@ async def add(
                 )
             record = _internal(name, address, block_size, preallocate)
         _refuse_second_name(system, record)
-        return _state(system, await system.attach_backend(record))
+        return _state(system, await system.attach_backend(record, credentials))
 
 
 def _refuse_second_name(system: System, record: BackendRecord) -> None:
@@ -87,7 +100,11 @@ def _refuse_second_name(system: System, record: BackendRecord) -> None:
 
 
 async def _second_controller(
-    system: System, name: str, address: str, portals: tuple[str, ...]
+    system: System,
+    name: str,
+    address: str,
+    portals: tuple[str, ...],
+    credentials: CredentialRecord | None,
 ) -> BackendRecord:
     try:
         parts = urlsplit(address)
@@ -103,7 +120,7 @@ async def _second_controller(
     names.refuse_login(authority, "address")
     first = names.portal(authority, "address")
     everywhere = tuple(dict.fromkeys([first, *(names.portal(text) for text in portals)]))
-    target = path[0] if path else await _only_target(system, first)
+    target = path[0] if path else await _only_target(system, first, credentials)
     return BackendRecord(
         name=name,
         type=BackendKind.ISCSI,
@@ -112,9 +129,10 @@ async def _second_controller(
     )
 
 
-async def _only_target(system: System, portal: str) -> str:
+async def _only_target(system: System, portal: str, credentials: CredentialRecord | None) -> str:
+    account = None if credentials is None else chap.account_of(credentials)
     try:
-        found = await discover(Portal.parse(portal), system.record.initiator_iqn)
+        found = await discover(Portal.parse(portal), system.record.initiator_iqn, account=account)
     except (DeviceError, LoginRefused, RemoteProtocolError) as error:
         raise Unavailable(
             f"{portal} does not say which targets it has: {error}",
@@ -203,6 +221,25 @@ async def rescan_all(system: System) -> list[BackendState]:
     return ls(system)
 
 
+async def set_chap(system: System, name: str, login: Chap) -> BackendState:
+    """Log in to a second controller by this user and secret from now on. They are tried at once,
+    in a session of their own. Raises NotFound, Invalid, and Unavailable where it does not let us
+    in by them; a back end that does not answer at all is told them when it does."""
+    credentials = chap.record_of(chap.backend(name), login)
+    async with system.changing:
+        names.backend_of(system, name)
+        await system.change_backend_credentials(name, credentials)
+    return show(system, name)
+
+
+async def clear_chap(system: System, name: str) -> BackendState:
+    """Log in by this controller's name alone. Raises as `set_chap` does."""
+    async with system.changing:
+        names.backend_of(system, name)
+        await system.change_backend_credentials(name, None)
+    return show(system, name)
+
+
 async def remove(system: System, name: str) -> None:
     """Detach a back end. No data on it is touched. Raises NotFound; Conflict while a volume has
     extents on it or a job works with it."""
@@ -237,6 +274,7 @@ def _state(system: System, record: BackendRecord) -> BackendState:
         detail,
         tuple(row for row in functions.ls(system) if row.backend == record.name),
         used_by(system, record.name),
+        chap.state(system.store, chap.backend(record.name)),
     )
 
 

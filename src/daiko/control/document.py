@@ -24,6 +24,7 @@
     [host.h1]
     initiators = ["iqn.2026-11.com.example:h1"]
     luns = { 0 = "alpha", 1 = "beta" }
+    chap = { user = "h1", mutual_user = "array" }
 
     [[function]]
     backend = "sd1"
@@ -37,26 +38,29 @@
     can = true
     reason = "same fabric"
 
-Only what an administrator decides stands in it; what was probed or learned does not. An exported
-document names the extents and the identity of each volume, so that it makes the same system again.
+Only what an administrator decides stands in it; what was probed or learned does not, and no
+secret. An exported document names the extents and the identity of each volume, so that it makes the
+same system again.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from daiko.command_control.function_table import CopyLimits, Known
 from daiko.command_control.plan import Function, Mode
+from daiko.control import chap
 from daiko.control.error import Invalid
 from daiko.state.extents import Extents
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
+    CredentialRecord,
     FunctionRecord,
     HostRecord,
     ReachRecord,
@@ -72,6 +76,35 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
+class ChapPart(_Part):
+    """CHAP, without its secrets: those are in no document. Where this stands, the host (or the
+    back end, or discovery) goes by CHAP; where it does not, what is set stays as it is."""
+
+    user: str
+    mutual_user: str = ""
+    secret: Literal["set", "missing"] = "missing"
+    """Whether there is one. For the reader: applying a document keeps the secret that there is."""
+
+    @classmethod
+    def of(cls, store: Store, owner: str) -> Self | None:
+        record = store.get(CredentialRecord, owner)
+        if record is None:
+            return None
+        complete = record.secret and (record.mutual_secret or not record.mutual_user)
+        return cls(
+            user=record.user,
+            mutual_user=record.mutual_user,
+            secret="set" if complete else "missing",
+        )
+
+    def same_as(self, other: ChapPart | None) -> bool:
+        """But for the secret."""
+        return other is not None and (self.user, self.mutual_user) == (
+            other.user,
+            other.mutual_user,
+        )
+
+
 class SystemPart(_Part):
     """What is not given stays as it is."""
 
@@ -79,6 +112,7 @@ class SystemPart(_Part):
     initiator_iqn: str | None = None
     portals: tuple[str, ...] | None = None
     mode: Mode | None = None
+    discovery_chap: ChapPart | None = None
 
 
 class BackendPart(_Part):
@@ -89,6 +123,7 @@ class BackendPart(_Part):
     path: str = ""
     block_size: int = 512
     preallocate: bool = False
+    chap: ChapPart | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -96,6 +131,8 @@ class BackendPart(_Part):
             raise ValueError("give either `iqn` and `portals`, or `path`")
         if bool(self.iqn) != bool(self.portals):
             raise ValueError("`iqn` and `portals` belong together")
+        if self.path and self.chap is not None:
+            raise ValueError("nobody logs in to a file: leave `chap` out")
         return self
 
     def record(self, name: str) -> BackendRecord:
@@ -135,9 +172,10 @@ class HostPart(_Part):
     initiators: tuple[str, ...]
     luns: dict[int, str] = {}
     remote_copy: tuple[str, ...] = ()
+    chap: ChapPart | None = None
 
     def record(self, name: str) -> HostRecord:
-        return HostRecord(name=name, **self.model_dump())
+        return HostRecord(name=name, **self.model_dump(exclude={"chap"}))
 
 
 class FunctionPart(_Part):
@@ -186,16 +224,25 @@ class Document(_Part):
         """What the store holds."""
         system = store.get(SystemRecord, "system")
         return cls(
-            system=SystemPart(**system.model_dump(include=set(SystemPart.model_fields)))
+            system=SystemPart(
+                **system.model_dump(include=set(SystemPart.model_fields)),
+                discovery_chap=ChapPart.of(store, chap.DISCOVERY),
+            )
             if system is not None
             else SystemPart(),
             backend={
-                record.name: BackendPart(**record.model_dump(include=set(BackendPart.model_fields)))
+                record.name: BackendPart(
+                    **record.model_dump(include=set(BackendPart.model_fields)),
+                    chap=ChapPart.of(store, chap.backend(record.name)),
+                )
                 for record in store.list(BackendRecord)
             },
             volume={record.name: _volume_part(record) for record in store.list(VolumeRecord)},
             host={
-                record.name: HostPart(**record.model_dump(exclude={"name"}))
+                record.name: HostPart(
+                    **record.model_dump(exclude={"name"}),
+                    chap=ChapPart.of(store, chap.host(record.name)),
+                )
                 for record in store.list(HostRecord)
             },
             function=tuple(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daiko.control import names
+from daiko.control import chap, names
+from daiko.control.chap import Chap, ChapState
 from daiko.control.error import Conflict, Invalid, NotFound
-from daiko.state.record import HostRecord
+from daiko.state.record import CredentialRecord, HostRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -32,6 +33,8 @@ class HostState:
 
     record: HostRecord
     logins: tuple[Login, ...]
+    chap: ChapState | None
+    """How it has to prove itself; None: its name is enough."""
 
 
 async def add(
@@ -176,6 +179,26 @@ async def forbid_copy(system: System, name: str, portals: Iterable[str] = ()) ->
     return _state(system, record)
 
 
+async def set_chap(system: System, name: str, given: Chap) -> HostState:
+    """Let a host log in only by CHAP, by this user and secret. Its sessions go on; it holds for
+    the next login. Raises NotFound, Invalid."""
+    credentials = chap.record_of(chap.host(name), given)
+    async with system.changing:
+        record = names.host_of(system, name)
+        async with system.store.transaction() as change:
+            chap.put_for_target(change, credentials)
+    return _state(system, record)
+
+
+async def clear_chap(system: System, name: str) -> HostState:
+    """Let a host log in by its name alone. Raises NotFound."""
+    async with system.changing:
+        record = names.host_of(system, name)
+        async with system.store.transaction() as change:
+            change.delete(CredentialRecord, chap.host(name))
+    return _state(system, record)
+
+
 def _state(system: System, record: HostRecord) -> HostState:
     named = {i for other in system.store.list(HostRecord) for i in other.initiators}
     return HostState(
@@ -186,6 +209,7 @@ def _state(system: System, record: HostRecord) -> HostState:
             if nexus.initiator_name in record.initiators
             or (ANY in record.initiators and nexus.initiator_name not in named)
         ),
+        chap.state(system.store, chap.host(record.name)),
     )
 
 

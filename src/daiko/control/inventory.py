@@ -22,12 +22,15 @@ from daiko.backend.probe import probe_reach
 from daiko.command_control.function_table import CopyLimits, FunctionTable, Known, ReachCell
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Function
+from daiko.control import chap
 from daiko.control.attachment import Attachment, BackendUnavailable, DeviceWatcher
-from daiko.device.error import DeviceError
+from daiko.device.error import DeviceError, Unreachable
+from daiko.iscsi.error import RemoteProtocolError
 from daiko.mapping.extent import DeviceId
 from daiko.state.index import BlocksInUse
 from daiko.state.record import (
     BackendRecord,
+    CredentialRecord,
     DeviceFacts,
     FunctionRecord,
     ReachRecord,
@@ -67,10 +70,12 @@ class Inventory:
         await asyncio.gather(*(a.close() for a in self._attachments.values()))
         self._attachments.clear()
 
-    async def attach(self, record: BackendRecord) -> BackendRecord:
+    async def attach(
+        self, record: BackendRecord, credentials: CredentialRecord | None = None
+    ) -> BackendRecord:
         """Open a new back end, take its devices into use, find out what it can do, and store all
         that. Raises BackendUnavailable, with nothing changed, when it does not answer."""
-        attachment = self._attachment(record)
+        attachment = self._attachment(record, credentials)
         try:
             devices = await attachment.open()
         except BaseException:
@@ -78,7 +83,7 @@ class Inventory:
             raise
         self._attachments[record.name] = attachment
         attachment.take(devices, {})
-        await self._remember(attachment, fresh=True)
+        await self._remember(attachment, fresh=True, credentials=credentials)
         await self._ask_about_reach(record.name)
         return attachment.record
 
@@ -87,6 +92,7 @@ class Inventory:
         attachment = self._attachments.pop(name)
         async with self._store.transaction() as change:
             change.delete(BackendRecord, name)
+            change.delete(CredentialRecord, chap.backend(name))
             for cell in change.list(FunctionRecord):
                 if cell.backend == name:
                     change.delete(FunctionRecord, cell.key)
@@ -113,6 +119,29 @@ class Inventory:
         await self._store.put(ReachRecord(backend=name, device=str(device), cell=cell))
         return cell
 
+    async def use_credentials(self, name: str, credentials: CredentialRecord | None) -> str:
+        """Log in by these from now on, or by the name alone, and store that. They are tried first,
+        beside the session that there is. Returns why they could not be tried, "" where they were.
+        Raises KeyError, BackendUnavailable where the target does not let us in by them."""
+        controller = self._attachments[name].controller
+        if controller is None:
+            raise BackendUnavailable(f"{name} is a disk of this controller: nobody logs in to it")
+        account = None if credentials is None else chap.account_of(credentials)
+        untried = ""
+        try:
+            await controller.check_account(account)
+        except Unreachable as error:
+            untried = str(error)
+        except RemoteProtocolError as error:
+            raise BackendUnavailable(str(error), "look which user and secret it knows") from error
+        async with self._store.transaction() as change:
+            if credentials is None:
+                change.delete(CredentialRecord, chap.backend(name))
+            else:
+                change.put(credentials)
+        controller.use_account(account)
+        return untried
+
     def attachment(self, name: str) -> Attachment:
         """Raises KeyError."""
         return self._attachments[name]
@@ -138,8 +167,12 @@ class Inventory:
         used = self._store.index(BlocksInUse).by_device
         return {device.lun: used[device].end for device in used if device.backend == name}
 
-    def _attachment(self, record: BackendRecord) -> Attachment:
-        return Attachment(record, self._initiator_iqn, self._watcher)
+    def _attachment(
+        self, record: BackendRecord, credentials: CredentialRecord | None = None
+    ) -> Attachment:
+        found = credentials or self._store.get(CredentialRecord, chap.backend(record.name))
+        account = None if found is None else chap.account_of(found)
+        return Attachment(record, self._initiator_iqn, self._watcher, account=account)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
@@ -164,7 +197,13 @@ class Inventory:
         attachment.resume(devices)
         await self._remember(attachment, fresh=False)
 
-    async def _remember(self, attachment: Attachment, *, fresh: bool) -> None:
+    async def _remember(
+        self,
+        attachment: Attachment,
+        *,
+        fresh: bool,
+        credentials: CredentialRecord | None = None,
+    ) -> None:
         """Store what was found. Unless `fresh`, what was learned from a failure stands: the
         controller said the same of itself before it failed."""
         now = time.time()
@@ -173,6 +212,8 @@ class Inventory:
         async with self._store.transaction() as change:
             if fresh or change.get(BackendRecord, record.name) is not None:
                 change.put(record)
+                if credentials is not None:
+                    change.put(credentials)
                 self._put_cells(change, attachment, fresh=fresh)
 
     def _put_cells(self, change: Transaction, attachment: Attachment, *, fresh: bool) -> None:

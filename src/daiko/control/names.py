@@ -71,8 +71,8 @@ def refuse_login(authority: str, field: str) -> None:
     """Raises Invalid, without showing it, where an address says as whom to log in."""
     if "@" in authority:
         raise Invalid(
-            "the address carries a user name or password, which are not supported yet (CHAP)",
-            "write HOST:PORT alone, and let the target admit this controller by its iSCSI name",
+            "the address carries a user name or password, which others could read there",
+            "write HOST:PORT alone, and give the CHAP user and a file with its secret apart",
             field=field,
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable, ReachCell
 from daiko.command_control.naming import DeviceAddress
+from daiko.control import chap
 from daiko.control.attachment import BackendUnavailable
 from daiko.control.devices import LiveDevices
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
@@ -29,6 +30,7 @@ from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
+    CredentialRecord,
     FunctionRecord,
     HostRecord,
     JobRecord,
@@ -72,6 +74,7 @@ class System:
             system.copy_manager, store, system.devices
         )
         system._publication.start()
+        chap.follow(store, system._target.authentication)
         await system.copy_manager.start()
         return system
 
@@ -159,9 +162,12 @@ class System:
 
     # Back ends
 
-    async def attach_backend(self, record: BackendRecord) -> BackendRecord:
-        """Open a back end, find out what it has and can do, and keep all that. Raises Conflict
-        (the name, target or file is taken) and Unavailable (it does not answer)."""
+    async def attach_backend(
+        self, record: BackendRecord, credentials: CredentialRecord | None = None
+    ) -> BackendRecord:
+        """Open a back end, by CHAP where `credentials` are given, find out what it has and can do,
+        and keep all that. Raises Conflict (the name, target or file is taken) and Unavailable (it
+        does not answer, or does not let us in)."""
         for other in self.store.list(BackendRecord):
             if other.name == record.name:
                 raise Conflict(f"there is a back end {record.name} already", field="name")
@@ -172,7 +178,7 @@ class System:
         if self.store.get(VolumeRecord, record.name) is not None:
             raise Conflict(f"a volume has the name {record.name}", field="name")
         try:
-            return await self._inventory.attach(record)
+            return await self._inventory.attach(record, credentials)
         except BackendUnavailable as error:
             raise Unavailable(str(error), error.next_step or _look_at(record)) from error
 
@@ -191,6 +197,20 @@ class System:
                     f"job {job.id} works on {name}", f"`daiko job cancel {job.id}` first"
                 )
         await self._inventory.detach(name)
+
+    async def change_backend_credentials(
+        self, name: str, credentials: CredentialRecord | None
+    ) -> str:
+        """Log in to a back end by these from now on. Returns why they could not be tried yet, ""
+        where they were. Raises NotFound, Invalid (an own disk), Unavailable (the back end does not
+        let us in by them; nothing was changed)."""
+        record = self._existing(name)
+        if record.path:
+            raise Invalid(f"{name} is a disk of this controller: nobody logs in to it")
+        try:
+            return await self._inventory.use_credentials(name, credentials)
+        except BackendUnavailable as error:
+            raise Unavailable(str(error), error.next_step) from error
 
     async def probe_backend(self, name: str, *, functions: bool = True) -> BackendRecord:
         """Look again at what a back end has and, with `functions`, at what it can do and reach.
@@ -226,6 +246,7 @@ class System:
             if change.get(HostRecord, name) is None:
                 raise NotFound(f"there is no host {name}", "`daiko host ls` shows all")
             change.delete(HostRecord, name)
+            change.delete(CredentialRecord, chap.host(name))
 
     async def put_cell(self, record: FunctionRecord | ReachRecord) -> None:
         """Set a cell of the function table or of the reachability column. Raises NotFound."""

@@ -17,8 +17,8 @@ from daiko.device.error import Unreachable
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.bhs import Buffer, Opcode
-from daiko.iscsi.chap import Account, InitiatorChap
-from daiko.iscsi.error import RemoteProtocolError
+from daiko.iscsi.chap import ALGORITHMS, DISPUTED, Account, InitiatorChap
+from daiko.iscsi.error import LoginRefused, RemoteProtocolError
 from daiko.iscsi.framing import Handler, dispatch_table
 from daiko.iscsi.login import InitiatorLogin
 from daiko.iscsi.negotiation import OFFER, Parameters
@@ -132,12 +132,31 @@ async def log_in(
     Raises Unreachable where there is no connection or no answer in time, LoginRefused where the
     target says no, RemoteProtocolError where it breaks the protocol.
     """
+    if account is None:
+        await _log_in(portal, initiator_name, target_name, isid, begin, settings, None)
+        return
+    chap = InitiatorChap(account, secrets.token_bytes)
+    try:
+        await _log_in(portal, initiator_name, target_name, isid, begin, settings, chap)
+    except LoginRefused as refusal:
+        if chap.algorithm is not DISPUTED or refusal.address:
+            raise
+        others = [each for each in ALGORITHMS if each is not DISPUTED]
+        again = InitiatorChap(account, secrets.token_bytes, algorithms=others)
+        await _log_in(portal, initiator_name, target_name, isid, begin, settings, again)
+
+
+async def _log_in(
+    portal: Portal,
+    initiator_name: str,
+    target_name: str | None,
+    isid: bytes,
+    begin: Callable[[Connection, LoggedIn], Phase],
+    settings: InitiatorSettings,
+    chap: InitiatorChap | None,
+) -> None:
     login = InitiatorLogin(
-        initiator_name,
-        target_name,
-        isid,
-        offer=_offer(settings),
-        authenticator=None if account is None else InitiatorChap(account, secrets.token_bytes),
+        initiator_name, target_name, isid, offer=_offer(settings), authenticator=chap
     )
     link = _Link(login, begin)
     connection = link.connection

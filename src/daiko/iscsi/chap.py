@@ -59,6 +59,11 @@ _HASHES: dict[Algorithm, str] = {
     Algorithm.SHA3_256: "sha3_256",
 }
 
+DISPUTED = Algorithm.SHA_256
+"""Number 7 was SHA-1 in drafts of RFC 3720, and is that to `tgt` to this day: a target that chose
+it and then refused our answer may mean that, and is tried once more without it. A target chooses
+among what we propose anyway, so nothing is lost by that."""
+
 ALGORITHMS = (Algorithm.SHA3_256, Algorithm.SHA_256, Algorithm.SHA_1, Algorithm.MD5)
 """What we propose, best first. As target we take the first of the initiator's list."""
 
@@ -296,6 +301,11 @@ class InitiatorChap:
     @property
     def is_complete(self) -> bool:
         return self.has_answered and self._is_proved
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """What the target chose; None before our answer."""
+        return self._algorithm if self.has_answered else None
 
     @property
     def is_mutual(self) -> bool:

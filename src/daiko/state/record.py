@@ -177,6 +177,29 @@ class HostRecord(Record):
         return self.name
 
 
+class CredentialRecord(Record):
+    """CHAP between this controller and one peer. Apart from the record of the peer, so that no view
+    and no export of that can show a secret; of itself there is neither.
+
+    `user` is how the initiator proves itself, `mutual_user` how the target does: of a host and of
+    discovery the first is the host's, of a back end it is ours."""
+
+    kind: ClassVar[str] = "credential"
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    owner: str
+    """`host:NAME`, `backend:NAME`, or `discovery:`."""
+    user: str
+    secret: str = Field(default="", repr=False)
+    """Empty: not set yet, so that nobody gets in by it."""
+    mutual_user: str = ""
+    """Empty: the target does not prove itself."""
+    mutual_secret: str = Field(default="", repr=False)
+
+    @property
+    def key(self) -> str:
+        return self.owner
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from daiko.api.routes.dependency import Running
 from daiko.api.schema.backend import AddBackend, BackendView
+from daiko.api.schema.chap import SetChap
 from daiko.control import backends
 
 router = APIRouter(tags=["backend"])
@@ -28,6 +29,7 @@ async def add(system: Running, body: AddBackend) -> BackendView:
             portals=tuple(body.portals),
             block_size=body.block_size,
             preallocate=body.preallocate,
+            login=None if body.chap is None else body.chap.chap(),
         )
     )
 
@@ -60,3 +62,16 @@ async def probe(system: Running, name: str) -> BackendView:
 async def rescan(system: Running, name: str) -> BackendView:
     """Find new, grown and vanished LUs of one back end."""
     return BackendView.of(await backends.rescan(system, name))
+
+
+@router.put("/backends/{name}/chap", operation_id="setBackendChap")
+async def set_chap(system: Running, name: str, body: SetChap) -> BackendView:
+    """Log in to a second controller by this CHAP user from now on. It is tried at once, in a
+    session of its own."""
+    return BackendView.of(await backends.set_chap(system, name, body.chap()))
+
+
+@router.delete("/backends/{name}/chap", operation_id="clearBackendChap")
+async def clear_chap(system: Running, name: str) -> BackendView:
+    """Log in to a second controller by this controller's name alone."""
+    return BackendView.of(await backends.clear_chap(system, name))

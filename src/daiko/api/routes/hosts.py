@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from daiko.api.routes.dependency import Running
+from daiko.api.schema.chap import SetChap
 from daiko.api.schema.host import AddHost, ChangeHost, CopyRight, HostView, MappedVolume, MapVolume
 from daiko.control import hosts
 
@@ -80,3 +81,15 @@ async def forbid_copy(
 ) -> HostView:
     """Take that right back."""
     return HostView.of(await hosts.forbid_copy(system, name, portal or []))
+
+
+@router.put("/hosts/{name}/chap", operation_id="setHostChap")
+async def set_chap(system: Running, name: str, body: SetChap) -> HostView:
+    """Let a host log in only by CHAP, from its next login on."""
+    return HostView.of(await hosts.set_chap(system, name, body.chap()))
+
+
+@router.delete("/hosts/{name}/chap", operation_id="clearHostChap")
+async def clear_chap(system: Running, name: str) -> HostView:
+    """Let a host log in by its name alone."""
+    return HostView.of(await hosts.clear_chap(system, name))

@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
+from daiko.api.schema.chap import ChapView, SetChap
 from daiko.api.schema.function import FunctionView
 from daiko.control.backends import BackendState
 from daiko.state.record import BackendRecord
@@ -18,6 +19,7 @@ class BackendView(BackendRecord):
     detail: str = Field(description="Why it does not, or through which portal it does")
     functions: list[FunctionView] = Field(description="What it can do; empty for an own disk")
     used_by: list[str] = Field(description="Volumes with extents on it")
+    chap: ChapView | None = Field(description="As whom we log in; null: by our name alone")
 
     @classmethod
     def of(cls, state: BackendState) -> Self:
@@ -27,6 +29,7 @@ class BackendView(BackendRecord):
             detail=state.detail,
             functions=[FunctionView.of(row) for row in state.functions],
             used_by=list(state.used_by),
+            chap=ChapView.of_any(state.chap),
         )
 
 
@@ -44,4 +47,7 @@ class AddBackend(BaseModel, extra="forbid"):
     preallocate: bool = Field(
         default=False,
         description="A file gets all of its room now, and keeps it when hosts unmap blocks",
+    )
+    chap: SetChap | None = Field(
+        default=None, description="As whom to log in: our user, and the target's with mutual CHAP"
     )

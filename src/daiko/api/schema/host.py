@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
+from daiko.api.schema.chap import ChapView
 from daiko.control.hosts import HostState
 from daiko.state.record import HostRecord
 
@@ -21,12 +22,14 @@ class HostView(HostRecord):
     """A host, the LUNs it sees, and its sessions."""
 
     logins: list[LoginView]
+    chap: ChapView | None = Field(description="How it has to log in; null: its name is enough")
 
     @classmethod
     def of(cls, state: HostState) -> Self:
         return cls(
             **dict(state.record),
             logins=[LoginView(initiator=i.initiator, address=i.address) for i in state.logins],
+            chap=ChapView.of_any(state.chap),
         )
 
 
