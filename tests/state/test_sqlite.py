@@ -31,6 +31,7 @@ from daiko.state.record import (
     Record,
     StepRecord,
     SystemRecord,
+    UnitRecord,
     VolumeRecord,
 )
 from daiko.state.sqlite import SqliteStore
@@ -80,6 +81,7 @@ ONE_OF_EACH: list[Record] = [
         naa="602da10" + "0" * 25,
         mode=Mode.DIRECT,
     ),
+    UnitRecord(naa="602da10" + "0" * 25, mode_pages=("08120000",), identifying_text="e5a4a7"),
     HostRecord(name="h1", initiators=("iqn.2026-11.com.example:h1",), luns={0: "alpha", 7: "b"}),
     CredentialRecord(
         owner="host:h1",

@@ -268,8 +268,7 @@ class _Applying:
         for name in _names(self._actions, "volume", Verb.REMOVE):
             record = change.get(VolumeRecord, name)
             assert record is not None
-            volumes.refuse_while_used(change, record)
-            change.delete(VolumeRecord, name)
+            volumes.delete(change, record)
         for name in _names(self._actions, "volume", Verb.CHANGE):
             record = change.get(VolumeRecord, name)
             assert record is not None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from daiko.command_control.decision import Place
+from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
@@ -22,6 +23,7 @@ from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRec
 from daiko.state.store import Change, Store
 from daiko.target.access import Access
 from daiko.target.event import Event
+from daiko.target.kept import Keeper
 from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
 from daiko.virtual_lu.virtual_lu import VirtualLu
 
@@ -38,6 +40,7 @@ class PublishedVolume:
         third_party_copy: ThirdPartyCopy | None,
         *,
         is_real: bool,
+        keeper: Keeper | None = None,
     ) -> None:
         self.record = record
         self.table = record.extents.table
@@ -54,6 +57,7 @@ class PublishedVolume:
             ),
             self._build(),
             third_party_copy=third_party_copy,
+            keeper=keeper,
         )
 
     @property
@@ -123,6 +127,7 @@ class Publication:
         self.access = access
         self.third_party_copy: ThirdPartyCopy | None = None
         """Set before `start`: what carries out the copy commands of hosts."""
+        self.keepers = UnitKeepers(store)
         self._store = store
         self._device_of = device_of
         self._volumes: dict[str, PublishedVolume] = {}
@@ -170,6 +175,7 @@ class Publication:
             self._device_of,
             self.third_party_copy,
             is_real=is_real_lu(self._store, record),
+            keeper=self.keepers.of(record),
         )
 
     def _follow(self, changes: Sequence[Change]) -> None:

@@ -88,6 +88,7 @@ class System:
         let go. The store stays open."""
         await self._target.stop()
         await self.copy_manager.stop()
+        await self._publication.keepers.settle()
         self._publication.stop()
         await self._inventory.stop()
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import ValidationError
 
 from daiko.command_control.plan import Mode
+from daiko.control import kept
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.system import System
 from daiko.copy_manager.request import places_of
@@ -243,9 +244,16 @@ async def _take_away(system: System, name: str, *, only_image: bool) -> VolumeRe
                 f"{name} was not taken in as it is, so there is no LU to give back",
                 f"`daiko volume rm {name}` forgets it",
             )
-        refuse_while_used(change, record)
-        change.delete(VolumeRecord, name)
+        delete(change, record)
         return record
+
+
+def delete(change: Transaction, volume: VolumeRecord) -> None:
+    """Take a volume out of the store, with what was kept for its unit. Raises Conflict when a
+    host sees it or a job that is not finished works on it."""
+    refuse_while_used(change, volume)
+    change.delete(VolumeRecord, volume.name)
+    kept.forget(change, volume)
 
 
 def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:

@@ -159,6 +159,24 @@ class VolumeRecord(Record):
         return self.extents.table.blocks
 
 
+class UnitRecord(Record):
+    """What hosts told the logical unit of a volume to keep over restarts."""
+
+    kind: ClassVar[str] = "unit"
+    naa: str
+    """The volume's."""
+    mode_pages: tuple[str, ...] | None = None
+    """Saved mode pages that differ from their defaults, in hex; None = no host has saved any."""
+    identifying_information: str = ""
+    """In hex."""
+    identifying_text: str = ""
+    """UTF-8, in hex."""
+
+    @property
+    def key(self) -> str:
+        return self.naa
+
+
 class HostRecord(Record):
     """A host, and the LUNs it sees."""
 

@@ -47,6 +47,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.FunctionRecord,
         records.ReachRecord,
         records.VolumeRecord,
+        records.UnitRecord,
         records.HostRecord,
         records.CredentialRecord,
         records.JobRecord,

@@ -1,0 +1,97 @@
+"""What hosts tell logical units to keep, in the store: one UnitRecord for each volume of which
+there is anything to keep. It goes with the volume.
+
+A logical unit knows no store and does not wait; `UnitKeeper` takes what it is told on the event
+loop, and says when it is on stable storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from daiko.state.record import UnitRecord, VolumeRecord
+from daiko.state.store import Store, StoreError, Transaction
+from daiko.target.kept import NOTHING_KEPT, Done, Kept
+
+log = structlog.get_logger(__name__)
+
+
+class UnitKeepers:
+    """The keepers of all units of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def of(self, volume: VolumeRecord) -> UnitKeeper:
+        """The keeper of a volume's unit."""
+        return UnitKeeper(self, volume.name, volume.naa)
+
+    def begin(self, keeper: UnitKeeper, kept: Kept, done: Done) -> None:
+        """Put it into the store; `done` is called once, later."""
+        task = asyncio.get_running_loop().create_task(self._keep(keeper, kept, done))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def settle(self) -> None:
+        """Wait until all that was begun is in the store, or has failed."""
+        await asyncio.gather(*self._under_way)
+
+    async def _keep(self, keeper: UnitKeeper, kept: Kept, done: Done) -> None:
+        try:
+            async with self.store.transaction() as change:
+                volume = change.get(VolumeRecord, keeper.volume)
+                is_there = volume is not None and volume.naa == keeper.naa
+                if is_there:
+                    change.put(record_of(keeper.naa, kept))
+        except StoreError as error:
+            log.error("what a host told a unit to keep is lost", volume=keeper.volume, why=error)
+            is_there = False
+        done(is_there)
+
+
+class UnitKeeper:
+    """Keeps for one unit (`daiko.target.kept.Keeper`)."""
+
+    __slots__ = ("_keepers", "naa", "volume")
+
+    def __init__(self, keepers: UnitKeepers, volume: str, naa: str) -> None:
+        self._keepers = keepers
+        self.volume = volume
+        self.naa = naa
+
+    @property
+    def kept(self) -> Kept:
+        record = self._keepers.store.get(UnitRecord, self.naa)
+        return NOTHING_KEPT if record is None else kept_of(record)
+
+    def keep(self, kept: Kept, done: Done) -> None:
+        self._keepers.begin(self, kept, done)
+
+
+def record_of(naa: str, kept: Kept) -> UnitRecord:
+    """As it is stored."""
+    pages = kept.mode_pages
+    return UnitRecord(
+        naa=naa,
+        mode_pages=None if pages is None else tuple(page.hex() for page in pages),
+        identifying_information=kept.identifying_information.hex(),
+        identifying_text=kept.identifying_text.hex(),
+    )
+
+
+def kept_of(record: UnitRecord) -> Kept:
+    """`record_of` the other way."""
+    pages = record.mode_pages
+    return Kept(
+        mode_pages=None if pages is None else tuple(map(bytes.fromhex, pages)),
+        identifying_information=bytes.fromhex(record.identifying_information),
+        identifying_text=bytes.fromhex(record.identifying_text),
+    )
+
+
+def forget(change: Transaction, volume: VolumeRecord) -> None:
+    """Drop what was kept for a volume's unit, inside the transaction that takes the volume away."""
+    change.delete(UnitRecord, volume.naa)
