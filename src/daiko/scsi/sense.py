@@ -199,6 +199,16 @@ def insufficient_resources() -> Sense:
     return _illegal(0x55, 0x03)
 
 
+def insufficient_registration_resources() -> Sense:
+    """More I_T nexuses are registered for persistent reservations than there is room for."""
+    return _illegal(0x55, 0x04)
+
+
+def invalid_release_of_persistent_reservation() -> Sense:
+    """The holder named another type or scope than that of its reservation."""
+    return _illegal(0x26, 0x04)
+
+
 def too_many_cscds(byte: int = 2) -> Sense:
     """TOO MANY TARGET DESCRIPTORS."""
     return _illegal(0x26, 0x06, FieldPointer(byte))
@@ -301,6 +311,21 @@ def nexus_loss_occurred() -> Sense:
 
 def mode_parameters_changed() -> Sense:
     return _attention(0x2A, 0x01)
+
+
+def reservations_preempted() -> Sense:
+    """CLEAR took the reservation and all registrations away (SPC-4, 5.13.11.2.7)."""
+    return _attention(0x2A, 0x03)
+
+
+def reservations_released() -> Sense:
+    """A reservation that this registrant could work under is gone (SPC-4, 5.13.11.2.2)."""
+    return _attention(0x2A, 0x04)
+
+
+def registrations_preempted() -> Sense:
+    """PREEMPT took this I_T nexus's registration away (SPC-4, 5.13.11.2.4)."""
+    return _attention(0x2A, 0x05)
 
 
 def capacity_data_changed() -> Sense:
