@@ -313,21 +313,6 @@ def mode_parameters_changed() -> Sense:
     return _attention(0x2A, 0x01)
 
 
-def reservations_preempted() -> Sense:
-    """CLEAR took the reservation and all registrations away (SPC-4, 5.13.11.2.7)."""
-    return _attention(0x2A, 0x03)
-
-
-def reservations_released() -> Sense:
-    """A reservation that this registrant could work under is gone (SPC-4, 5.13.11.2.2)."""
-    return _attention(0x2A, 0x04)
-
-
-def registrations_preempted() -> Sense:
-    """PREEMPT took this I_T nexus's registration away (SPC-4, 5.13.11.2.4)."""
-    return _attention(0x2A, 0x05)
-
-
 def capacity_data_changed() -> Sense:
     return _attention(0x2A, 0x09)
 

@@ -24,6 +24,7 @@ from daiko.scsi.persistent_reservation import (
     ReservationType,
 )
 from daiko.scsi.sense import Sense
+from daiko.target.event import Event
 
 MAXIMUM_REGISTRATIONS = 1024
 """I_T nexuses that can be registered with one logical unit."""
@@ -37,26 +38,6 @@ class ItNexus(NamedTuple):
     isid: bytes
     target_port: int
     """Relative target port identifier."""
-
-
-class Release(Enum):
-    """How a reservation ended, or a registration, for those who are told."""
-
-    RESERVATIONS_PREEMPTED = auto()
-    RESERVATIONS_RELEASED = auto()
-    REGISTRATIONS_PREEMPTED = auto()
-
-    @property
-    def attention(self) -> Sense:
-        """The unit attention condition."""
-        return _ATTENTIONS[self]
-
-
-_ATTENTIONS = {
-    Release.RESERVATIONS_PREEMPTED: sense.reservations_preempted(),
-    Release.RESERVATIONS_RELEASED: sense.reservations_released(),
-    Release.REGISTRATIONS_PREEMPTED: sense.registrations_preempted(),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +122,7 @@ class Outcome:
     state: Registrations
     """Afterwards; the same one where nothing changes."""
     refusal: Refusal | None = None
-    told: Mapping[ItNexus, Release] = field(default_factory=dict)
+    told: Mapping[ItNexus, Event] = field(default_factory=dict)
     """Who is to have which unit attention condition."""
     preempted: frozenset[ItNexus] = frozenset()
     """Whose commands PREEMPT AND ABORT ends."""
@@ -181,7 +162,7 @@ def cleared(state: Registrations) -> Outcome:
         replace(
             state.released(), keys={}, generation=(state.generation + 1) & 0xFFFFFFFF, is_kept=False
         ),
-        told=dict.fromkeys(state.keys, Release.RESERVATIONS_PREEMPTED),
+        told=dict.fromkeys(state.keys, Event.RESERVATIONS_PREEMPTED),
     )
 
 
@@ -288,7 +269,7 @@ def _unregister(state: Registrations, gone: Iterable[ItNexus]) -> Outcome:
     after = state.without(gone)
     told = {}
     if state.type is not None and after.type is None and state.type.admits_registrants:
-        told = dict.fromkeys(after.keys, Release.RESERVATIONS_RELEASED)
+        told = dict.fromkeys(after.keys, Event.RESERVATIONS_RELEASED)
     return Outcome(after, told=told)
 
 
@@ -313,14 +294,14 @@ def _release(state: Registrations, request: Request) -> Outcome:
         return Outcome(state, Refusal(sense.invalid_release_of_persistent_reservation()))
     told = {}
     if state.type.admits_registrants:
-        told = dict.fromkeys(state.keys, Release.RESERVATIONS_RELEASED)
+        told = dict.fromkeys(state.keys, Event.RESERVATIONS_RELEASED)
         del told[request.by]
     return Outcome(state.released(), told=told)
 
 
 def _clear(state: Registrations, request: Request) -> Outcome:
     """5.13.11.2.7."""
-    told = dict.fromkeys(state.keys, Release.RESERVATIONS_PREEMPTED)
+    told = dict.fromkeys(state.keys, Event.RESERVATIONS_PREEMPTED)
     del told[request.by]
     return Outcome(replace(state.released(), keys={}), told=told)
 
@@ -340,7 +321,7 @@ def _preempt(state: Registrations, request: Request) -> Outcome:
         return Outcome(state, CONFLICT)
     if state.holder in named:
         return _replace_reservation(state, request, named)
-    told = dict.fromkeys(named - {request.by}, Release.REGISTRATIONS_PREEMPTED)
+    told = dict.fromkeys(named - {request.by}, Event.REGISTRATIONS_PREEMPTED)
     return Outcome(state.without(named), told=told, preempted=named)
 
 
@@ -351,10 +332,10 @@ def _replace_reservation(
     assert request.type is not None
     gone = named - {request.by}
     after = state.without(gone).released().reserved(request.type, request.by)
-    told = dict.fromkeys(gone, Release.REGISTRATIONS_PREEMPTED)
+    told = dict.fromkeys(gone, Event.REGISTRATIONS_PREEMPTED)
     if request.type is not state.type:
         stayed = [nexus for nexus in after.keys if nexus != request.by]
-        told |= dict.fromkeys(stayed, Release.RESERVATIONS_RELEASED)
+        told |= dict.fromkeys(stayed, Event.RESERVATIONS_RELEASED)
     return Outcome(after, told=told, preempted=named)
 
 
