@@ -10,6 +10,7 @@ from daiko.command_control.command_table import (
     CommandRow,
     CommandSet,
     Data,
+    Form,
     Order,
 )
 from daiko.scsi.report import CommandTimeouts
@@ -30,6 +31,7 @@ _COLUMNS = (
     "medium",
     "under another's write exclusive",
     "under another's exclusive access",
+    "under another's RESERVE",
     "port standby",
     "port unavailable",
     "medium in work",
@@ -39,6 +41,12 @@ _COLUMNS = (
     "seconds, recommended",
     "CDB usage data",
 )
+
+_HARMLESS = {
+    Form.NONE: "",
+    Form.STARTS_THE_UNIT: " (always: START 1, POWER CONDITION 0)",
+    Form.ALLOWS_REMOVAL: " (always: PREVENT 0)",
+}
 
 
 def _row(row: CommandRow) -> tuple[str, ...]:
@@ -59,6 +67,7 @@ def _row(row: CommandRow) -> tuple[str, ...]:
         "writes" if row.change is Change.WRITES else "keeps",
         said(row.reservation.write_exclusive),
         said(row.reservation.exclusive_access),
+        said(row.reservation.reserved) + _HARMLESS[row.reservation.harmless],
         said(row.state.standby),
         said(row.state.unavailable),
         said(row.on_medium.in_progress),

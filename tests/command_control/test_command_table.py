@@ -8,6 +8,7 @@ import pytest
 from daiko.command_control import analysis
 from daiko.command_control.command_table import (
     BY_NAME,
+    NEITHER,
     ROWS,
     Addresses,
     Attention,
@@ -32,16 +33,32 @@ TEST_UNIT_READY                            spc none nothing       - by_attribute
 REQUEST_SENSE                              spc in   nothing       - at_once      returned yes yes yes yes yes yes yes -
 INQUIRY                                    spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
 MODE_SELECT_6                              spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
-MODE_SENSE_6                               spc in   nothing       - by_attribute reported no  no  yes no  no  yes no  -
+MODE_SENSE_6                               spc in   nothing       - by_attribute reported yes no  yes no  no  yes no  -
 PREVENT_ALLOW_MEDIUM_REMOVAL               spc none nothing       - by_attribute reported no  no  no  no  no  yes no  -
 MODE_SELECT_10                             spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
-MODE_SENSE_10                              spc in   nothing       - by_attribute reported no  no  yes no  no  yes no  -
+MODE_SENSE_10                              spc in   nothing       - by_attribute reported yes no  yes no  no  yes no  -
 REPORT_LUNS                                spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
 REPORT_TARGET_PORT_GROUPS                  spc in   nothing       - by_attribute reported yes yes yes yes no  yes no  -
 SET_TARGET_PORT_GROUPS                     spc out  nothing       - by_attribute reported no  no  yes yes no  yes no  -
-REPORT_SUPPORTED_OPERATION_CODES           spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
-REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS spc in   nothing       - by_attribute reported no  no  no  no  yes yes yes -
-START_STOP_UNIT                            sbc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+REPORT_SUPPORTED_OPERATION_CODES           spc in   nothing       - by_attribute reported yes no  no  no  yes yes yes -
+REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS spc in   nothing       - by_attribute reported yes no  no  no  yes yes yes -
+READ_KEYS                                  spc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+READ_RESERVATION                           spc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+REPORT_CAPABILITIES                        spc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+READ_FULL_STATUS                           spc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
+REGISTER                                   spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+RESERVE                                    spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+RELEASE                                    spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+CLEAR                                      spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+PREEMPT                                    spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+PREEMPT_AND_ABORT                          spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+REGISTER_AND_IGNORE_EXISTING_KEY           spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+REGISTER_AND_MOVE                          spc out  nothing       - by_attribute reported yes yes yes no  no  yes no  -
+RESERVE_6                                  spc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+RELEASE_6                                  spc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+RESERVE_10                                 spc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+RELEASE_10                                 spc none nothing       - by_attribute reported yes yes no  no  no  yes no  -
+START_STOP_UNIT                            sbc none nothing       - by_attribute reported no  no  no  no  no  yes no  -
 READ_CAPACITY_10                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 READ_CAPACITY_16                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 GET_LBA_STATUS                             sbc in   start         - by_attribute reported yes no  no  no  no  no  no  -
@@ -66,9 +83,9 @@ WRITE_SAME_16                              sbc out  range_or_rest w by_attribute
 COMPARE_AND_WRITE                          sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 UNMAP                                      sbc out  list          w by_attribute reported no  no  no  no  no  no  no  -
 EXTENDED_COPY_LID1                         third_party_copy out list - by_attribute reported no no no no no  no  no  direct-backup
-RECEIVE_COPY_STATUS_LID1                   third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
-RECEIVE_COPY_OPERATING_PARAMETERS          third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
-RECEIVE_COPY_FAILURE_DETAILS_LID1          third_party_copy in nothing - by_attribute reported no no no no no  no  no  -
+RECEIVE_COPY_STATUS_LID1                   third_party_copy in nothing - by_attribute reported yes yes no  no  no  no  no  -
+RECEIVE_COPY_OPERATING_PARAMETERS          third_party_copy in nothing - by_attribute reported yes yes no  no  no  no  no  -
+RECEIVE_COPY_FAILURE_DETAILS_LID1          third_party_copy in nothing - by_attribute reported yes yes no  no  no  no  no  -
 REPORT_ALIASES                             third_party_copy in nothing - by_attribute reported yes yes no no no  no  no  -
 CHANGE_ALIASES                             third_party_copy out nothing - by_attribute reported no no no no no  no  no  -
 """  # noqa: E501
@@ -112,6 +129,8 @@ def test_row_codes_are_those_of_its_name(row: CommandRow) -> None:
     enumeration = {
         codes.Opcode.SERVICE_ACTION_IN_16: codes.ServiceActionIn16,
         codes.Opcode.MAINTENANCE_IN: codes.MaintenanceIn,
+        codes.Opcode.PERSISTENT_RESERVE_IN: codes.PersistentReserveIn,
+        codes.Opcode.PERSISTENT_RESERVE_OUT: codes.PersistentReserveOut,
         codes.Opcode.MAINTENANCE_OUT: codes.MaintenanceOut,
         codes.Opcode.EXTENDED_COPY: codes.ThirdPartyCopyOut,
         codes.Opcode.RECEIVE_COPY_RESULTS: codes.ThirdPartyCopyIn,
@@ -172,7 +191,11 @@ TIMEOUTS_BY_HAND = {
         WRITE_AND_VERIFY_10 WRITE_AND_VERIFY_12 WRITE_AND_VERIFY_16 VERIFY_10 VERIFY_12 VERIFY_16
         COMPARE_AND_WRITE
         """,
-    (30, 180): "START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16",
+    (30, 180): """
+        START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16
+        REGISTER RESERVE RELEASE CLEAR PREEMPT PREEMPT_AND_ABORT REGISTER_AND_IGNORE_EXISTING_KEY
+        REGISTER_AND_MOVE
+        """,
     (60, 600): "WRITE_SAME_10 WRITE_SAME_16 UNMAP EXTENDED_COPY_LID1",
     (3600, 604800): "",
 }
@@ -227,7 +250,7 @@ def test_columns_fit_each_other() -> None:
     for row in ROWS:
         if row.change is Change.WRITES:
             assert row.data is Data.OUT, row.name
-            assert row.reservation == (False, False), row.name
+            assert row.reservation == NEITHER, row.name
         if row.order is Order.AT_ONCE:
             assert row.attention is not Attention.REPORTED, row.name
         if row.reservation.exclusive_access:

@@ -22,9 +22,6 @@ SIZE = 50 << 20
 """Bytes of each image: enough for the longest transfers that the suite tries."""
 
 NOT_IN_THE_PRODUCT = (
-    "PERSISTENT RESERVE IN is not implemented",
-    "PROUT Not Supported",
-    "RESERVE6 is not implemented",
     "ORWRITE is not implemented",
     "WRITEATOMIC16 is not implemented",
     "PREFETCH10 is not implemented",
@@ -128,7 +125,7 @@ def test_multipath_suite_passes_by_two_paths(tmp_path: Path) -> None:
         suite = Suite(urls, "ALL.MultipathIO")
     assert suite.failures == []
     assert (suite.ran, suite.passed) == (4, 4)
-    assert surprising(suite.skipped, ["PERSISTENT RESERVE IN"]) == []
+    assert surprising(suite.skipped, []) == []
 
 
 class FileServer(Process):
@@ -155,5 +152,5 @@ def test_write_protected_lu_refuses_every_write(tmp_path: Path) -> None:
         suite = Suite([url], "ALL.ReadOnly")
     assert suite.failures == []
     assert (suite.ran, suite.passed) == (1, 1)
-    assert surprising(suite.skipped, ["PERSISTENT RESERVE IN", "WRITEATOMIC16", "ORWRITE"]) == []
+    assert surprising(suite.skipped, ["WRITEATOMIC16", "ORWRITE"]) == []
     assert file.read_bytes() == before

@@ -26,6 +26,7 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
             (Bar.TRANSITIONING, row.state.transitioning),
             (Bar.WRITE_EXCLUSIVE, row.reservation.write_exclusive),
             (Bar.EXCLUSIVE_ACCESS, row.reservation.exclusive_access),
+            (Bar.RESERVED, row.reservation.reserved),
             (Bar.WRITE_PROTECTED, row.change is not Change.WRITES),
         )
         if not is_allowed
@@ -56,6 +57,7 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
         ),
         pytest.param(Bar.WRITE_EXCLUSIVE, (Status.RESERVATION_CONFLICT, None), id="write excl."),
         pytest.param(Bar.EXCLUSIVE_ACCESS, (Status.RESERVATION_CONFLICT, None), id="excl. access"),
+        pytest.param(Bar.RESERVED, (Status.RESERVATION_CONFLICT, None), id="reserved"),
         pytest.param(Bar.WRITE_PROTECTED, (CHECK, sense.write_protected()), id="write-protected"),
         pytest.param(
             Bar.STANDBY | Bar.EXCLUSIVE_ACCESS | Bar.WRITE_PROTECTED,

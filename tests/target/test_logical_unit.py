@@ -43,6 +43,12 @@ class CopyManager:
     def aborted(self, task: Task) -> None:
         self.told_to_stop.append(task)
 
+    def copies_at(self, unit: LogicalUnit) -> list[tuple[ItlNexus, Task]]:
+        return []
+
+    def reservations_changed(self, unit: LogicalUnit) -> None:
+        pass
+
     def page(self, unit: LogicalUnit) -> bytes:
         return bytes.fromhex("008f0004 00000000")
 
@@ -95,7 +101,7 @@ def test_bytes_behind_a_short_cdb_are_ignored() -> None:
     assert host.run(bytes(6) + b"\xff" * 10).status == Status.GOOD
 
 
-@pytest.mark.parametrize("opcode", [0x01, 0x04, 0x5F, 0x7F, 0xFF])
+@pytest.mark.parametrize("opcode", [0x01, 0x04, 0x5D, 0x7F, 0xFF])
 def test_unknown_opcode_is_invalid(opcode: int) -> None:
     assert host_of(unit_of()).run(bytes([opcode]) + bytes(15)).condition == INVALID_OPCODE
 

@@ -6,9 +6,11 @@ function that a second controller may carry out, and what REPORT SUPPORTED OPERA
 host. Every column is filled in by hand in every row and has no default: where a row is wrong it
 shows, and a new column cannot be forgotten in old rows. `tests/command_control` walks every cell.
 
-The reservation columns are those of SPC-4, table 13 ff. ("allowed in the presence of a
-reservation", commands from an initiator that is neither holder nor registrant); the ALUA column
-is that of SPC-4, 5.16.2.
+The reservation column is that of SPC-4, table 65, SBC-4, table 13, and SPC-2, 5.5.1 ("allowed in
+the presence of various reservations"): commands from an I_T nexus that neither holds the
+reservation nor is registered where that is enough. RESERVE, RELEASE and PERSISTENT RESERVE OUT
+are let through and decide by themselves (SPC-4, 5.13.3 and table 66). The ALUA column is that of
+SPC-4, 5.16.2.
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function
-from daiko.scsi import sbc, spc
+from daiko.scsi import persistent_reservation, sbc, spc
 from daiko.scsi.layout import Field, Layout
 from daiko.scsi.opcode import (
     MaintenanceIn,
     MaintenanceOut,
     Opcode,
+    PersistentReserveIn,
+    PersistentReserveOut,
     ServiceActionIn16,
     ThirdPartyCopyIn,
     ThirdPartyCopyOut,
@@ -94,16 +98,32 @@ class Change(Enum):
     """Refused by a write-protected unit."""
 
 
+class Form(Enum):
+    """A form of a command that is carried out whatever reservation there is."""
+
+    NONE = auto()
+    STARTS_THE_UNIT = auto()
+    """START STOP UNIT with START set and POWER CONDITION 0 (SBC-4, table 13)."""
+    ALLOWS_REMOVAL = auto()
+    """PREVENT ALLOW MEDIUM REMOVAL with PREVENT 0 (SBC-4, table 13)."""
+
+
 class UnderReservation(NamedTuple):
-    """Is the command of another initiator carried out?"""
+    """Is the command of an I_T nexus carried out that a reservation excludes?"""
 
     write_exclusive: bool
     exclusive_access: bool
+    reserved: bool
+    """By RESERVE(6) or (10) of another I_T nexus (SPC-2, 5.5.1)."""
+    harmless: Form = Form.NONE
 
 
-NEITHER = UnderReservation(write_exclusive=False, exclusive_access=False)
-READS = UnderReservation(write_exclusive=True, exclusive_access=False)
-ALWAYS = UnderReservation(write_exclusive=True, exclusive_access=True)
+NEITHER = UnderReservation(write_exclusive=False, exclusive_access=False, reserved=False)
+READS = UnderReservation(write_exclusive=True, exclusive_access=False, reserved=False)
+NOT_RESERVED = UnderReservation(write_exclusive=True, exclusive_access=True, reserved=False)
+ALWAYS = UnderReservation(write_exclusive=True, exclusive_access=True, reserved=True)
+STARTS = NEITHER._replace(harmless=Form.STARTS_THE_UNIT)
+ALLOWS = NEITHER._replace(harmless=Form.ALLOWS_REMOVAL)
 
 
 class InState(NamedTuple):
@@ -191,7 +211,7 @@ KEEPS, WRITES = Change.NOTHING, Change.WRITES
 ROWS: tuple[CommandRow, ...] = (
     CommandRow("TEST_UNIT_READY", Opcode.TEST_UNIT_READY, None,
                spc.TestUnitReady, SPC, None, IN_MEMORY,
-               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, USABLE),
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_ACTIVE, USABLE),
     CommandRow("REQUEST_SENSE", Opcode.REQUEST_SENSE, None,
                spc.RequestSense, SPC, None, IN_MEMORY,
                IN, NOTHING, AT_ONCE, RETURNED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
@@ -203,16 +223,16 @@ ROWS: tuple[CommandRow, ...] = (
                OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY, UNFORMATTED),
     CommandRow("MODE_SENSE_6", Opcode.MODE_SENSE_6, None,
                spc.ModeSense6, SPC, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY, UNFORMATTED),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_STANDBY, UNFORMATTED),
     CommandRow("PREVENT_ALLOW_MEDIUM_REMOVAL", Opcode.PREVENT_ALLOW_MEDIUM_REMOVAL, None,
                spc.PreventAllowMediumRemoval, SPC, None, IN_MEMORY,
-               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, UNFORMATTED),
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALLOWS, IN_ACTIVE, UNFORMATTED),
     CommandRow("MODE_SELECT_10", Opcode.MODE_SELECT_10, None,
                spc.ModeSelect10, SPC, None, IN_MEMORY,
                OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY, UNFORMATTED),
     CommandRow("MODE_SENSE_10", Opcode.MODE_SENSE_10, None,
                spc.ModeSense10, SPC, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_STANDBY, UNFORMATTED),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_STANDBY, UNFORMATTED),
     CommandRow("REPORT_LUNS", Opcode.REPORT_LUNS, None,
                spc.ReportLuns, SPC, None, IN_MEMORY,
                IN, NOTHING, AT_ONCE, PASSED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
@@ -227,14 +247,68 @@ ROWS: tuple[CommandRow, ...] = (
     CommandRow("REPORT_SUPPORTED_OPERATION_CODES", Opcode.MAINTENANCE_IN,
                MaintenanceIn.REPORT_SUPPORTED_OPERATION_CODES,
                spc.ReportSupportedOperationCodes, SPC, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, ANYHOW),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE, ANYHOW),
     CommandRow("REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS", Opcode.MAINTENANCE_IN,
                MaintenanceIn.REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
                spc.ReportSupportedTaskManagementFunctions, SPC, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, ANYHOW),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, READS, IN_ACTIVE, ANYHOW),
+    CommandRow("READ_KEYS", Opcode.PERSISTENT_RESERVE_IN, PersistentReserveIn.READ_KEYS,
+               persistent_reservation.ReadKeys, SPC, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("READ_RESERVATION", Opcode.PERSISTENT_RESERVE_IN,
+               PersistentReserveIn.READ_RESERVATION,
+               persistent_reservation.ReadReservation, SPC, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("REPORT_CAPABILITIES", Opcode.PERSISTENT_RESERVE_IN,
+               PersistentReserveIn.REPORT_CAPABILITIES,
+               persistent_reservation.ReportCapabilities, SPC, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("READ_FULL_STATUS", Opcode.PERSISTENT_RESERVE_IN,
+               PersistentReserveIn.READ_FULL_STATUS,
+               persistent_reservation.ReadFullStatus, SPC, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("REGISTER", Opcode.PERSISTENT_RESERVE_OUT, PersistentReserveOut.REGISTER,
+               persistent_reservation.Register, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("RESERVE", Opcode.PERSISTENT_RESERVE_OUT, PersistentReserveOut.RESERVE,
+               persistent_reservation.Reserve, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("RELEASE", Opcode.PERSISTENT_RESERVE_OUT, PersistentReserveOut.RELEASE,
+               persistent_reservation.Release, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("CLEAR", Opcode.PERSISTENT_RESERVE_OUT, PersistentReserveOut.CLEAR,
+               persistent_reservation.Clear, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("PREEMPT", Opcode.PERSISTENT_RESERVE_OUT, PersistentReserveOut.PREEMPT,
+               persistent_reservation.Preempt, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("PREEMPT_AND_ABORT", Opcode.PERSISTENT_RESERVE_OUT,
+               PersistentReserveOut.PREEMPT_AND_ABORT,
+               persistent_reservation.PreemptAndAbort, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("REGISTER_AND_IGNORE_EXISTING_KEY", Opcode.PERSISTENT_RESERVE_OUT,
+               PersistentReserveOut.REGISTER_AND_IGNORE_EXISTING_KEY,
+               persistent_reservation.RegisterAndIgnoreExistingKey, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("REGISTER_AND_MOVE", Opcode.PERSISTENT_RESERVE_OUT,
+               PersistentReserveOut.REGISTER_AND_MOVE,
+               persistent_reservation.RegisterAndMove, SPC, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_STANDBY, UNFORMATTED),
+    CommandRow("RESERVE_6", Opcode.RESERVE_6, None,
+               persistent_reservation.Reserve6, SPC, None, IN_MEMORY,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, UNFORMATTED),
+    CommandRow("RELEASE_6", Opcode.RELEASE_6, None,
+               persistent_reservation.Release6, SPC, None, IN_MEMORY,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, UNFORMATTED),
+    CommandRow("RESERVE_10", Opcode.RESERVE_10, None,
+               persistent_reservation.Reserve10, SPC, None, IN_MEMORY,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, UNFORMATTED),
+    CommandRow("RELEASE_10", Opcode.RELEASE_10, None,
+               persistent_reservation.Release10, SPC, None, IN_MEMORY,
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, UNFORMATTED),
     CommandRow("START_STOP_UNIT", Opcode.START_STOP_UNIT, None,
                sbc.StartStopUnit, SBC, None, STABLE,
-               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, UNFORMATTED),
+               NO_DATA, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, STARTS, IN_ACTIVE, UNFORMATTED),
     CommandRow("READ_CAPACITY_10", Opcode.READ_CAPACITY_10, None,
                sbc.ReadCapacity10, SBC, None, IN_MEMORY,
                IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_STANDBY, UNFORMATTED),
@@ -310,15 +384,15 @@ ROWS: tuple[CommandRow, ...] = (
     CommandRow("RECEIVE_COPY_STATUS_LID1", Opcode.RECEIVE_COPY_RESULTS,
                ThirdPartyCopyIn.RECEIVE_COPY_STATUS_LID1,
                spc.ReceiveCopyStatusLid1, COPY, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, USABLE),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_ACTIVE, USABLE),
     CommandRow("RECEIVE_COPY_OPERATING_PARAMETERS", Opcode.RECEIVE_COPY_RESULTS,
                ThirdPartyCopyIn.RECEIVE_COPY_OPERATING_PARAMETERS,
                spc.ReceiveCopyOperatingParameters, COPY, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, USABLE),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_ACTIVE, USABLE),
     CommandRow("RECEIVE_COPY_FAILURE_DETAILS_LID1", Opcode.RECEIVE_COPY_RESULTS,
                ThirdPartyCopyIn.RECEIVE_COPY_FAILURE_DETAILS_LID1,
                spc.ReceiveCopyFailureDetailsLid1, COPY, None, IN_MEMORY,
-               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, USABLE),
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NOT_RESERVED, IN_ACTIVE, USABLE),
     CommandRow("REPORT_ALIASES", Opcode.MAINTENANCE_IN, MaintenanceIn.REPORT_ALIASES,
                spc.ReportAliases, COPY, None, IN_MEMORY,
                IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ACTIVE, USABLE),
@@ -331,6 +405,18 @@ ROWS: tuple[CommandRow, ...] = (
 of the unit that receives it: what it writes to is checked for each destination by itself."""
 
 BY_NAME = {row.name: row for row in ROWS}
+
+
+_IS_HARMLESS: dict[Form, Callable[[Any], bool]] = {
+    Form.NONE: lambda cdb: False,
+    Form.STARTS_THE_UNIT: lambda cdb: bool(cdb.start) and not cdb.power_condition,
+    Form.ALLOWS_REMOVAL: lambda cdb: not cdb.prevent,
+}
+
+
+def passes_reservations(row: CommandRow, cdb: bytes) -> bool:
+    """Is this a form of the command that no reservation stops?"""
+    return _IS_HARMLESS[row.reservation.harmless](row.layout.unpack(cdb))
 
 
 RangeDecoder = Callable[[bytes], tuple[int, int, int]]

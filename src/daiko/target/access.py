@@ -87,12 +87,11 @@ class Access:
             if itl is None or itl.unit is not unit:
                 itl = ItlNexus(nexus, lun, unit)
                 unit.attach(itl)
-                itl.attentions.establish(Event.POWER_ON_OR_RESET.sense)
             after[lun] = itl
         gone = [itl for lun, itl in before.items() if after.get(lun) is not itl]
         nexus.units = {field: itl for lun, itl in after.items() for field in lun_fields(lun)}
         for itl in gone:
-            _detach(itl, is_session_lost=False)
+            itl.unit.detach(itl, is_session_lost=False)
         has_changed = bool(gone) or after.keys() != before.keys()
         if has_changed and not is_new:
             for itl in after.values():
@@ -114,7 +113,7 @@ class Access:
         nexus.units = {}
         managers = []
         for itl in units.values():
-            _detach(itl, is_session_lost=True)
+            itl.unit.detach(itl, is_session_lost=True)
             manager = itl.unit.third_party_copy
             if manager is not None and manager not in managers:
                 managers.append(manager)
@@ -171,6 +170,7 @@ class Access:
                 mine = [itl for itl in unit.nexuses if itl.nexus is nexus]
                 victims = [(itl, task) for itl in mine for task in itl.tasks]
                 for itl in mine:
+                    unit.reservations.detached(itl)
                     itl.attentions.establish(Event.NEXUS_LOSS.sense)
                 unit.task_set.abort(victims, one_done, nexus)
             else:
@@ -181,11 +181,6 @@ class Access:
 def reported_luns(nexus: Nexus) -> list[int]:
     """The LUNs of the units that a host sees, in ascending order."""
     return sorted({itl.lun for itl in nexus.units.values()})
-
-
-def _detach(itl: ItlNexus, *, is_session_lost: bool) -> None:
-    itl.unit.nexuses.discard(itl)
-    itl.unit.task_set.nexus_lost(itl, is_session_lost=is_session_lost)
 
 
 def _complete(done: _Answer) -> Callable[[], None]:

@@ -42,6 +42,8 @@ class Bar(IntFlag):
     """Another host holds a reservation of a write exclusive type."""
     EXCLUSIVE_ACCESS = 1 << 3
     """Another host holds a reservation of an exclusive access type."""
+    RESERVED = 1 << 10
+    """Another host has the unit by RESERVE(6) or RESERVE(10)."""
     WRITE_PROTECTED = 1 << 4
     """The medium is not to be written."""
 
@@ -65,9 +67,15 @@ def barred_by(row: CommandRow) -> int:
         bars |= Bar.WRITE_EXCLUSIVE
     if not row.reservation.exclusive_access:
         bars |= Bar.EXCLUSIVE_ACCESS
+    if not row.reservation.reserved:
+        bars |= Bar.RESERVED
     if row.change is Change.WRITES:
         bars |= Bar.WRITE_PROTECTED
     return int(bars)
+
+
+BY_RESERVATION = int(Bar.WRITE_EXCLUSIVE | Bar.EXCLUSIVE_ACCESS | Bar.RESERVED)
+"""The bars that a command in a harmless form passes (`command_table.passes_reservations`)."""
 
 
 _ANSWERS: dict[Bar, Answer] = {
@@ -80,6 +88,7 @@ _ANSWERS: dict[Bar, Answer] = {
     Bar.FORMAT_FAILED: (Status.CHECK_CONDITION, sense.medium_format_corrupted()),
     Bar.WRITE_EXCLUSIVE: (Status.RESERVATION_CONFLICT, None),
     Bar.EXCLUSIVE_ACCESS: (Status.RESERVATION_CONFLICT, None),
+    Bar.RESERVED: (Status.RESERVATION_CONFLICT, None),
     Bar.WRITE_PROTECTED: (Status.CHECK_CONDITION, sense.write_protected()),
 }
 

@@ -25,11 +25,12 @@ from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
-from daiko.target.bar import Bar, answer_to_barred, barred_by
+from daiko.target.bar import BY_RESERVATION, Bar, answer_to_barred, barred_by
 from daiko.target.commands import (
     inquiry,
     mode,
     provisioning,
+    reservation,
     sbc,
     spc,
     supported,
@@ -41,13 +42,24 @@ from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
 from daiko.target.mode_settings import ROWS as MODE_PAGES
+from daiko.target.registrations import Registrations
+from daiko.target.reservations import Reservations
 from daiko.target.task_set import TaskSet
 
 if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
 
-COMMAND_MODULES = (inquiry, mode, provisioning, sbc, spc, supported, target_port_groups)
+COMMAND_MODULES = (
+    inquiry,
+    mode,
+    provisioning,
+    reservation,
+    sbc,
+    spc,
+    supported,
+    target_port_groups,
+)
 """Imported for the handlers that they mark."""
 
 MAXIMUM_TRANSFER = 8 << 20
@@ -63,6 +75,12 @@ class ThirdPartyCopy(Protocol):
 
     def aborted(self, task: Task) -> None:
         """Task management wants this task ended: stop the copy, then finish the task."""
+
+    def copies_at(self, unit: LogicalUnit) -> Iterable[tuple[ItlNexus, Task]]:
+        """The copies of hosts that read or write this unit, whichever unit received them."""
+
+    def reservations_changed(self, unit: LogicalUnit) -> None:
+        """Stop the copies whose host may no longer read or write this unit."""
 
     def page(self, unit: LogicalUnit) -> bytes:
         """VPD page 8Fh, header included."""
@@ -182,6 +200,7 @@ class LogicalUnit:
         "mode_pages",
         "nexuses",
         "read_only",
+        "reservations",
         "rows",
         "task_set",
         "third_party_copy",
@@ -197,6 +216,7 @@ class LogicalUnit:
         read_only: bool = False,
         port_groups: TargetPortGroups | None = None,
         keeper: Keeper | None = None,
+        registrations: Registrations | None = None,
     ) -> None:
         self.identity = identity
         self.device = device
@@ -222,6 +242,7 @@ class LogicalUnit:
         """Every host in session that sees this unit."""
         self.asymmetric_access = AsymmetricAccess(self, port_groups or TargetPortGroups())
         """What hosts may do through which target port."""
+        self.reservations = Reservations(self, registrations)
         self.task_set = TaskSet(self)
         self.rows, self._places = _repertoire(third_party_copy is not None, device.capabilities)
         """`rows`: the commands that this unit has."""
@@ -251,8 +272,7 @@ class LogicalUnit:
         if itl.attentions and served.reports_attention:
             itl.refuse(task, itl.report_attention())
             return
-        if itl.bars & served.bars:
-            self._bar(itl, task, itl.bars & served.bars)
+        if itl.bars & served.bars and self._is_barred(itl, task, served):
             return
         try:
             decode = served.decode
@@ -274,9 +294,15 @@ class LogicalUnit:
             return True
         return self.task_set.admit(itl, task)
 
-    def _bar(self, itl: ItlNexus, task: Task, bars: int) -> None:
-        status, condition = answer_to_barred(bars)
-        self._end(itl, task, status, condition)
+    def _is_barred(self, itl: ItlNexus, task: Task, served: _Served) -> bool:
+        """End the task with what bars it, unless it turns out that this form of it is not."""
+        bars = itl.bars & served.bars
+        if bars & BY_RESERVATION and command_table.passes_reservations(served.row, task.cdb):
+            bars &= ~BY_RESERVATION
+            if not bars:
+                return False
+        self._end(itl, task, *answer_to_barred(bars))
+        return True
 
     def _unknown(self, cdb: bytes) -> Sense:
         if self._places[cdb[0]] is None:
@@ -349,7 +375,16 @@ class LogicalUnit:
     def attach(self, itl: ItlNexus) -> None:
         """A host in session sees this unit from now on."""
         self.nexuses.add(itl)
+        itl.attentions.establish(Event.POWER_ON_OR_RESET.sense)
+        self.reservations.attached(itl)
         itl.bars = self._bars_for(itl)
+
+    def detach(self, itl: ItlNexus, *, is_session_lost: bool) -> None:
+        """A host does not see this unit any more: its session is lost, or the unit was taken from
+        it. What it has begun ends at the device."""
+        self.nexuses.discard(itl)
+        self.reservations.detached(itl)
+        self.task_set.nexus_lost(itl, is_session_lost=is_session_lost)
 
     def refresh_bars(self) -> None:
         """Something that bars commands has changed: write it down for every host."""
@@ -358,6 +393,7 @@ class LogicalUnit:
 
     def _bars_for(self, itl: ItlNexus) -> int:
         bars = self.asymmetric_access.bar_at(itl.nexus.portal_group_tag)
+        bars |= self.reservations.bars_for(itl.nexus)
         if self.is_write_protected:
             bars |= Bar.WRITE_PROTECTED
         return int(bars)
@@ -414,6 +450,7 @@ class LogicalUnit:
         """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the
         saved ones again, and every host is told."""
         self.set_mode(self.saved_mode())
+        self.reservations.reset()
         self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
         self.announce(event)
 

@@ -113,6 +113,8 @@ class Request:
     """With ALL_TG_PT: every target port that there is."""
     move_to: ItNexus | None = None
     unreg: bool = False
+    wrong_byte: int | None = None
+    """Where the parameter list names a port that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ def _register(state: Registrations, request: Request) -> Outcome:
         for each in (other, *_by_other_ports(other, request.target_ports))
         if each not in nexuses
     }
-    if any(other in state.keys for other in others):
+    if request.wrong_byte is not None or any(other in state.keys for other in others):
         return Outcome(state, Refusal(sense.invalid_field_in_parameter_list(LIST_LENGTH)))
     return Outcome(state.registered([*changed, *others], request.new_key))
 
@@ -341,7 +343,6 @@ def _replace_reservation(
 
 def _move(state: Registrations, request: Request) -> Outcome:
     """5.13.8 and table 70."""
-    assert request.move_to is not None
     if state.type is None:
         return Outcome(state, Refusal(sense.invalid_field_in_cdb(1, 4)))
     if state.holder != request.by:
@@ -350,10 +351,12 @@ def _move(state: Registrations, request: Request) -> Outcome:
         return Outcome(
             state, Refusal(sense.invalid_field_in_parameter_list(SERVICE_ACTION_KEY_BYTE))
         )
-    if request.move_to[:2] == request.by[:2]:
-        return Outcome(state, Refusal(sense.invalid_field_in_parameter_list(LIST_LENGTH)))
-    after = state.registered([request.move_to], request.new_key)
-    after = after.reserved(state.type, request.move_to)
+    to = request.move_to
+    if to is None or to[:2] == request.by[:2]:
+        wrong = request.wrong_byte or LIST_LENGTH
+        return Outcome(state, Refusal(sense.invalid_field_in_parameter_list(wrong)))
+    after = state.registered([to], request.new_key)
+    after = after.reserved(state.type, to)
     return Outcome(after.without([request.by]) if request.unreg else after)
 
 

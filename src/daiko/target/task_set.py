@@ -87,6 +87,12 @@ class TaskSet:
         """Nexuses lost with tasks at the device."""
         self._is_advancing = False
 
+    @property
+    def nexuses(self) -> tuple[ItlNexus, ...]:
+        """Whose tasks are in the set: every host in session, and those that are lost while tasks
+        of theirs are still at the device."""
+        return (*self._unit.nexuses, *self._lost)
+
     # ------------------------------------------------------------------ order
 
     def admit(self, itl: ItlNexus, task: Task) -> bool:

@@ -98,18 +98,23 @@ def refused(error: Undecidable, segments: Mapping[int, HostSegment]) -> Sense:
 
 def answer(job: RunningJob, segments: Mapping[int, HostSegment]) -> tuple[int, Sense | None]:
     """Status and sense data for a job that has ended."""
-    if job.record.state is JobState.DONE:
+    if is_whole(job):
         return Status.GOOD, None
     segment = first_unfinished(job)
-    residual = _residual(job, segments[segment]) if segment in segments else None
+    left = residual(job, segments.get(segment))
     failure = job.failure
     if failure is None:
-        return Status.CHECK_CONDITION, copy_commands_cleared(segment, residual=residual)
+        return Status.CHECK_CONDITION, copy_commands_cleared(segment, residual=left)
     if isinstance(failure.error, ReservationConflict):
         return Status.RESERVATION_CONFLICT, None
     if failure.segment != segment or segment not in segments:
-        return Status.CHECK_CONDITION, third_party_error(segment, residual=residual)
-    return Status.CHECK_CONDITION, _failure_sense(failure, segments[segment], residual)
+        return Status.CHECK_CONDITION, third_party_error(segment, residual=left)
+    return Status.CHECK_CONDITION, _failure_sense(failure, segments[segment], left)
+
+
+def is_whole(job: RunningJob) -> bool:
+    """Everything was copied."""
+    return job.record.state is JobState.DONE
 
 
 def first_unfinished(job: RunningJob) -> int:
@@ -141,8 +146,10 @@ def _forwarded(error: DeviceError) -> ForwardedSense:
     return ForwardedSense(status, said or b"")
 
 
-def _residual(job: RunningJob, segment: HostSegment) -> int | None:
+def residual(job: RunningJob, segment: HostSegment | None) -> int | None:
     """Destination blocks of the segment that were not written; None when none was."""
+    if segment is None:
+        return None
     written = sum(_written(work) for work in job.works if work.step.segment == segment.number)
     return segment.destination_blocks - written if written else None
 

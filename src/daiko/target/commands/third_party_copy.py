@@ -25,7 +25,7 @@ from daiko.command_control.plan import Function
 from daiko.copy_manager.backup import BACKUP, COPY
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.devices import Devices
-from daiko.copy_manager.error import CopyRefused
+from daiko.copy_manager.error import CopyRefused, Side
 from daiko.copy_manager.halt import HaltReason
 from daiko.copy_manager.request import CopyRange, CopyRequest
 from daiko.copy_manager.running_job import RunningJob
@@ -54,6 +54,7 @@ from daiko.state.store import Store, StoreError
 from daiko.target.commands import copy_answer
 from daiko.target.commands.alias_list import AliasLists
 from daiko.target.commands.copy_answer import HostSegment
+from daiko.target.commands.copy_reservations import conflict, reserved_sides
 from daiko.target.commands.cscd_resolution import CscdResolution, Resolved
 from daiko.target.commands.list_identifiers import CopyResult, ListIdentifiers
 from daiko.target.failure import answer_to
@@ -166,6 +167,16 @@ class ThirdPartyCopyCommands:
         if copy is not None:
             copy.cancel()
 
+    def copies_at(self, unit: LogicalUnit) -> list[tuple[ItlNexus, Task]]:
+        """The copies that read or write a unit."""
+        return [copy.owner for copy in self._running.values() if copy.touches(unit)]
+
+    def reservations_changed(self, unit: LogicalUnit) -> None:
+        """A copy goes on only while its host may read and write what it named."""
+        for copy in tuple(self._running.values()):
+            if copy.touches(unit):
+                copy.check_reservations()
+
     def nexus_lost(self, nexus: Nexus) -> None:
         """Results and aliases are gone. Running copies are ended by their tasks (`aborted`)."""
         self.list_identifiers.forget(nexus)
@@ -245,6 +256,8 @@ class _HostCopy:
         self._job: RunningJob | None = None
         self._cancelled = asyncio.Event()
         self._segments: dict[int, HostSegment] = {}
+        self._reserved: dict[int, Side] = {}
+        """Segments that a reservation stopped, with the side that it is at."""
         self._resolution = CscdResolution(
             parameters,
             itl.nexus,
@@ -253,6 +266,25 @@ class _HostCopy:
             remote=self._manager.other_machines,
             store=commands._store,
         )
+
+    @property
+    def owner(self) -> tuple[ItlNexus, Task]:
+        """The command that this copy is."""
+        return self._itl, self._task
+
+    def touches(self, unit: LogicalUnit) -> bool:
+        """Does it read or write this unit?"""
+        return any(
+            unit in (segment.source.unit, segment.destination.unit)
+            for segment in self._segments.values()
+        )
+
+    def check_reservations(self) -> None:
+        """Stop where a reservation keeps the host from what is still to be copied."""
+        if not self._reserved:
+            self._reserved = reserved_sides(self._segments.values(), self._itl.nexus)
+        if self._reserved:
+            self.cancel()
 
     def cancel(self) -> None:
         """Stop as soon as nothing is in flight."""
@@ -299,7 +331,9 @@ class _HostCopy:
             await self._check()
             ranges = self._ranges()
             if self._cancelled.is_set():
-                return Status.CHECK_CONDITION, sense.copy_commands_cleared(0)
+                return Status.CHECK_CONDITION, self._stopped_at(
+                    min(self._reserved, default=0), None
+                )
             if not ranges:
                 return Status.GOOD, None
             self._job = await self._manager.begin(self._request(ranges), template=self._parameters)
@@ -314,7 +348,18 @@ class _HostCopy:
         if self._cancelled.is_set():
             self._job.halt.request(HaltReason.CANCEL)
         await self._job.ended.wait()
+        if self._reserved and not copy_answer.is_whole(self._job):
+            number = copy_answer.first_unfinished(self._job)
+            residual = copy_answer.residual(self._job, self._segments.get(number))
+            return Status.CHECK_CONDITION, self._stopped_at(number, residual)
         return copy_answer.answer(self._job, self._segments)
+
+    def _stopped_at(self, number: int, residual: int | None) -> Sense:
+        """Why the segment with this number was not finished."""
+        if number in self._reserved:
+            side = self._reserved[number]
+            return conflict(self._segments[number], side, residual=residual)
+        return sense.copy_commands_cleared(number, residual=residual)
 
     # --- before anything is written -------------------------------------------------------------
 
@@ -328,7 +373,10 @@ class _HostCopy:
                 continue
             source = await self._resolution.resolve(segment.source, number)
             destination = await self._resolution.resolve(segment.destination, number)
-            self._segments[number] = self._check_ranges(number, segment, source, destination)
+            checked = self._check_ranges(number, segment, source, destination)
+            self._segments[number] = checked
+            for side in reserved_sides([checked], self._itl.nexus).values():
+                raise CheckCondition(conflict(checked, side))
 
     async def _verify_ready(self, found: Resolved, number: int) -> None:
         """The unit must answer: a read of its first block shows that all the way down."""
