@@ -81,7 +81,12 @@ class MemoryAccess:
     ) -> None:
         self.managed.append((function, lun, referenced_tag))
         whole = function != 1
-        ended = [t for t in self.live if whole or t.tag == referenced_tag]
+        of_unit = function < 6  # TARGET WARM RESET and the like are of all units
+        ended = [
+            t
+            for t in self.live
+            if (t.lun == lun or not of_unit) and (whole or t.tag == referenced_tag)
+        ]
         for task in ended:
             task.aborted = True
             self._complete(task, 0)

@@ -38,6 +38,7 @@ from daiko.iscsi.pdu import (
     TextResponse,
 )
 from daiko.iscsi.text_key import format_text, parse_text
+from daiko.scsi.opcode import Status
 from daiko.scsi.sense import parse_sense
 from daiko.target import portal as portal_module
 from daiko.target import session as session_module
@@ -195,8 +196,8 @@ async def test_read_comes_as_one_data_in_with_status(
         host.command(read_10(1, 2), read=2 * BLOCK, tag=5)
         answer: DataIn = await host.receive()
         assert answer == DataIn(
-            FINAL | STATUS, 0, 0, 5, RESERVED_TAG, answer.stat_sn, 2, 129, 0, 0, 0,
-            bytes(range(256)) * 4,
+            FINAL | STATUS, 0, 0, 5, RESERVED_TAG, answer.stat_sn, 2, 1 + session_module.WINDOW,
+            0, 0, 0, bytes(range(256)) * 4,
         )  # fmt: skip
 
 
@@ -421,7 +422,10 @@ async def test_other_numbered_requests_are_held_and_served_in_order(host: RawIni
     host.command(read_10(0, 1), read=BLOCK, tag=0, cmd_sn=first)
     answers = [await host.receive() for _ in range(5)]
     assert [answer.initiator_task_tag for answer in answers] == [0, 1, 2, 3, 4]
-    assert (answers[-1].exp_cmd_sn, answers[-1].max_cmd_sn) == (first + 5, first + 132)
+    assert (answers[-1].exp_cmd_sn, answers[-1].max_cmd_sn) == (
+        first + 5,
+        first + 4 + session_module.WINDOW,
+    )
 
 
 async def test_immediate_command_does_not_wait_for_a_gap(host: RawInitiator) -> None:
@@ -436,17 +440,45 @@ async def test_window_stands_still_while_commands_are_in_progress(
     host: RawInitiator, access: MemoryAccess
 ) -> None:
     access.hold = True
-    for tag in range(session_module.WINDOW):
+    count = session_module.WINDOW // 2
+    for tag in range(count):
         host.command(read_10(0, 1), read=BLOCK, tag=tag)
     host.send(NopOut(initiator_task_tag=0x7777, cmd_sn=host.cmd_sn))
     answer: NopIn = await host.receive()
-    assert answer.max_cmd_sn == answer.exp_cmd_sn - 1 == session_module.WINDOW
-    host.command(read_10(0, 1), read=BLOCK, tag=0x999)
+    assert answer.max_cmd_sn == session_module.WINDOW
+    assert answer.exp_cmd_sn == 1 + count
+    host.command(read_10(0, 1), read=BLOCK, tag=0x999, cmd_sn=answer.max_cmd_sn + 1)
     assert await alive(host)
-    assert len(access.submitted) == session_module.WINDOW
+    assert len(access.submitted) == count
     access.release()
-    last = [await host.receive() for _ in range(session_module.WINDOW)][-1]
-    assert last.max_cmd_sn == 2 * session_module.WINDOW
+    last = [await host.receive() for _ in range(count)][-1]
+    assert last.max_cmd_sn == session_module.WINDOW + count
+
+
+async def test_unit_that_answers_nothing_leaves_the_window_to_the_others(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    """However many commands a host sends to units that are dead, one that works gets its own."""
+    window = session_module.WINDOW
+    access.hold = True
+    full = 0
+    for lun in range(12):
+        for number in range(window):
+            host.command(read_10(0, 1), read=BLOCK, tag=lun << 16 | number, lun=lun << 48)
+        host.send(NopOut(initiator_task_tag=0x7777, cmd_sn=host.cmd_sn))
+        while not isinstance(answer := await host.receive(), NopIn):
+            assert answer.status == Status.TASK_SET_FULL
+            full += 1
+        assert answer.max_cmd_sn >= answer.exp_cmd_sn  # never closed
+    held = [task.lun >> 48 for task in access.submitted]
+    assert full + len(held) == 12 * window
+    assert [held.count(lun) for lun in range(8)] == [128, 64, 32, 16, 8, 4, 2, 1]
+    access.hold = False
+    host.command(read_10(0, 1), read=BLOCK, tag=0x7000000, lun=20 << 48)
+    assert (await host.receive()).initiator_task_tag == 0x7000000
+    access.release()
+    answers = {(await host.receive()).initiator_task_tag for _ in held}
+    assert answers == {task.tag for task in access.submitted[: len(held)]}
 
 
 async def test_stat_sn_counts_every_status(host: RawInitiator) -> None:
@@ -463,18 +495,40 @@ async def test_stat_sn_counts_every_status(host: RawInitiator) -> None:
 # --- memory
 
 
-async def test_commands_beyond_the_room_wait_for_it(
-    host: RawInitiator, access: MemoryAccess, monkeypatch: pytest.MonkeyPatch
+async def test_commands_beyond_the_room_of_a_unit_wait_for_it(
+    host: RawInitiator, access: MemoryAccess
 ) -> None:
     access.hold = True
-    room = session_module.ROOM
+    quarter = session_module.ROOM // 4
     for tag in range(4):
-        host.command(read_10(0, 1), read=room // 2 if tag < 3 else BLOCK, tag=tag)
+        host.command(read_10(0, 1), read=quarter if tag < 3 else BLOCK, tag=tag)
     assert await alive(host)
     assert [task.tag for task in access.submitted] == [0, 1]
     access.release()
     answers = [await host.receive() for _ in range(4)]
     assert [answer.initiator_task_tag for answer in answers] == [0, 1, 2, 3]
+
+
+async def test_units_share_the_room_and_each_has_some_however_many_are_dead(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    access.hold = True
+    large = session_module.ROOM // 8
+    for number in range(8):
+        for lun in range(10):
+            host.command(read_10(0, 1), read=large, tag=lun << 8 | number, lun=lun << 48)
+        assert await alive(host)
+    taken = [task.lun >> 48 for task in access.submitted]
+    assert sum(task.expected_in for task in access.submitted) <= 2 * session_module.ROOM
+    assert set(taken) == set(range(10))  # a unit without room may have one command all the same
+    for lun in range(10):  # in the order of their unit
+        assert [t.tag & 0xFF for t in access.submitted if t.lun == lun << 48] == list(
+            range(taken.count(lun))
+        )
+    access.release()
+    answers = [(await host.receive()).initiator_task_tag for _ in range(80)]
+    for lun in range(10):
+        assert [tag & 0xFF for tag in answers if tag >> 8 == lun] == list(range(8))
 
 
 async def test_command_larger_than_the_room_goes_alone(
@@ -523,7 +577,7 @@ async def test_ping_is_cut_to_what_the_initiator_takes(portal: str) -> None:
 async def test_numbered_ping_takes_a_command_number(host: RawInitiator) -> None:
     host.send(NopOut(immediate=False, initiator_task_tag=1, cmd_sn=host.take_cmd_sn()))
     answer: NopIn = await host.receive()
-    assert (answer.exp_cmd_sn, answer.max_cmd_sn) == (2, 129)
+    assert (answer.exp_cmd_sn, answer.max_cmd_sn) == (2, 1 + session_module.WINDOW)
 
 
 async def test_silent_initiator_is_pinged_then_closed(
@@ -593,7 +647,7 @@ async def test_aborted_task_has_no_answer_and_frees_its_place(
     host.command(read_10(0, 1), read=BLOCK, tag=3)
     host.send(TaskManagementRequest(1, 0, 2, 1, cmd_sn=host.cmd_sn))
     answer: TaskManagementResponse = await host.receive()
-    assert (answer.response, answer.max_cmd_sn) == (0, 129)
+    assert (answer.response, answer.max_cmd_sn) == (0, 1 + session_module.WINDOW)
     access.release()
     assert (await host.receive()).initiator_task_tag == 3
 

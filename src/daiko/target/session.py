@@ -3,7 +3,16 @@
 MaxConnections is 1, so a session has one connection and one StatSN. Three bounds keep the memory
 that an initiator can make this side hold: the command window (tasks that exist), `ROOM` (bytes of
 data of the tasks that were taken up) and the transport's high-water mark (answers not yet read).
-Commands beyond the last two wait in order and are taken up when there is room again.
+Commands beyond the last two wait, in the order of their unit, and are taken up when there is room
+again.
+
+**No unit takes all.** A host has one session for all of its units, and one of them may lie on a
+back end that is slow or dead. So a unit may hold no more than what is still free, of the room and
+of the window alike: the first to fill up stops at half, the next at a quarter, and there is always
+something left for a unit that works. As long as less than half is taken nothing is counted. What
+goes beyond the room waits; what goes beyond the window is answered with TASK SET FULL, since a
+closed window would keep back the other units' commands too. A unit that holds no room at all may
+take up one command even when there is none, up to as much again as the room.
 """
 
 from __future__ import annotations
@@ -28,10 +37,14 @@ from daiko.target.task import Task
 
 log = structlog.get_logger(__name__)
 
-WINDOW = 128
-"""Commands of one session in progress."""
+WINDOW = 256
+"""Commands of one session in progress; of one unit no more than half."""
+UNCROWDED = WINDOW // 2
+"""Commands in progress up to which no unit can have more than its share."""
 ROOM = 32 * 1024 * 1024
 """Bytes of data-in and data-out of commands taken up; one larger command goes alone."""
+UNCONTESTED = ROOM // 2
+"""Bytes taken up to which no unit can have more than its share."""
 _CLOSED = 1 << 62
 """Bytes taken off the room so that no command fits any more."""
 MAXIMUM_IMMEDIATE = 32
@@ -71,10 +84,10 @@ class TargetSession:
     __slots__ = (
         "_access",
         "_deferred",
+        "_free",
         "_immediate",
         "_is_taking_up",
         "_on_idle",
-        "_room",
         "_transfer_tags",
         "collapse_limit",
         "connection",
@@ -110,8 +123,10 @@ class TargetSession:
         self.follow_parameters()
         self.tasks: dict[int, PortTask] = {}
         """Tasks in progress by initiator task tag, deferred ones included."""
-        self._deferred: deque[PortTask] = deque()
-        self._room = ROOM
+        self._deferred: dict[int, deque[PortTask]] = {}
+        """By LUN field, never empty."""
+        self._free = UNCONTESTED
+        """Bytes that may be taken up without counting; below 0 where more is."""
         self._immediate = 0
         self._is_taking_up = False
         self._transfer_tags = TaskTags()
@@ -135,21 +150,51 @@ class TargetSession:
             self._immediate += 1
         size = task.expected_in + task.expected_out
         if (
-            (size <= self._room or self._room == ROOM)
+            size <= self._free
+            and len(self.tasks) <= UNCROWDED
             and not self._deferred
             and not self.connection.is_congested
         ):
-            self._room -= size
+            self._free -= size
             self._access.submit(task)
         else:
-            self._deferred.append(task)
+            self._submit_contested(task, size)
+
+    def _submit_contested(self, task: PortTask, size: int) -> None:
+        lun = task.lun
+        if len(self.tasks) > UNCROWDED and not task.is_immediate:
+            of_unit = sum(each.lun == lun for each in self.tasks.values())
+            if of_unit > WINDOW - len(self.tasks):
+                self._free -= size
+                task.complete(Status.TASK_SET_FULL)
+                return
+        waiting = self._deferred.get(lun)
+        if waiting is not None:
+            waiting.append(task)
+        elif self.connection.is_congested or not self._has_room(lun, size):
+            self._deferred[lun] = deque((task,))
+        else:
+            self._free -= size
+            self._access.submit(task)
+
+    def _has_room(self, lun: int, size: int) -> bool:
+        """May a unit take up its next command, of `size` bytes?"""
+        taken = UNCONTESTED - self._free
+        if not taken:
+            return True
+        of_unit = sum(_size(each) for each in self.tasks.values() if each.lun == lun)
+        waiting = self._deferred.get(lun)
+        of_unit -= size if waiting is None else sum(map(_size, waiting))
+        if of_unit:
+            return of_unit + size <= ROOM - taken
+        return size <= ROOM - taken or taken + size <= 2 * ROOM
 
     def answer_unsubmitted(self, task: PortTask, failure: Sense) -> None:
         """End a command with CHECK CONDITION that no unit ever saw."""
         self.tasks[task.tag] = task
         if task.is_immediate:
             self._immediate += 1
-        self._room -= task.expected_in + task.expected_out
+        self._free -= task.expected_in + task.expected_out
         task.complete(Status.CHECK_CONDITION, (), failure.fixed())
 
     def immediate_began(self) -> None:
@@ -167,17 +212,36 @@ class TargetSession:
         """Take up deferred commands as far as there is room."""
         if self._is_taking_up:
             return  # A task that completes inline: the loop below goes on.
-        deferred = self._deferred
         self._is_taking_up = True
         try:
-            while deferred and not self.connection.is_congested and not self.is_lost:
-                size = deferred[0].expected_in + deferred[0].expected_out
-                if size > self._room and self._room != ROOM:
-                    break
-                self._room -= size
-                self._access.submit(deferred.popleft())
+            for lun in tuple(self._deferred):
+                self._take_up_of(lun)
         finally:
             self._is_taking_up = False
+
+    def _take_up_of(self, lun: int) -> None:
+        """Take up what waits for one unit, in order."""
+        while not self.connection.is_congested:
+            waiting = self._deferred.get(lun)
+            if waiting is None:
+                return
+            task = waiting[0]
+            size = _size(task)
+            if not self._has_room(lun, size):
+                return
+            self._leave_queue(task)
+            self._free -= size
+            self._access.submit(task)
+
+    def _leave_queue(self, task: PortTask) -> bool:
+        """Take a command out of those that wait; False: it is not one of them."""
+        waiting = self._deferred.get(task.lun)
+        if waiting is None or task not in waiting:
+            return False
+        waiting.remove(task)
+        if not waiting:
+            del self._deferred[task.lun]
+        return True
 
     def retire(self, task: PortTask) -> bool:
         """A task has its answer; whether the answer can be sent."""
@@ -187,7 +251,7 @@ class TargetSession:
             log.error("a task was completed twice", tag=task.tag, lun=task.lun)
             return False
         del self.tasks[task.tag]
-        self._room += task.expected_in + task.expected_out
+        self._free += task.expected_in + task.expected_out
         self._release(task)
         if self._deferred:
             # Later, so that this answer keeps its place before theirs.
@@ -204,12 +268,13 @@ class TargetSession:
 
     def drain(self, idle: Callable[[], None]) -> None:
         """Take up no more commands; call `idle` when those in progress have ended."""
-        self._room -= _CLOSED
+        self._free -= _CLOSED
         self._on_idle = idle
         self._tell_if_idle()
 
     def _tell_if_idle(self) -> None:
-        if self._on_idle is not None and len(self.tasks) <= len(self._deferred):
+        waiting = sum(map(len, self._deferred.values()))
+        if self._on_idle is not None and len(self.tasks) <= waiting:
             idle, self._on_idle = self._on_idle, None
             idle()
 
@@ -217,25 +282,19 @@ class TargetSession:
 
     def abort_deferred(self, matches: Callable[[PortTask], bool]) -> int:
         """Drop commands that were not taken up yet; how many."""
-        kept: deque[PortTask] = deque()
-        dropped = 0
-        for task in self._deferred:
-            if matches(task):
-                task.aborted = True
-                del self.tasks[task.tag]
-                self._release(task)
-                dropped += 1
-            else:
-                kept.append(task)
-        self._deferred = kept
-        return dropped
+        dropped = [task for each in self._deferred.values() for task in each if matches(task)]
+        for task in dropped:
+            self._leave_queue(task)
+            task.aborted = True
+            del self.tasks[task.tag]
+            self._release(task)
+        return len(dropped)
 
     def abort_for_port(self, task: PortTask) -> None:
         """Make the unit let go of a task whose data went wrong; `complete` then answers with the
         task's failure."""
-        if task in self._deferred:
-            self._deferred.remove(task)
-            self._room -= task.expected_in + task.expected_out
+        if self._leave_queue(task):
+            self._free -= task.expected_in + task.expected_out
             task.complete(0)
             return
         self._access.task_management(
@@ -275,6 +334,11 @@ class TargetSession:
         self._access.nexus_lost(self.nexus)
         self.tasks.clear()
         self._tell_if_idle()
+
+
+def _size(task: PortTask) -> int:
+    """Bytes of data that a command may hold."""
+    return task.expected_in + task.expected_out
 
 
 def _nothing(response: int) -> None:
