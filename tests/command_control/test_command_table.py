@@ -62,6 +62,8 @@ START_STOP_UNIT                            sbc none nothing       - by_attribute
 READ_CAPACITY_10                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 READ_CAPACITY_16                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 GET_LBA_STATUS                             sbc in   start         - by_attribute reported yes no  no  no  no  no  no  -
+READ_DEFECT_DATA_10                        sbc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
+READ_DEFECT_DATA_12                        sbc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
 READ_6                                     sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
 READ_10                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
 READ_12                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
@@ -76,10 +78,13 @@ WRITE_AND_VERIFY_16                        sbc out  range         w by_attribute
 VERIFY_10                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
 VERIFY_12                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
 VERIFY_16                                  sbc out  range         - by_attribute reported yes no  no  no  no  no  no  -
+PREFETCH_10                                sbc none range_or_rest - by_attribute reported yes no  no  no  no  no  no  -
+PREFETCH_16                                sbc none range_or_rest - by_attribute reported yes no  no  no  no  no  no  -
 SYNCHRONIZE_CACHE_10                       sbc none range_or_rest - by_attribute reported no  no  no  no  no  no  no  -
 SYNCHRONIZE_CACHE_16                       sbc none range_or_rest - by_attribute reported no  no  no  no  no  no  no  -
 WRITE_SAME_10                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
 WRITE_SAME_16                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
+ORWRITE_16                                 sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 COMPARE_AND_WRITE                          sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 UNMAP                                      sbc out  list          w by_attribute reported no  no  no  no  no  no  no  -
 EXTENDED_COPY_LID1                         third_party_copy out list - by_attribute reported no no no no no  no  no  direct-backup

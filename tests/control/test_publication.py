@@ -6,11 +6,14 @@ import pytest
 
 from daiko.backend.memory import MemoryDevice
 from daiko.control.publication import PublishedVolume
-from daiko.device.block import Capabilities, Level
-from daiko.device.error import DeviceError, Miscompare
+from daiko.device.block import Atomic, Capabilities, Level
 from daiko.device.layer.delay import Delay
 from daiko.device.layer.layer import Layer
+from daiko.scsi.opcode import Status
+from daiko.scsi.sbc import CompareAndWrite
+from daiko.scsi.sense import SenseKey
 from daiko.state.record import ExtentRecord, VolumeRecord
+from target.fake import host_of
 
 NAA = "62da1000000000000000000000000001"
 
@@ -21,6 +24,9 @@ class Simple(Layer):
     def __init__(self, blocks: int) -> None:
         super().__init__(MemoryDevice(blocks))
         self.capabilities = Capabilities(Level.NONE, Level.NONE, Level.NONE, Level.NONE)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return False
 
 
 @pytest.mark.parametrize(
@@ -42,12 +48,13 @@ def test_of_two_equal_compare_and_writes_one_wins_though_the_devices_are_taken_a
         naa=NAA,
     )
     volume = PublishedVolume(record, lambda device: devices[str(device)], None, is_real=False)
-    outcomes: list[DeviceError | None] = []
+    host = host_of(volume.unit)
+    cdb = CompareAndWrite.pack(lba=lba, transfer_length=blocks)
     empty = bytes(512 * blocks)
-    volume.unit.device.compare_and_write(lba, empty, b"1" * 512 * blocks, outcomes.append)
+    one = host.start(cdb, empty + b"1" * 512 * blocks)
     volume.rebuild()
-    volume.unit.device.compare_and_write(lba, empty, b"2" * 512 * blocks, outcomes.append)
-    while len(outcomes) < 2:
+    other = host.start(cdb, empty + b"2" * 512 * blocks)
+    while not other.answers:
         assert sum(device.release() for device in devices.values())
-    assert outcomes[0] is None
-    assert isinstance(outcomes[1], Miscompare)
+    assert one.status == Status.GOOD
+    assert other.condition == (SenseKey.MISCOMPARE, 0x1D, 0x00)

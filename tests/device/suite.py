@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import pytest
 
 from daiko.device import awaitable
-from daiko.device.block import BlockDevice, Buffer, Level
+from daiko.device.block import Atomic, BlockDevice, Buffer, Level
 from daiko.device.error import DeviceError, Miscompare, OutOfRange, Unsupported
 
 
@@ -205,7 +205,7 @@ class BlockDeviceSuite:
         size = device.block_size
         old, new = pattern(1, size, 17), pattern(1, size, 18)
         await awaitable.write(device, 20, old)
-        if device.capabilities.compare_and_write is Level.NONE:
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
             with pytest.raises(Unsupported):
                 await awaitable.compare_and_write(device, 20, old, new)
             return
@@ -216,7 +216,7 @@ class BlockDeviceSuite:
     async def test_compare_and_write_that_differs_writes_nothing(
         self, device: BlockDevice, offset: int
     ) -> None:
-        if device.capabilities.compare_and_write is Level.NONE:
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
             with pytest.raises(Unsupported):
                 await awaitable.compare_and_write(device, 20, bytes(512), bytes(512))
             return
@@ -232,9 +232,9 @@ class BlockDeviceSuite:
     async def test_compare_and_writes_in_flight_together_succeed_once(
         self, device: BlockDevice
     ) -> None:
-        if device.capabilities.compare_and_write is Level.NONE:
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 40, 1):
             with pytest.raises(Unsupported):
-                await awaitable.compare_and_write(device, 0, bytes(512), bytes(512))
+                await awaitable.compare_and_write(device, 40, bytes(512), bytes(512))
             return
         size = device.block_size
         await awaitable.write(device, 40, bytes(size))
@@ -274,6 +274,54 @@ class BlockDeviceSuite:
         assert not await awaitable.copy_from(device, last, device, 0, 2)
         assert not await awaitable.copy_from(device, 0, device, last, 2)
         assert not await awaitable.copy_from(device, 0, device, 1, 0)
+
+    async def test_or_write_sets_the_bits_of_the_data(self, device: BlockDevice) -> None:
+        size = device.block_size
+        native = device.is_native(Atomic.OR_WRITE, 44, 1)
+        if not native:
+            with pytest.raises(Unsupported):
+                await awaitable.or_write(device, 44, bytes(size))
+            return
+        old, new = pattern(1, size, 40), pattern(1, size, 41)
+        await awaitable.write(device, 44, old)
+        await awaitable.or_write(device, 44, new)
+        expected = bytes(one | other for one, other in zip(old, new, strict=True))
+        assert bytes(await awaitable.read(device, 44, 1)) == expected
+
+    async def test_or_writes_in_flight_together_lose_no_bit(self, device: BlockDevice) -> None:
+        size = device.block_size
+        if not device.is_native(Atomic.OR_WRITE, 45, 1):
+            with pytest.raises(Unsupported):
+                await awaitable.or_write(device, 45, bytes(size))
+            return
+        await awaitable.write(device, 45, bytes(size))
+        outcomes = Outcomes()
+        for bit in range(8):
+            device.or_write(45, bytes([1 << bit]) * size, outcomes.note)
+        await outcomes.all_of(8)
+        assert outcomes == [None] * 8
+        assert bytes(await awaitable.read(device, 45, 1)) == b"\xff" * size
+
+    async def test_atomic_write_is_read_back(self, device: BlockDevice) -> None:
+        size = device.block_size
+        native = device.is_native(Atomic.WRITE, 46, 1)
+        if not native:
+            with pytest.raises(Unsupported):
+                await awaitable.write_atomic(device, 46, bytes(size))
+            return
+        data = pattern(1, size, 42)
+        await awaitable.write(device, 45, bytes(3 * size))
+        await awaitable.write_atomic(device, 46, data)
+        assert bytes(await awaitable.read(device, 45, 3)) == bytes(size) + data + bytes(size)
+
+    async def test_prefetch_changes_nothing(self, device: BlockDevice) -> None:
+        data = pattern(8, device.block_size, 43)
+        await awaitable.write(device, 0, data)
+        await awaitable.prefetch(device, 0, 8)
+        await awaitable.prefetch(device, 7, 0)
+        assert bytes(await awaitable.read(device, 0, 8)) == data
+        with pytest.raises(OutOfRange):
+            await awaitable.prefetch(device, device.blocks - 1, 2)
 
     async def test_lba_status_covers_the_range_and_calls_written_blocks_mapped(
         self, device: BlockDevice

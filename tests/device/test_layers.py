@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from daiko.backend.memory import MemoryDevice
 from daiko.device import awaitable
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import Atomic, BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.emulate import Emulate, first_difference
 from daiko.device.error import (
     DeviceError,
     MediumFailure,
-    Miscompare,
     Unreachable,
     Unsupported,
     WriteProtected,
@@ -52,6 +51,15 @@ class Plain(Layer):
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         BlockDevice.compare_and_write(self, lba, compare, data, done)
 
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        BlockDevice.or_write(self, lba, data, done)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        BlockDevice.write_atomic(self, lba, data, done)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return False
+
 
 LAYERS = {
     "layer": lambda: Layer(MemoryDevice(12000)),
@@ -80,7 +88,8 @@ class TestEmulate:
     async def test_emulated_operations_say_so(self) -> None:
         device = Emulate(Plain(MemoryDevice(1024)))
         has = device.capabilities
-        assert {has.unmap, has.write_same, has.compare_and_write, has.fua} == {Level.EMULATED}
+        assert {has.unmap, has.write_same, has.fua} == {Level.EMULATED}
+        assert has.compare_and_write is Level.NONE
         assert has.unmapped_reads_zero
 
     async def test_native_operations_stay_native(self) -> None:
@@ -106,35 +115,6 @@ class TestEmulate:
         with pytest.raises(MediumFailure):
             await awaitable.write_same(Emulate(stats), 0, 4000, bytes(512))
         assert stats.counters.writes == 3
-
-    async def test_write_waits_for_a_comparison_on_the_same_blocks(self) -> None:
-        memory = MemoryDevice(1024)
-        delay = Delay(Plain(memory))
-        device = Emulate(delay)
-        outcomes: list[tuple[str, DeviceError | None]] = []
-        old, new, later = bytes(512), pattern(1, 512, 1), pattern(1, 512, 2)
-        device.compare_and_write(5, old, new, lambda error: outcomes.append(("compare", error)))
-        device.write(5, later, lambda error: outcomes.append(("write", error)))
-        device.write(6, later, lambda error: outcomes.append(("elsewhere", error)))
-        assert delay.held == 2  # the read of the comparison, and the write elsewhere
-        assert bytes(await awaitable.read(memory, 5, 1)) == old
-        while delay.release():
-            pass
-        assert sorted(outcomes) == [("compare", None), ("elsewhere", None), ("write", None)]
-        assert [name for name, _ in outcomes if name != "elsewhere"] == ["compare", "write"]
-        assert bytes(await awaitable.read(memory, 5, 1)) == later
-
-    async def test_comparison_waits_for_a_write_in_flight(self) -> None:
-        delay = Delay(Plain(MemoryDevice(1024)))
-        device = Emulate(delay)
-        outcomes: list[DeviceError | None] = []
-        device.write(5, pattern(1, 512, 1), outcomes.append)
-        device.compare_and_write(5, bytes(512), pattern(1, 512, 2), outcomes.append)
-        assert delay.held == 1
-        while delay.release():
-            pass
-        assert outcomes[0] is None
-        assert isinstance(outcomes[1], Miscompare)
 
     @given(st.binary(min_size=1, max_size=64), st.integers(0, 63), st.integers(1, 255))
     def test_first_difference_finds_the_byte(self, data: bytes, offset: int, flip: int) -> None:

@@ -179,6 +179,22 @@ CDBS: dict[str, tuple[dict[str, Any], str]] = {
         {"unmap": 1, "ndob": 1, "lba": LBA, "transfer_length": LENGTH},
         "93 09 01 02 03 04 05 06 07 08 0a 0b 0c 0d 00 00",
     ),
+    "Orwrite16": (
+        {"orprotect": 1, "dpo": 1, "fua": 1, "lba": LBA, "transfer_length": LENGTH},
+        "8b 38 01 02 03 04 05 06 07 08 0a 0b 0c 0d 00 00",
+    ),
+    "ReadDefectData10": (
+        {"req_plist": 1, "req_glist": 1, "format": 5, "allocation_length": 0x0102},
+        "37 00 1d 00 00 00 00 01 02 00",
+    ),
+    "ReadDefectData12": (
+        {"req_glist": 1, "format": 4, "descriptor_index": 0x01020304, "allocation_length": LENGTH},
+        "b7 0c 01 02 03 04 0a 0b 0c 0d 00 00",
+    ),
+    "WriteAtomic16": (
+        {"fua": 1, "lba": LBA, "atomic_boundary": 0x0102, "transfer_length": 0x0304},
+        "9c 08 01 02 03 04 05 06 07 08 01 02 03 04 00 00",
+    ),
     "CompareAndWrite": (
         {"fua": 1, "lba": LBA, "transfer_length": 9, "group_number": 3},
         "89 08 01 02 03 04 05 06 07 08 00 00 00 09 03 00",

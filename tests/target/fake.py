@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from daiko.backend.memory import MemoryDevice
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import (
+    Atomic,
+    BlockDevice,
+    Buffer,
+    Capabilities,
+    Done,
+    Level,
+    ReadDone,
+)
 from daiko.device.error import DeviceError
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense, parse_sense
@@ -103,7 +111,10 @@ class FakeTask(Task):
 class SlowDevice(BlockDevice):
     """Keeps every request until it is told to carry one out, or to fail one."""
 
-    def __init__(self, blocks: int = 1024, block_size: int = 512) -> None:
+    def __init__(
+        self, blocks: int = 1024, block_size: int = 512, *, has_atomics: bool = True
+    ) -> None:
+        self.has_atomics = has_atomics
         self.below = MemoryDevice(blocks, block_size)
         self.block_size = block_size
         self.blocks = blocks
@@ -140,6 +151,15 @@ class SlowDevice(BlockDevice):
             done,
         )
 
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        self._keep("or write", lambda: self.below.or_write(lba, data, done), done)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        self._keep("write atomic", lambda: self.below.write_atomic(lba, data, done), done)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return self.has_atomics
+
     @property
     def waiting(self) -> list[str]:
         return [name for name, _, _ in self.requests]
@@ -164,6 +184,9 @@ class BareDevice(MemoryDevice):
             compare_and_write=Level.NONE,
             fua=Level.NONE,
         )
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return False
 
 
 class Host:

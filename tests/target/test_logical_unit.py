@@ -248,7 +248,7 @@ def test_alert_spares_the_host_that_caused_it() -> None:
 # ---------------------------------------------------------------------- what the device offers
 
 
-@pytest.mark.parametrize("name", ["UNMAP", "WRITE_SAME_10", "WRITE_SAME_16", "COMPARE_AND_WRITE"])
+@pytest.mark.parametrize("name", ["UNMAP", "WRITE_SAME_10", "WRITE_SAME_16"])
 def test_command_that_the_device_has_no_means_for_does_not_exist(name: str) -> None:
     row = next(row for row in ROWS if row.name == name)
     unit = unit_of(BareDevice())

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from itertools import permutations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from daiko.backend.memory import MemoryDevice
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import Atomic, BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.emulate import Emulate
 from daiko.device.error import (
     DeviceError,
     MediumFailure,
-    Miscompare,
     OutOfRange,
     Unreachable,
     Unsupported,
@@ -82,8 +78,17 @@ class Plain(Layer):
     def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
         done(Unsupported("no WRITE SAME"))
 
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return False
+
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         done(Unsupported("no COMPARE AND WRITE"))
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        done(Unsupported("no ORWRITE"))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        done(Unsupported("no atomic write"))
 
 
 class TestWithOneDeviceThatCanDoLittle(BlockDeviceSuite):
@@ -371,115 +376,16 @@ OLD, NEW, OTHER = pattern(2, SIZE, 1), pattern(2, SIZE, 2), pattern(2, SIZE, 3)
 EDGE = 2  # blocks 2 and 3 lie on A and on B
 
 
-def test_compare_and_write_across_extents_writes_both_parts_or_none(
-    memories: dict[DeviceId, MemoryDevice],
+@pytest.mark.parametrize("operation", Atomic)
+def test_atomic_operation_is_the_devices_own_inside_an_extent_only(
+    memories: dict[DeviceId, MemoryDevice], operation: Atomic
 ) -> None:
-    lu = VirtualLu(table(*SCATTERED), memories, SIZE)
-    write(lu, EDGE, OLD)
-    half_right = OLD[:SIZE] + NEW[SIZE:]
-    error = compare_and_write(lu, EDGE, half_right, OTHER).error
-    assert isinstance(error, Miscompare)
-    assert half_right[error.offset] != OLD[error.offset]
-    assert half_right[: error.offset] == OLD[: error.offset]
-    assert read(lu, EDGE, 2).data == OLD
-    assert compare_and_write(lu, EDGE, OLD, NEW).error is None
-    assert read(memories[A], 702, 1).data + read(memories[B], 0, 1).data == NEW
-
-
-def test_write_under_way_is_waited_for_by_compare_and_write_across_extents(
-    memories: dict[DeviceId, MemoryDevice],
-) -> None:
-    late = Delay(memories[B])
-    lu = VirtualLu(table(*SCATTERED), {**memories, B: late}, SIZE)
-    written = write(lu, EDGE, OLD)
-    swapped = compare_and_write(lu, EDGE, OLD, NEW)
-    assert late.held == 1  # only the write: nothing was read yet
-    settle(late)
-    assert (written.error, swapped.error) == (None, None)
-    assert read_all(lu, late) == NEW
-
-
-def test_write_that_comes_during_compare_and_write_across_extents_comes_after_it(
-    memories: dict[DeviceId, MemoryDevice],
-) -> None:
-    late = Delay(memories[B])
-    lu = VirtualLu(table(*SCATTERED), {**memories, B: late}, SIZE)
-    swapped = compare_and_write(lu, EDGE, bytes(2 * SIZE), NEW)
-    written = write(lu, EDGE, OTHER)
-    elsewhere = write(lu, 700, OTHER)
-    assert not elsewhere.pending  # other blocks wait for nothing
-    assert written.pending
-    settle(late)
-    assert (swapped.error, written.error, elsewhere.error) == (None, None, None)
-    assert read_all(lu, late) == OTHER
-
-
-def test_failed_compare_and_write_lets_the_waiting_writes_go_on(
-    memories: dict[DeviceId, MemoryDevice],
-) -> None:
-    fault = Fault(memories[A])
-    fault.fail(Operation.READ, error=lambda: Unreachable("sd1 is away"), times=1)
-    late = Delay(memories[B])
-    lu = VirtualLu(table(*SCATTERED), {A: fault, B: late, C: memories[C]}, SIZE)
-    swapped = compare_and_write(lu, EDGE, OLD, NEW)
-    written = write(lu, EDGE, OTHER)
-    settle(late)
-    assert isinstance(swapped.error, Unreachable)
-    assert written.error is None
-    assert read_all(lu, late) == OTHER
-
-
-def settle(late: Delay) -> None:
-    while late.release():
-        pass
-
-
-def read_all(lu: VirtualLu, late: Delay) -> bytes:
-    outcome = read(lu, EDGE, 2)
-    settle(late)
-    return outcome.data
-
-
-Request = tuple[bytes | None, bytes, bool]
-"""(what is compared, None for a plain write; what is written; was it done)."""
-
-
-@given(st.data())
-def test_compare_and_writes_and_writes_in_flight_together_are_as_one_after_another(
-    data: st.DataObject,
-) -> None:
-    memories = {name: MemoryDevice(1000) for name in (A, B, C)}
-    delays = {name: Delay(device) for name, device in memories.items()}
-    lu = VirtualLu(table(*SCATTERED), delays, SIZE)
-    values = [bytes([number]) * 2 * SIZE for number in range(2)]
-    outcomes = []
-    for _ in range(data.draw(st.integers(2, 4))):
-        new = data.draw(st.sampled_from(values))
-        if data.draw(st.booleans()):
-            compare = data.draw(st.sampled_from(values))
-            outcomes.append((compare, new, compare_and_write(lu, EDGE, compare, new)))
-        else:
-            outcomes.append((None, new, write(lu, EDGE, new)))
-        for delay in delays.values():
-            delay.release(data.draw(st.integers(0, 2)))
-    while any(delay.release(1) for delay in data.draw(st.permutations(list(delays.values())))):
-        pass
-    assert not any(outcome.pending for _, _, outcome in outcomes)
-    found = read(memories[A], 702, 1).data + read(memories[B], 0, 1).data
-    requests = [(compare, new, outcome.error is None) for compare, new, outcome in outcomes]
-    assert any(leads_to(order, values[0], found) for order in permutations(requests))
-    for device in memories.values():
-        device.close()
-
-
-def leads_to(order: tuple[Request, ...], before: bytes, after: bytes) -> bool:
-    """Would the requests in this order have had these outcomes, and left these blocks?"""
-    value = before
-    for compare, new, was_done in order:
-        if (compare is None or compare == value) != was_done:
-            return False
-        value = new if was_done else value
-    return value == after
+    lu = VirtualLu(table(*SCATTERED), {**memories, B: Plain(memories[B])}, SIZE)
+    assert lu.is_native(operation, 0, 3)
+    assert not lu.is_native(operation, EDGE, 2)  # across extents
+    assert not lu.is_native(operation, 3, 1)  # on a device that has it not
+    refused = compare_and_write(lu, EDGE, OLD, NEW)
+    assert isinstance(refused.error, Unsupported)
 
 
 # --- making one ----------------------------------------------------------------------------------

@@ -38,16 +38,18 @@ from pathlib import Path
 from daiko.backend.kernel_copy import DataRun, KernelCannot, KernelCopy
 from daiko.backend.worker import Work, Workers
 from daiko.device.block import (
+    Atomic,
     BlockDevice,
     Buffer,
     Capabilities,
     Done,
     Level,
+    PrefetchDone,
     ReadDone,
     Run,
     StatusDone,
 )
-from daiko.device.emulate import first_difference
+from daiko.device.emulate import first_difference, ored
 from daiko.device.error import (
     Aborted,
     DeviceError,
@@ -399,6 +401,45 @@ class FileDevice(BlockDevice):
 
         self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
 
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        refusal = self._refusal(lba, blocks, changing=True)
+        if refusal is not None or not blocks:
+            done(refusal)
+            return
+        offset = lba * self.block_size
+
+        def work() -> DeviceError | None:
+            found = os.pread(self._descriptor, len(data), offset)
+            if len(found) < len(data):
+                return MediumFailure(f"{self.path} has shrunk", writing=False, lba=lba)
+            _pwrite(self._descriptor, ored(found, data), offset, 0)
+            return None
+
+        self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return operation is not Atomic.WRITE
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        """Tells the kernel to read ahead (posix_fadvise(2), POSIX_FADV_WILLNEED). Of more than
+        `_MOST_PREFETCHED` bytes only the first are asked for."""
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None:
+            done(refusal, False)
+            return
+        length = blocks * self.block_size
+        advised = min(length, _MOST_PREFETCHED)
+        offset = lba * self.block_size
+
+        def work() -> None:
+            if advised:
+                os.posix_fadvise(self._descriptor, offset, advised, os.POSIX_FADV_WILLNEED)
+
+        self._change(
+            None, lba, work, lambda error: done(error, error is None and advised == length)
+        )
+
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """By the holes of the file (lseek(2), SEEK_HOLE). A block that is partly in a hole is
         mapped. Everything is mapped on a block device, and where unmapping keeps the room."""
@@ -530,6 +571,9 @@ def _pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:
         rest = memoryview(data)[written:]
         written += os.pwritev(descriptor, (rest,), offset + written, flags)
 
+
+_MOST_PREFETCHED = 256 << 20
+"""Bytes that one request may bring into the page cache."""
 
 _MOST_RUNS = 64
 """Looked for in one request, which then speaks of fewer blocks than were asked about."""

@@ -74,6 +74,10 @@ class LuFacts:
         what they then refuse, so the list of operation codes counts where there is one."""
         return self.opcodes is None or opcode in self.opcodes
 
+    def lists_command(self, opcode: int) -> bool:
+        """Whether the unit says in its list of operation codes that it has a command."""
+        return self.opcodes is not None and opcode in self.opcodes
+
     @property
     def is_disk(self) -> bool:
         """Whether it can be a device: connected, of a disk type, with a capacity."""

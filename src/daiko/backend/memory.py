@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import mmap
 
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
-from daiko.device.emulate import first_difference
+from daiko.device.block import Atomic, BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.emulate import first_difference, ored
 from daiko.device.error import Aborted, DeviceError, Miscompare, OutOfRange
 
 
@@ -23,6 +23,7 @@ class MemoryDevice(BlockDevice):
             compare_and_write=Level.NATIVE,
             fua=Level.NATIVE,
             unmapped_reads_zero=True,
+            atomic_blocks=blocks,
         )
         # An anonymous mapping rather than a bytearray: nothing is allocated before it is used.
         self._memory: mmap.mmap | None = mmap.mmap(-1, blocks * block_size)
@@ -78,6 +79,20 @@ class MemoryDevice(BlockDevice):
             else:
                 self._memory[start : start + len(data)] = data
         done(refusal)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        refusal = self._refusal(lba, len(data) // self.block_size)
+        if refusal is None and self._memory is not None:
+            start, end = lba * self.block_size, lba * self.block_size + len(data)
+            self._memory[start:end] = ored(self._memory[start:end], data)
+        done(refusal)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        """There is nothing that a crash could leave half done."""
+        self.write(lba, data, done)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return True
 
     def close(self) -> None:
         if self._memory is not None:

@@ -3,7 +3,7 @@ above it."""
 
 from __future__ import annotations
 
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.block import Atomic, BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.emulate import first_difference
 from daiko.device.error import Miscompare, OutOfRange
 
@@ -24,6 +24,7 @@ class NullDevice(BlockDevice):
             compare_and_write=Level.NATIVE,
             fua=Level.NATIVE,
             unmapped_reads_zero=True,
+            atomic_blocks=blocks,
         )
 
     def _refusal(self, lba: int, blocks: int) -> OutOfRange | None:
@@ -54,3 +55,12 @@ class NullDevice(BlockDevice):
             done(Miscompare("the blocks hold other data", offset=offset))
         else:
             done(refusal)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        done(self._refusal(lba, len(data) // self.block_size))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        done(self._refusal(lba, len(data) // self.block_size))
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return True

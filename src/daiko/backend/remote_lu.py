@@ -16,11 +16,13 @@ from typing import Protocol
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.refusal import device_error
 from daiko.device.block import (
+    Atomic,
     BlockDevice,
     Buffer,
     Capabilities,
     Done,
     Level,
+    PrefetchDone,
     ReadDone,
     Run,
     StatusDone,
@@ -44,8 +46,18 @@ from daiko.scsi.block_data import (
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.report import lun_field
-from daiko.scsi.sbc import CompareAndWrite, GetLbaStatus, SynchronizeCache10, Unmap, WriteSame16
+from daiko.scsi.sbc import (
+    CompareAndWrite,
+    GetLbaStatus,
+    Orwrite16,
+    Prefetch16,
+    SynchronizeCache10,
+    Unmap,
+    WriteAtomic16,
+    WriteSame16,
+)
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
+from daiko.scsi.vpd import BlockLimits
 
 _RANGE_10 = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
@@ -109,6 +121,9 @@ class RemoteLu(BlockDevice):
         self._has_cache = True
         self._resets = 0
         self._is_thin = False
+        self._has_or_write = False
+        self._has_prefetch = False
+        self._limits = BlockLimits()
 
     # --- what is known of it
 
@@ -134,6 +149,11 @@ class RemoteLu(BlockDevice):
             else 0
         )
         self._is_thin = capacity.lbpme
+        self._limits = limits
+        # Nothing but the list of commands tells of these.
+        self._has_or_write = facts.lists_command(Opcode.ORWRITE_16)
+        self._has_prefetch = facts.lists_command(Opcode.PREFETCH_16)
+        atomic = min(limits.max_atomic, self._limit) if has(Opcode.WRITE_ATOMIC_16) else 0
         native = {True: Level.NATIVE, False: Level.NONE}
         self.capabilities = Capabilities(
             unmap=native[self._unmap_limit > 0],
@@ -145,6 +165,7 @@ class RemoteLu(BlockDevice):
             optimal_blocks=limits.optimal_granularity or 1 << capacity.physical_exponent,
             unmap_granularity=max(1, limits.unmap_granularity),
             unmapped_reads_zero=capacity.lbprz or bool(provisioning.lbprz & 1),
+            atomic_blocks=atomic,
         )
         self.absence = ""
 
@@ -343,6 +364,72 @@ class RemoteLu(BlockDevice):
             both = bytes(compare) + bytes(data)
             # Never sent twice: after a first success the second would find a miscompare.
             self._change(cdb, both, done, f"COMPARE AND WRITE at {lba}", replay=False)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal)
+        elif not self._has_or_write or blocks > self._limit:
+            done(Unsupported(f"{self.name} has no ORWRITE of {blocks} blocks"))
+        else:
+            cdb = Orwrite16.pack(lba=lba, transfer_length=blocks)
+            # Sent twice it leaves what it leaves when it is sent once.
+            self._change(cdb, data, done, f"ORWRITE at {lba}")
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not blocks:
+            done(refusal)
+        elif not self._takes_atomic(lba, blocks):
+            done(Unsupported(f"{self.name} has no WRITE ATOMIC of {blocks} blocks at {lba}"))
+        else:
+            cdb = WriteAtomic16.pack(lba=lba, transfer_length=blocks)
+            self._change(cdb, data, done, f"WRITE ATOMIC at {lba}")
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        match operation:
+            case Atomic.COMPARE_AND_WRITE:
+                return blocks <= self._compare_limit
+            case Atomic.OR_WRITE:
+                return self._has_or_write and blocks <= self._limit
+            case Atomic.WRITE:
+                return self._takes_atomic(lba, blocks)
+
+    def _takes_atomic(self, lba: int, blocks: int) -> bool:
+        limits = self._limits
+        return (
+            blocks <= self.capabilities.atomic_blocks
+            and lba % (limits.atomic_alignment or 1) == 0
+            and blocks % (limits.atomic_granularity or 1) == 0
+        )
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        refusal = self._refusal(lba, blocks)
+        if refusal is not None or not self._has_prefetch or not blocks:
+            done(refusal, False)
+            return
+        most = self._limits.max_prefetch or blocks
+
+        def completed(error: DeviceError | None, status: int, _: Buffer, sense: bytes) -> None:
+            if error is None:
+                what = f"{self.name}: PRE-FETCH at {lba}"
+                error = device_error(status, sense, what, writing=False, optional=True)
+            if isinstance(error, Unsupported):
+                self._has_prefetch = False
+                error = None
+            done(error, status == Status.CONDITION_MET and blocks <= most)
+
+        self._port.send(
+            Command(
+                self._field,
+                Prefetch16.pack(lba=lba, transfer_length=min(blocks, most)),
+                completed,
+                timeout=self._port.command_timeout,
+                replay=True,
+            )
+        )
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         refusal = self._refusal(lba, blocks)

@@ -16,7 +16,6 @@ from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
-from daiko.device.range_lock import RangeLock
 from daiko.mapping.extent import DeviceId
 from daiko.state.index import VolumesOf
 from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
@@ -46,9 +45,6 @@ class PublishedVolume:
         self.table = record.extents.table
         self._device_of = device_of
         self._trackings: list[ChangeTracking] = []
-        self._lock = RangeLock()
-        self._locks: dict[DeviceId, RangeLock] = {}
-        """Of devices that lack a command; see `with_all_commands`."""
         self.unit = LogicalUnit(
             Identity(
                 record.name,
@@ -83,7 +79,7 @@ class PublishedVolume:
 
         The trackings lie one on another, the newest on top, so each sees all writes since it was
         put there."""
-        tracking = ChangeTracking(self.unit.device)
+        tracking = ChangeTracking(self.unit.bare_device)
         self._trackings.append(tracking)
         self.unit.replace_device(tracking)
         return tracking
@@ -99,25 +95,15 @@ class PublishedVolume:
             self.unit.replace_device(tracking.below)
 
     def _build(self) -> BlockDevice:
-        """The volume over its devices as they are. The locks outlive what is built: requests that
-        are at the devices now and those of the next moment must still keep out of each other."""
+        """The volume over its devices as they are."""
         table = self.table
         if len(table) == 1:
             only = table[0]
             device = self._device_of(only.device)
             if only.device_lba == 0 and only.blocks == device.blocks:
-                return self._with_all_commands(only.device, device)
-        devices = {
-            each: self._with_all_commands(each, self._device_of(each)) for each in table.devices
-        }
-        return VirtualLu(table, devices, self.record.block_size, lock=self._lock)
-
-    def _with_all_commands(self, name: DeviceId, device: BlockDevice) -> BlockDevice:
-        """One lock for each device, kept: what is at the devices must stay apart."""
-        has = device.capabilities
-        if has.write_same and has.compare_and_write and has.fua:
-            return device
-        return with_all_commands(device, self._locks.setdefault(name, RangeLock()))
+                return with_all_commands(device)
+        devices = {each: with_all_commands(self._device_of(each)) for each in table.devices}
+        return VirtualLu(table, devices, self.record.block_size)
 
 
 class Publication:
@@ -224,14 +210,13 @@ def is_real_lu(store: Store, volume: VolumeRecord) -> bool:
     )
 
 
-def with_all_commands(device: BlockDevice, lock: RangeLock) -> BlockDevice:
-    """The device with WRITE SAME, COMPARE AND WRITE and FUA, emulated where it lacks them. UNMAP
-    is left as it is: done by writing zeros it would cost a host much and give back nothing. `lock`
-    keeps writes out of an emulated COMPARE AND WRITE; the volume has one for each device."""
+def with_all_commands(device: BlockDevice) -> BlockDevice:
+    """The device with WRITE SAME and FUA, emulated where it lacks them. UNMAP is left as it is:
+    done by writing zeros it would cost a host much and give back nothing."""
     has = device.capabilities
-    if has.write_same and has.compare_and_write and has.fua:
+    if has.write_same and has.fua:
         return device
-    whole = Emulate(device, lock=lock)
+    whole = Emulate(device)
     whole.capabilities = replace(
         whole.capabilities, unmap=has.unmap, unmapped_reads_zero=has.unmapped_reads_zero
     )

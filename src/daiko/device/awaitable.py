@@ -56,6 +56,36 @@ async def write_same(device: BlockDevice, lba: int, blocks: int, pattern: Buffer
     await future
 
 
+async def or_write(device: BlockDevice, lba: int, data: Buffer) -> None:
+    """Set in the range the bits that are set in `data`."""
+    future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+    device.or_write(lba, data, lambda error: _settle(future, error))
+    await future
+
+
+async def write_atomic(device: BlockDevice, lba: int, data: Buffer) -> None:
+    """Write all of `data` or nothing."""
+    future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+    device.write_atomic(lba, data, lambda error: _settle(future, error))
+    await future
+
+
+async def prefetch(device: BlockDevice, lba: int, blocks: int) -> bool:
+    """Bring the range into the cache; returns whether all of it has room there."""
+    future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def done(error: DeviceError | None, fits: bool) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(fits)
+        else:
+            future.set_exception(error)
+
+    device.prefetch(lba, blocks, done)
+    return await future
+
+
 async def compare_and_write(device: BlockDevice, lba: int, compare: Buffer, data: Buffer) -> None:
     """Write `data` if the range holds `compare`; raises `Miscompare` otherwise."""
     future: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()

@@ -23,9 +23,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
-from daiko.device.error import DeviceError, Unsupported
+from daiko.device.error import DeviceError, OutOfRange, Unsupported
 
 Buffer = bytes | bytearray | memoryview
 """Bytes-like data, C-contiguous, of format 'B'."""
@@ -44,6 +44,10 @@ StatusDone = Callable[[DeviceError | None, Sequence[Run]], None]
 block asked for on, none of them empty, together at least one block and at most all asked for."""
 
 
+PrefetchDone = Callable[[DeviceError | None, bool], None]
+"""Completion of `prefetch`: the error, and whether all of the range has room in the cache."""
+
+
 class Level(IntEnum):
     """How far a device offers an optional operation."""
 
@@ -51,6 +55,14 @@ class Level(IntEnum):
     EMULATED = 1
     """Correct, but done with simpler operations (`device/emulate.py`)."""
     NATIVE = 2
+
+
+class Atomic(Enum):
+    """Operations between whose steps nothing else may come (SBC-4, 4.29 and 5.3)."""
+
+    COMPARE_AND_WRITE = "compare and write"
+    OR_WRITE = "or write"
+    WRITE = "atomic write"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ class Capabilities:
     unmap_granularity: int = 1
     """Blocks."""
     unmapped_reads_zero: bool = False
+    atomic_blocks: int = 0
+    """Longest `write_atomic` (blocks); 0 = none."""
 
 
 class BlockDevice(ABC):
@@ -131,6 +145,28 @@ class BlockDevice(ABC):
         there reads what a read here would give; None where that is not so, or not known. For
         `copy_from`, which asks its source. A layer has this only if it leaves reads alone."""
         return None
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        """Replace the range by the OR of its contents and `data`, atomically against every other
+        write through this device."""
+        done(Unsupported("this device has no ORWRITE"))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        """Write all of `data` or nothing: a reader sees all old or all new blocks, and so it is
+        after an error, after a crash of this process, and after a loss of power."""
+        done(Unsupported("this device has no atomic write"))
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        """Does the device itself carry out this operation on this range? Where it does not, who
+        calls may make it of reads and writes while nothing else changes the range."""
+        return False
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        """Bring the range into the device's cache. A device without one has nothing to do."""
+        if lba < 0 or lba + blocks > self.blocks:
+            done(OutOfRange(f"blocks {lba}..{lba + blocks - 1} of {self.blocks}"), False)
+        else:
+            done(None, False)
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """Say which blocks of the range are mapped (SBC-4, 4.7: provisioning status). A device

@@ -3,21 +3,21 @@
 - FUA: the write, then a flush.
 - WRITE SAME: writes of up to 1 MiB that repeat the pattern, one after the other.
 - UNMAP: WRITE SAME of zeros. It gives no room back, but a read then returns zeros for certain.
-- COMPARE AND WRITE: read, compare, write, while a `RangeLock` holds back every other write *through
-  this layer* to the same blocks. So it is atomic only when all writes come this way.
+- COMPARE AND WRITE: read, compare, write. ORWRITE: read, or, write. Nothing else may change the
+  blocks meanwhile: that is the affair of who calls, who knows all ways to them
+  (`target/exclusion.py`).
 
-`Emulate` uses what the device has and fills in the rest; it reports the level EMULATED for that.
+`Emulate` uses what the device has and fills in FUA, WRITE SAME and UNMAP; it reports the level
+EMULATED for that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from daiko.device.block import BlockDevice, Buffer, Done, Level, ReadDone
+from daiko.device.block import BlockDevice, Buffer, Done, Level
 from daiko.device.error import DeviceError, Miscompare
 from daiko.device.layer.layer import Layer
-from daiko.device.range_lock import RangeLock
 
 _CHUNK_BYTES = 1 << 20
 
@@ -120,37 +120,40 @@ def compare_and_write(
     device.read(lba, len(compare) // device.block_size, have_read)
 
 
-class Emulate(Layer):
-    """The device below, with every optional operation."""
+def ored(one: Buffer, other: Buffer) -> bytes:
+    """The OR of two buffers of one length."""
+    joined = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return joined.to_bytes(len(one), "little")
 
-    def __init__(self, below: BlockDevice, *, lock: RangeLock | None = None) -> None:
-        """`lock`: of the `Emulate` that this one takes the place of, while requests are at that."""
+
+def or_write(device: BlockDevice, lba: int, data: Buffer, done: Done) -> None:
+    """ORWRITE by read and write. The caller keeps other writes away meanwhile."""
+
+    def have_read(error: DeviceError | None, found: Buffer) -> None:
+        if error is not None:
+            done(error)
+        else:
+            device.write(lba, ored(found, data), done)
+
+    device.read(lba, len(data) // device.block_size, have_read)
+
+
+class Emulate(Layer):
+    """The device below, with FUA, WRITE SAME and UNMAP whatever it has of them."""
+
+    def __init__(self, below: BlockDevice) -> None:
         super().__init__(below)
         has = below.capabilities
-        self._lock = lock or RangeLock()
-        self._emulates_comparison = not has.compare_and_write
         self.capabilities = replace(
             has,
             unmap=has.unmap or Level.EMULATED,
             write_same=has.write_same or Level.EMULATED,
-            compare_and_write=has.compare_and_write or Level.EMULATED,
             fua=has.fua or Level.EMULATED,
             unmapped_reads_zero=has.unmapped_reads_zero or not has.unmap,
         )
         self._has = has
 
-    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
-        self.below.read(lba, blocks, done)
-
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
-        if not self._emulates_comparison:
-            self._write(lba, data, done, fua)
-            return
-        self._locked(
-            lba, len(data) // self.block_size, done, lambda then: self._write(lba, data, then, fua)
-        )
-
-    def _write(self, lba: int, data: Buffer, done: Done, fua: bool) -> None:
         if fua and not self._has.fua:
             write_fua(self.below, lba, data, done)
         else:
@@ -158,46 +161,12 @@ class Emulate(Layer):
 
     def unmap(self, lba: int, blocks: int, done: Done) -> None:
         if self._has.unmap:
-            self._locked(lba, blocks, done, lambda then: self.below.unmap(lba, blocks, then))
+            self.below.unmap(lba, blocks, done)
         else:
-            self._locked(lba, blocks, done, lambda then: unmap(self.below, lba, blocks, then))
+            unmap(self.below, lba, blocks, done)
 
     def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
-        def begin(then: Done) -> None:
-            if self._has.write_same:
-                self.below.write_same(lba, blocks, pattern, then)
-            else:
-                write_same(self.below, lba, blocks, pattern, then)
-
-        self._locked(lba, blocks, done, begin)
-
-    def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
-        if not self._emulates_comparison:
-            self.below.compare_and_write(lba, compare, data, done)
-            return
-
-        def begin(ticket: int) -> None:
-            def leave(error: DeviceError | None) -> None:
-                self._lock.leave(ticket)
-                done(error)
-
-            compare_and_write(self.below, lba, compare, data, leave)
-
-        self._lock.wait_exclusive(lba, len(compare) // self.block_size, begin)
-
-    def _locked(self, lba: int, blocks: int, done: Done, submit: Callable[[Done], None]) -> None:
-        """Submit a change that a COMPARE AND WRITE on the same blocks must not interleave with."""
-        lock = self._lock
-
-        def begin(ticket: int) -> None:
-            def leave(error: DeviceError | None) -> None:
-                lock.leave(ticket)
-                done(error)
-
-            submit(leave)
-
-        ticket = lock.try_shared(lba, blocks)
-        if ticket >= 0:
-            begin(ticket)
+        if self._has.write_same:
+            self.below.write_same(lba, blocks, pattern, done)
         else:
-            lock.wait_shared(lba, blocks, begin)
+            write_same(self.below, lba, blocks, pattern, done)

@@ -1,4 +1,5 @@
-"""Parameter data of the block commands: READ CAPACITY, UNMAP, GET LBA STATUS (SBC-4, clause 5)."""
+"""Parameter data of the block commands: READ CAPACITY, UNMAP, GET LBA STATUS, READ DEFECT DATA
+(SBC-4, clause 5)."""
 
 from __future__ import annotations
 
@@ -177,3 +178,44 @@ def parse_lba_status(data: Buffer) -> tuple[LbaStatus, ...]:
         raise MalformedData(f"LBA status data of {len(data)} bytes")
     end = min(len(data), 4 + int.from_bytes(data[:4], "big"))
     return tuple([LbaStatus(*_LBA_STATUS.unpack(data, at)) for at in range(8, end - 15, 16)])
+
+
+# --- READ DEFECT DATA (SBC-4, 5.18 and 5.19) -----------------------------------------------------
+
+
+class DefectFormat(IntEnum):
+    """DEFECT LIST FORMAT: how the places of defects are written."""
+
+    SHORT_BLOCK = 0
+    EXTENDED_BYTES_FROM_INDEX = 1
+    EXTENDED_PHYSICAL_SECTOR = 2
+    LONG_BLOCK = 3
+    BYTES_FROM_INDEX = 4
+    PHYSICAL_SECTOR = 5
+    VENDOR_SPECIFIC = 6
+
+
+_DEFECTS_10 = Layout(
+    "DefectList10",
+    4,
+    bit("plistv", 1, 4),
+    bit("glistv", 1, 3),
+    bits("format", 1, 2, 0),
+    number("length", 2, 2),
+)
+_DEFECTS_12 = Layout(
+    "DefectList12",
+    8,
+    bit("plistv", 1, 4),
+    bit("glistv", 1, 3),
+    bits("format", 1, 2, 0),
+    number("generation", 2, 2),
+    number("length", 4, 4),
+)
+
+
+def pack_no_defects(*, primary: bool, grown: bool, format: int, long: bool) -> bytes:
+    """The answer of READ DEFECT DATA, (12) when `long`, of a medium without defects. `primary` and
+    `grown` say which lists were asked for."""
+    layout = _DEFECTS_12 if long else _DEFECTS_10
+    return layout.pack(plistv=primary, glistv=grown, format=format)

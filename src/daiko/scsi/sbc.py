@@ -110,6 +110,20 @@ WriteSame16 = _range_16(
     bit("ndob", 1, 0),
 )
 
+Orwrite16 = _range_16("Orwrite16", Opcode.ORWRITE_16, _protect("orprotect"), _DPO, _FUA)
+
+WriteAtomic16 = Layout(
+    "WriteAtomic16",
+    16,
+    opcode(Opcode.WRITE_ATOMIC_16),
+    *_WRITE,
+    number("lba", 2, 8),
+    number("atomic_boundary", 10, 2, legal=False),
+    number("transfer_length", 12, 2),
+    bits("group_number", 14, 4, 0),
+    control(15),
+)
+
 CompareAndWrite = Layout(
     "CompareAndWrite",
     16,
@@ -159,6 +173,29 @@ GetLbaStatus = Layout(
     number("lba", 2, 8),
     number("allocation_length", 10, 4),
     control(15),
+)
+
+ReadDefectData10 = Layout(
+    "ReadDefectData10",
+    10,
+    opcode(Opcode.READ_DEFECT_DATA_10),
+    bit("req_plist", 2, 4),
+    bit("req_glist", 2, 3),
+    bits("format", 2, 2, 0),
+    number("allocation_length", 7, 2),
+    control(9),
+)
+
+ReadDefectData12 = Layout(
+    "ReadDefectData12",
+    12,
+    opcode(Opcode.READ_DEFECT_DATA_12),
+    bit("req_plist", 1, 4),
+    bit("req_glist", 1, 3),
+    bits("format", 1, 2, 0),
+    number("descriptor_index", 2, 4),
+    number("allocation_length", 6, 4),
+    control(11),
 )
 
 StartStopUnit = Layout(

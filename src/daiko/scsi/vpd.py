@@ -339,6 +339,11 @@ class BlockLimits(_FixedPage):
         bit("unmap_alignment_valid", 32, 7),
         span("unmap_alignment", 32, 6, 31),
         number("max_write_same", 36, 8),
+        number("max_atomic", 44, 4),
+        number("atomic_alignment", 48, 4),
+        number("atomic_granularity", 52, 4),
+        number("max_atomic_with_boundary", 56, 4),
+        number("max_atomic_boundary", 60, 4),
     )
 
     wsnz: int = 0
@@ -354,6 +359,15 @@ class BlockLimits(_FixedPage):
     unmap_alignment_valid: int = 0
     unmap_alignment: int = 0
     max_write_same: int = 0
+    max_atomic: int = 0
+    """WRITE ATOMIC without a boundary."""
+    atomic_alignment: int = 0
+    """The LBA of WRITE ATOMIC must be a multiple; 0 = any."""
+    atomic_granularity: int = 0
+    """Its length must be a multiple; 0 = any."""
+    max_atomic_with_boundary: int = 0
+    max_atomic_boundary: int = 0
+    """0: ATOMIC BOUNDARY must be 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
 from daiko.target.bar import BY_RESERVATION, Bar, answer_to_barred, barred_by
 from daiko.target.commands import (
+    defects,
     inquiry,
     mode,
     provisioning,
@@ -38,6 +39,7 @@ from daiko.target.commands import (
 )
 from daiko.target.commands.handler import HANDLERS, Handler
 from daiko.target.event import Event, Told
+from daiko.target.exclusion import Exclusion
 from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from daiko.target.task import Task
 
 COMMAND_MODULES = (
+    defects,
     inquiry,
     mode,
     provisioning,
@@ -189,9 +192,11 @@ class LogicalUnit:
     __slots__ = (
         "_places",
         "asymmetric_access",
+        "bare_device",
         "block_size",
         "blocks",
         "device",
+        "exclusion",
         "identity",
         "is_write_protected",
         "keeper",
@@ -219,7 +224,10 @@ class LogicalUnit:
         registrations: Registrations | None = None,
     ) -> None:
         self.identity = identity
+        self.bare_device = device
+        """The device; layers are put over this one, by `replace_device`."""
         self.device = device
+        """What commands use: the device, or a guard before it while blocks are in exclusive use."""
         self.third_party_copy = third_party_copy
         self.block_size = device.block_size
         """Bytes."""
@@ -243,6 +251,8 @@ class LogicalUnit:
         self.asymmetric_access = AsymmetricAccess(self, port_groups or TargetPortGroups())
         """What hosts may do through which target port."""
         self.reservations = Reservations(self, registrations)
+        self.exclusion: Exclusion | None = None
+        """Made when blocks are first wanted in exclusive use (`alone`): few units ever need it."""
         self.task_set = TaskSet(self)
         self.rows, self._places = _repertoire(third_party_copy is not None, device.capabilities)
         """`rows`: the commands that this unit has."""
@@ -320,6 +330,18 @@ class LogicalUnit:
         return blocks
 
     # ------------------------------------------------------------------ for the handlers
+
+    def device_for(self, task: Task) -> BlockDevice:
+        """The device for a command that makes several requests one after the other: it takes its
+        device once, here. A command of one request uses `device` when it makes that."""
+        return self.device if self.exclusion is None else self.exclusion.device_for(task)
+
+    @property
+    def alone(self) -> Exclusion:
+        """Who has blocks for himself."""
+        if self.exclusion is None:
+            self.exclusion = Exclusion(self)
+        return self.exclusion
 
     def receive(
         self, itl: ItlNexus, task: Task, length: int, then: Callable[[Buffer], None]
@@ -403,13 +425,13 @@ class LogicalUnit:
         ValueError when the new one is not of the same geometry."""
         if (device.block_size, device.blocks) != (self.block_size, self.blocks):
             raise ValueError("the new device is of another size")
-        self.device = device
+        self._take_device(device)
 
     def resize(self, device: BlockDevice) -> None:
         """Exchange the device for one of another capacity, and tell the hosts."""
         if device.block_size != self.block_size:
             raise ValueError("the new device has another block size")
-        self.device = device
+        self._take_device(device)
         self.blocks = device.blocks
         self.announce(Event.CAPACITY_CHANGED)
 
@@ -422,6 +444,10 @@ class LogicalUnit:
         for itl in told:
             if itl is not by or event.told is not Told.OTHERS:
                 itl.attentions.establish(event.sense)
+
+    def _take_device(self, device: BlockDevice) -> None:
+        self.bare_device = device
+        self.device = device if self.exclusion is None else self.exclusion.replace(device)
 
     def alert(self, condition: Sense, *, but: ItlNexus | None = None) -> None:
         """Establish a unit attention condition for every host, but for the one that caused it."""

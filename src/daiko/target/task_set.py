@@ -12,6 +12,8 @@ more than `is_gated`. The rest of this module is at work only while one of these
   top of a newer one.
 - Task management has told tasks to end that are at the device. The device cannot be called back;
   the function is answered once they have ended, so that nothing changes the medium afterwards.
+- A command wants blocks for itself and waits until tasks at the device have ended
+  (`exclusion.py`).
 
 Tasks aborted by their own initiator end without status. Those aborted by another initiator end
 with TASK ABORTED, or, where the TAS bit of the control mode page is 0, without status and with a
@@ -125,6 +127,9 @@ class TaskSet:
         if itl.is_lost and not itl.tasks:
             self._lost.discard(itl)
         task.complete(status, data, sense)
+        exclusion = self._unit.exclusion
+        if exclusion is not None:
+            exclusion.ended(task)
         self._advance()
         for waiting in self._awaited.pop(task, ()):
             waiting.one_ended()
@@ -134,6 +139,20 @@ class TaskSet:
 
     def is_ending(self, task: Task) -> bool:
         return task in self._ending
+
+    def watch(self) -> None:
+        """Tasks have to be seen to end."""
+        self.is_watched = True
+
+    def at_device(self) -> list[Task]:
+        """The tasks that have begun and wait for no data: what the device may be at work on."""
+        waiting = {task for _, task in self._waiting}
+        return [
+            task
+            for itl in (*self._unit.nexuses, *self._lost)
+            for task in itl.tasks
+            if task not in waiting and not task.fetching
+        ]
 
     def _begun(self) -> int:
         """Tasks that have begun and not ended."""
@@ -176,7 +195,9 @@ class TaskSet:
 
     def _update(self) -> None:
         self.is_gated = bool(self._barriers or self._waiting or self._lost)
-        self.is_watched = self.is_gated or bool(self._ending or self._awaited)
+        self.is_watched = (
+            self.is_gated or bool(self._ending or self._awaited) or self._unit.exclusion.is_watching
+        )
 
     def await_end(self, tasks: Iterable[Task], done: Callable[[], None]) -> Callable[[], None]:
         """Call `done` when these tasks have ended, of themselves. Returns what gives that up."""

@@ -8,10 +8,10 @@ extents is cut, its parts are sent side by side, and the last to come back compl
 errors the one at the lowest address is reported. After an error in one part the others may have
 been done, as with any failed write.
 
-COMPARE AND WRITE inside one extent is the device's own. Across extents it is made here, by a read,
-a comparison and a write, between which no other write through this LU may touch the blocks. So a
-volume of several extents keeps its changes apart by a `RangeLock`; one of a single extent needs no
-lock and has none.
+COMPARE AND WRITE, ORWRITE and WRITE ATOMIC inside one extent are the device's own. Across extents
+no device could keep other writes away, and the volume has no lock of its own, which every write
+would have to pass: `is_native` says so, and who uses the volume makes the operation of reads and
+writes while nothing else may touch the blocks.
 
 The devices belong to whoever gave them: several volumes share one, and `close` leaves them open.
 """
@@ -22,10 +22,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from math import lcm
 
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, ReadDone, StatusDone
-from daiko.device.emulate import first_difference
-from daiko.device.error import DeviceError, MediumFailure, Miscompare, OutOfRange, Unsupported
-from daiko.device.range_lock import RangeLock
+from daiko.device.block import (
+    Atomic,
+    BlockDevice,
+    Buffer,
+    Capabilities,
+    Done,
+    PrefetchDone,
+    ReadDone,
+    StatusDone,
+)
+from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unsupported
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 
@@ -34,8 +41,7 @@ class VirtualLu(BlockDevice):
     """A block device over the extents of a mapping table.
 
     Raises ValueError where the table is empty, a device is missing, has other blocks than
-    `block_size` bytes, or ends before an extent does. `lock`: of the virtual LU that this one takes
-    the place of, while requests are at that.
+    `block_size` bytes, or ends before an extent does.
     """
 
     def __init__(
@@ -43,8 +49,6 @@ class VirtualLu(BlockDevice):
         table: MappingTable,
         devices: Mapping[DeviceId, BlockDevice],
         block_size: int,
-        *,
-        lock: RangeLock | None = None,
     ) -> None:
         if not table.blocks:
             raise ValueError("a virtual LU has at least one extent")
@@ -59,7 +63,6 @@ class VirtualLu(BlockDevice):
                 )
         self.capabilities = common_capabilities(self._devices)
         self._find = table.find
-        self._lock = (lock or RangeLock()) if len(table) > 1 else None
 
     def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The parts of this LU that lie on a device: (first block here, blocks)."""
@@ -82,13 +85,6 @@ class VirtualLu(BlockDevice):
         if lba < 0 or lba + blocks > self.blocks:
             done(self._outside(lba, blocks))
             return
-        lock = self._lock
-        if lock is not None:
-            ticket = lock.try_shared(lba, blocks)
-            if ticket < 0:
-                self._write_when_free(lba, data, done, fua)
-                return
-            done = _leaving(lock, ticket, done)
         number, device_lba, left = self._find(lba)
         if blocks <= left:
             if device_lba != lba:
@@ -123,23 +119,47 @@ class VirtualLu(BlockDevice):
         self._change(lba, blocks, send, done)
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
-        blocks = len(data) // self.block_size
-        if not self.capabilities.compare_and_write:
-            done(Unsupported("a device of this volume has no COMPARE AND WRITE"))
-        elif lba < 0 or lba + blocks > self.blocks:
-            done(self._outside(lba, blocks))
-        elif (lock := self._lock) is not None and blocks > self._find(lba)[2]:
+        def send(device: BlockDevice, at: int, part_done: Done) -> None:
+            device.compare_and_write(at, compare, data, part_done)
 
-            def begin(ticket: int) -> None:
-                self._compare_alone(lba, compare, data, _leaving(lock, ticket, done))
+        self._change_one(lba, len(data) // self.block_size, send, done)
 
-            lock.wait_exclusive(lba, blocks, begin)
-        else:
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        def send(device: BlockDevice, at: int, part_done: Done) -> None:
+            device.or_write(at, data, part_done)
 
-            def send(device: BlockDevice, at: int, _: int, part_done: Done) -> None:
-                device.compare_and_write(at, compare, data, part_done)
+        self._change_one(lba, len(data) // self.block_size, send, done)
 
-            self._change(lba, blocks, send, done)
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        def send(device: BlockDevice, at: int, part_done: Done) -> None:
+            device.write_atomic(at, data, part_done)
+
+        self._change_one(lba, len(data) // self.block_size, send, done)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        number, device_lba, left = self._find(lba)
+        return blocks <= left and self._devices[number].is_native(operation, device_lba, blocks)
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks), False)
+            return
+        parts = self._parts(lba, blocks)
+        all_fit = True
+
+        def noting(part_done: Done) -> PrefetchDone:
+            def finished(error: DeviceError | None, fits: bool) -> None:
+                nonlocal all_fit
+                all_fit = all_fit and fits
+                part_done(error)
+
+            return finished
+
+        gather = _Gather(len(parts), lambda error: done(error, all_fit and error is None))
+        for position, (device, at, length, offset) in enumerate(parts):
+            device.prefetch(at, length, noting(gather.part(position, lba + offset - at)))
+        if not parts:
+            done(None, True)
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """Says no more than the first extent concerned knows; a caller asks on from there."""
@@ -181,16 +201,6 @@ class VirtualLu(BlockDevice):
             part = view[offset * size : (offset + length) * size]
             device.write(at, part, gather.part(position, lba + offset - at), fua)
 
-    def _write_when_free(self, lba: int, data: Buffer, done: Done, fua: bool) -> None:
-        """A write to blocks that a COMPARE AND WRITE holds."""
-        lock = self._lock
-        assert lock is not None
-        lock.wait_shared(
-            lba,
-            len(data) // self.block_size,
-            lambda ticket: self._write_parts(lba, data, _leaving(lock, ticket, done), fua),
-        )
-
     def _change(
         self,
         lba: int,
@@ -207,30 +217,28 @@ class VirtualLu(BlockDevice):
             done(None)
             return
 
-        def begin(done: Done) -> None:
-            parts = self._parts(lba, blocks)
-            gather = _Gather(len(parts), done)
-            for position, (device, at, length, offset) in enumerate(parts):
-                send(device, at, length, gather.part(position, lba + offset - at))
+        parts = self._parts(lba, blocks)
+        gather = _Gather(len(parts), done)
+        for position, (device, at, length, offset) in enumerate(parts):
+            send(device, at, length, gather.part(position, lba + offset - at))
 
-        lock = self._lock
-        if lock is None:
-            begin(done)
-        else:
-            lock.wait_shared(lba, blocks, lambda ticket: begin(_leaving(lock, ticket, done)))
-
-    def _compare_alone(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
-        """COMPARE AND WRITE across extents while nothing else writes to its blocks."""
-
-        def compared(error: DeviceError | None, found: Buffer) -> None:
-            if error is not None:
-                done(error)
-            elif (offset := first_difference(found, compare)) >= 0:
-                done(Miscompare("the blocks hold other data", offset=offset))
-            else:
-                self._write_parts(lba, data, done, False)
-
-        self._read_parts(lba, len(data) // self.block_size, compared)
+    def _change_one(
+        self, lba: int, blocks: int, send: Callable[[BlockDevice, int, Done], None], done: Done
+    ) -> None:
+        """Send a change that only one device can carry out, by `send(device, block, done)`."""
+        if lba < 0 or lba + blocks > self.blocks:
+            done(self._outside(lba, blocks))
+            return
+        if blocks == 0:
+            done(None)
+            return
+        number, device_lba, left = self._find(lba)
+        if blocks > left:
+            done(Unsupported("the blocks lie in several extents"))
+            return
+        if device_lba != lba:
+            done = _moved_back(done, lba - device_lba)
+        send(self._devices[number], device_lba, done)
 
     def _outside(self, lba: int, blocks: int) -> OutOfRange:
         return OutOfRange(
@@ -287,6 +295,7 @@ def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
         ),
         unmap_granularity=lcm(*(max(1, offer.unmap_granularity) for offer in offers)),
         unmapped_reads_zero=all(offer.unmapped_reads_zero for offer in offers),
+        atomic_blocks=min(offer.atomic_blocks for offer in offers),
     )
 
 
@@ -309,14 +318,6 @@ def _into(whole: bytearray, start: int, done: Done) -> ReadDone:
     def finished(error: DeviceError | None, data: Buffer) -> None:
         if error is None:
             whole[start : start + len(data)] = data
-        done(error)
-
-    return finished
-
-
-def _leaving(lock: RangeLock, ticket: int, done: Done) -> Done:
-    def finished(error: DeviceError | None) -> None:
-        lock.leave(ticket)
         done(error)
 
     return finished

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daiko.backend.memory import MemoryDevice
-from daiko.device.error import MediumFailure
+from daiko.device.block import PrefetchDone
+from daiko.device.error import DeviceError, MediumFailure
 from daiko.scsi import sbc
 from daiko.scsi.layout import Layout
 from daiko.scsi.opcode import Status
@@ -260,6 +261,125 @@ def test_compare_and_write_with_fua_flushes_after_it() -> None:
     assert device.waiting == ["flush"]
     device.step()
     assert task.status == Status.GOOD
+
+
+# ---------------------------------------------------------------------- ORWRITE
+
+
+@pytest.mark.parametrize("has_it", [True, False], ids=["device has it", "read and write"])
+def test_orwrite_sets_bits_and_clears_none(has_it: bool) -> None:
+    host = host_of(unit_of(None if has_it else BareDevice()))
+    host.run(sbc.Write10.pack(lba=4, transfer_length=2), b"\x0f" * 1024)
+    task = host.run(sbc.Orwrite16.pack(lba=4, transfer_length=1), b"\x35" * 512)
+    assert task.status == Status.GOOD
+    found = host.run(sbc.Read10.pack(lba=4, transfer_length=2)).data_in
+    assert found == b"\x3f" * 512 + b"\x0f" * 512
+
+
+@pytest.mark.parametrize("size", [0, 511, 513, 1024])
+def test_orwrite_with_another_amount_of_data_is_refused(size: int) -> None:
+    task = host_of(unit_of()).run(sbc.Orwrite16.pack(transfer_length=1), bytes(size))
+    assert task.condition == WRONG_AMOUNT
+
+
+def test_orwrite_of_nothing_is_good() -> None:
+    assert host_of(unit_of()).run(sbc.Orwrite16.pack(lba=5)).status == Status.GOOD
+
+
+@pytest.mark.parametrize("has_it", [True, False], ids=["device has it", "read and write"])
+def test_orwrite_with_fua_flushes_after_it(has_it: bool) -> None:
+    device = SlowDevice(has_atomics=has_it)
+    task = host_of(unit_of(device)).start(sbc.Orwrite16.pack(fua=1, transfer_length=1), bytes(512))
+    for expected in ["or write"] if has_it else ["read", "write"]:
+        assert device.waiting == [expected]
+        device.step()
+    assert (device.waiting, task.answers) == (["flush"], 0)
+    device.step()
+    assert task.status == Status.GOOD
+
+
+# ---------------------------------------------------------------------- PRE-FETCH, READ DEFECT DATA
+
+
+class Caching(MemoryDevice):
+    """Notes what is to be brought into its cache, of four blocks."""
+
+    def __init__(self) -> None:
+        super().__init__(32)
+        self.asked: list[tuple[int, int]] = []
+        self.error: DeviceError | None = None
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        self.asked.append((lba, blocks))
+        done(self.error, blocks <= 4)
+
+
+PREFETCHES = pytest.mark.parametrize("layout", [sbc.Prefetch10, sbc.Prefetch16], ids=layout_name)
+
+
+@PREFETCHES
+@pytest.mark.parametrize(
+    ("fields", "asked", "status"),
+    [
+        pytest.param({"lba": 3, "transfer_length": 4}, (3, 4), Status.CONDITION_MET, id="all fits"),
+        pytest.param({"lba": 3, "transfer_length": 5}, (3, 5), Status.GOOD, id="not all fits"),
+        pytest.param({"lba": 30}, (30, 2), Status.CONDITION_MET, id="to the end"),
+        pytest.param({"immed": 1, "transfer_length": 4}, (0, 4), Status.GOOD, id="immediately"),
+    ],
+)
+def test_prefetch_tells_the_device_and_says_whether_all_fits(
+    layout: Layout, fields: dict[str, int], asked: tuple[int, int], status: Status
+) -> None:
+    device = Caching()
+    task = host_of(unit_of(device)).run(layout.pack(**fields))
+    assert (device.asked, task.status) == ([asked], status)
+
+
+@PREFETCHES
+def test_prefetch_that_fails_is_reported_unless_the_host_has_its_status(layout: Layout) -> None:
+    device = Caching()
+    device.error = MediumFailure("bad", writing=False)
+    host = host_of(unit_of(device))
+    assert host.run(layout.pack(transfer_length=1)).condition == (0x3, 0x11, 0x00)
+    assert host.run(layout.pack(immed=1, transfer_length=1)).status == Status.GOOD
+    assert host.run("00 00 00 00 00 00").status == Status.GOOD
+
+
+@pytest.mark.parametrize(
+    ("layout", "fields", "answer"),
+    [
+        pytest.param(sbc.ReadDefectData10, {}, "00 00 00 00", id="10, header only"),
+        pytest.param(
+            sbc.ReadDefectData10,
+            {"req_plist": 1, "req_glist": 1, "format": 5},
+            "00 1d 00 00",
+            id="10, both lists",
+        ),
+        pytest.param(
+            sbc.ReadDefectData12,
+            {"req_glist": 1, "format": 3, "descriptor_index": 7},
+            "00 0b 00 00 00 00 00 00",
+            id="12, grown list",
+        ),
+    ],
+)
+def test_read_defect_data_returns_empty_lists(
+    layout: Layout, fields: dict[str, int], answer: str
+) -> None:
+    host = host_of(unit_of())
+    task = host.run(layout.pack(allocation_length=256, **fields))
+    assert (task.status, task.data_in) == (Status.GOOD, bytes.fromhex(answer))
+    assert host.run(layout.pack(allocation_length=2, **fields)).data_in == bytes.fromhex(answer)[:2]
+
+
+@pytest.mark.parametrize("layout", [sbc.ReadDefectData10, sbc.ReadDefectData12], ids=layout_name)
+@pytest.mark.parametrize("format", [6, 7])
+def test_read_defect_data_in_a_format_that_is_none_says_so_with_the_list(
+    layout: Layout, format: int
+) -> None:
+    task = host_of(unit_of()).run(layout.pack(req_plist=1, format=format, allocation_length=64))
+    assert task.condition == (0x1, 0x1C, 0x00)
+    assert task.data_in[1] == 0x13
 
 
 # ---------------------------------------------------------------------- the rest

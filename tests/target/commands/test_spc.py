@@ -110,7 +110,8 @@ def test_block_limits_state_what_is_enforced(block_size: int) -> None:
 def test_bare_device_states_no_optional_operation() -> None:
     host = host_of(unit_of(BareDevice()))
     page = vpd.BlockLimits.parse(inquire(host, 0xB0).data_in)
-    assert (page.max_compare_and_write, page.max_unmap, page.max_write_same) == (0, 0, 0)
+    assert (page.max_unmap, page.max_write_same) == (0, 0)
+    assert page.max_compare_and_write == 255  # made of reads and writes
     provisioning = vpd.LogicalBlockProvisioning.parse(inquire(host, 0xB2).data_in)
     assert (provisioning.lbpu, provisioning.lbpws, provisioning.lbprz) == (0, 0, 0)
     assert provisioning.provisioning_type == 0

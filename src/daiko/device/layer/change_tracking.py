@@ -149,5 +149,13 @@ class ChangeTracking(Layer):
     def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
         return self.below.held_by(lba, blocks)
 
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        self._mark(lba, len(data) // self.block_size)
+        self.below.or_write(lba, data, done)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        self._mark(lba, len(data) // self.block_size)
+        self.below.write_atomic(lba, data, done)
+
     def close(self) -> None:
         """Leaves the device below open: it outlives the tracking."""

@@ -68,3 +68,9 @@ class Delay(Layer):
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         self.below.compare_and_write(lba, compare, data, self._then(done))
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        self.below.or_write(lba, data, self._then(done))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        self.below.write_atomic(lba, data, self._then(done))

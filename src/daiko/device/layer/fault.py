@@ -24,6 +24,8 @@ class Operation(Enum):
     UNMAP = "unmap"
     WRITE_SAME = "write same"
     COMPARE_AND_WRITE = "compare and write"
+    OR_WRITE = "or write"
+    WRITE_ATOMIC = "write atomic"
 
 
 class _Rule:
@@ -122,3 +124,17 @@ class Fault(Layer):
             done(error)
         else:
             self.below.compare_and_write(lba, compare, data, done)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        if (error := self._fault(Operation.OR_WRITE, lba, blocks)) is not None:
+            done(error)
+        else:
+            self.below.or_write(lba, data, done)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        blocks = len(data) // self.block_size
+        if (error := self._fault(Operation.WRITE_ATOMIC, lba, blocks)) is not None:
+            done(error)
+        else:
+            self.below.write_atomic(lba, data, done)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from daiko.device.block import BlockDevice, Buffer, Done, ReadDone, StatusDone
+from daiko.device.block import (
+    Atomic,
+    BlockDevice,
+    Buffer,
+    Done,
+    PrefetchDone,
+    ReadDone,
+    StatusDone,
+)
 
 
 class Layer(BlockDevice):
@@ -34,6 +42,18 @@ class Layer(BlockDevice):
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         self.below.compare_and_write(lba, compare, data, done)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        self.below.or_write(lba, data, done)
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        self.below.write_atomic(lba, data, done)
+
+    def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
+        return self.below.is_native(operation, lba, blocks)
+
+    def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
+        self.below.prefetch(lba, blocks, done)
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         self.below.lba_status(lba, blocks, done)

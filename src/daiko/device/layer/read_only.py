@@ -27,3 +27,9 @@ class ReadOnly(Layer):
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         done(WriteProtected("the device is read-only"))
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        done(WriteProtected("the device is read-only"))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        done(WriteProtected("the device is read-only"))

@@ -19,7 +19,7 @@ class Counters:
 
     reads: int = 0
     writes: int = 0
-    """WRITE and COMPARE AND WRITE."""
+    """WRITE, COMPARE AND WRITE, ORWRITE and WRITE ATOMIC."""
     flushes: int = 0
     unmaps: int = 0
     write_sames: int = 0
@@ -86,3 +86,11 @@ class Stats(Layer):
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         self.counters.writes += 1
         self.below.compare_and_write(lba, compare, data, self._then(done, len(data)))
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        self.counters.writes += 1
+        self.below.or_write(lba, data, self._then(done, len(data)))
+
+    def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
+        self.counters.writes += 1
+        self.below.write_atomic(lba, data, self._then(done, len(data)))

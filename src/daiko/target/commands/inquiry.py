@@ -111,10 +111,9 @@ def _third_party_copy(unit: LogicalUnit, nexus: Nexus) -> bytes:
 
 def _block_limits(unit: LogicalUnit, nexus: Nexus) -> bytes:
     device = unit.device.capabilities
-    compares = device.compare_and_write is not Level.NONE
     unmaps = device.unmap is not Level.NONE
     return vpd.BlockLimits(
-        max_compare_and_write=min(255, unit.maximum_transfer) if compares else 0,
+        max_compare_and_write=min(255, unit.maximum_transfer),
         optimal_granularity=min(device.optimal_blocks, 0xFFFF),
         max_transfer=unit.maximum_transfer,
         optimal_transfer=min(unit.maximum_transfer, OPTIMAL_TRANSFER // unit.block_size),

@@ -88,12 +88,22 @@ class _UnmapInTurn:
     """One range after the other, so that one host's list does not fill the device's queue. A
     device that completes inline is called in a loop, not ever deeper."""
 
-    __slots__ = ("_error", "_is_calling", "_is_pending", "_itl", "_ranges", "_task", "_unit")
+    __slots__ = (
+        "_device",
+        "_error",
+        "_is_calling",
+        "_is_pending",
+        "_itl",
+        "_ranges",
+        "_task",
+        "_unit",
+    )
 
     def __init__(
         self, unit: LogicalUnit, itl: ItlNexus, task: Task, ranges: Sequence[LbaRange]
     ) -> None:
         self._unit = unit
+        self._device = unit.device_for(task)
         self._itl = itl
         self._task = task
         self._ranges = list(reversed(ranges))
@@ -105,7 +115,7 @@ class _UnmapInTurn:
         while self._error is None and self._ranges and not self._itl.is_ending(self._task):
             lba, blocks = self._ranges.pop()
             self._is_calling = self._is_pending = True
-            self._unit.device.unmap(lba, blocks, self._done)
+            self._device.unmap(lba, blocks, self._done)
             self._is_calling = False
             if self._is_pending:
                 return

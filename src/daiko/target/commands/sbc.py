@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daiko.device.block import Buffer, Done, Level
+from daiko.device import emulate
+from daiko.device.block import Atomic, BlockDevice, Buffer, Done, Level
 from daiko.device.emulate import first_difference, write_fua
 from daiko.device.error import DeviceError
 from daiko.scsi import sbc, sense
@@ -30,6 +31,7 @@ FUA = 0x08
 """Byte 1 of READ, WRITE and COMPARE AND WRITE: to and from the medium, not a volatile cache."""
 
 GOOD = int(Status.GOOD)
+CONDITION_MET = int(Status.CONDITION_MET)
 
 
 @serves("READ_6", "READ_10", "READ_12", "READ_16")
@@ -46,13 +48,15 @@ def read(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blo
         unit.device.read(lba, blocks, done)
         return
 
+    device = unit.device_for(task)
+
     def flushed(error: DeviceError | None) -> None:
         if error is None:
-            unit.device.read(lba, blocks, done)
+            device.read(lba, blocks, done)
         else:
             unit.fail(itl, task, error)
 
-    unit.device.flush(flushed)
+    device.flush(flushed)
 
 
 @serves("WRITE_6", "WRITE_10", "WRITE_12", "WRITE_16")
@@ -72,7 +76,7 @@ def write(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, bl
                 return
             data = cut
         if flags & FUA or unit.write_through:
-            write_through(unit, lba, data, written)
+            write_through(unit.device, lba, data, written)
         else:
             unit.device.write(lba, data, written)
 
@@ -94,12 +98,12 @@ def _whole_blocks(unit: LogicalUnit, itl: ItlNexus, task: Task, data: Buffer) ->
     return data
 
 
-def write_through(unit: LogicalUnit, lba: int, data: Buffer, done: Done) -> None:
+def write_through(device: BlockDevice, lba: int, data: Buffer, done: Done) -> None:
     """Write to stable storage, by the device's own means or by a flush afterwards."""
-    if unit.device.capabilities.fua is Level.NONE:
-        write_fua(unit.device, lba, data, done)
+    if device.capabilities.fua is Level.NONE:
+        write_fua(device, lba, data, done)
     else:
-        unit.device.write(lba, data, done, True)
+        device.write(lba, data, done, True)
 
 
 def flush_after(unit: LogicalUnit, done: Done) -> Done:
@@ -142,21 +146,27 @@ def verify(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, b
         itl.finish(task, GOOD)
         return
     if check == ByteCheck.NONE:
-        _compare(unit, itl, task, lba, blocks, None)
+        _compare(unit, itl, task, unit.device, lba, blocks, None)
         return
 
     def received(data: Buffer) -> None:
         if len(data) != length:
             raise CheckCondition(sense.invalid_field_in_command_information_unit())
         expected = bytes(data) * (blocks if check == ByteCheck.EACH_BLOCK else 1)
-        _compare(unit, itl, task, lba, blocks, expected)
+        _compare(unit, itl, task, unit.device, lba, blocks, expected)
 
     length = unit.block_size * (1 if check == ByteCheck.EACH_BLOCK else blocks)
     unit.receive(itl, task, length, received)
 
 
 def _compare(
-    unit: LogicalUnit, itl: ItlNexus, task: Task, lba: int, blocks: int, expected: bytes | None
+    unit: LogicalUnit,
+    itl: ItlNexus,
+    task: Task,
+    device: BlockDevice,
+    lba: int,
+    blocks: int,
+    expected: bytes | None,
 ) -> None:
     def done(error: DeviceError | None, data: Buffer) -> None:
         if error is not None:
@@ -166,7 +176,7 @@ def _compare(
         else:
             itl.finish(task, GOOD)
 
-    unit.device.read(lba, blocks, done)
+    device.read(lba, blocks, done)
 
 
 @serves("WRITE_AND_VERIFY_10", "WRITE_AND_VERIFY_12", "WRITE_AND_VERIFY_16")
@@ -189,14 +199,15 @@ def write_and_verify(
             return
         kept = bytes(cut) if check == ByteCheck.ALL else None
         count = len(cut) // unit.block_size
+        device = unit.device_for(task)
 
         def written(error: DeviceError | None) -> None:
             if error is None:
-                _compare(unit, itl, task, lba, count, kept)
+                _compare(unit, itl, task, device, lba, count, kept)
             else:
                 unit.fail(itl, task, error)
 
-        write_through(unit, lba, cut, written)
+        write_through(device, lba, cut, written)
 
     length = blocks * unit.block_size
     unit.receive(itl, task, length, received)
@@ -221,16 +232,81 @@ def compare_and_write(
 
     def received(data: Buffer) -> None:
         both = memoryview(data)
+        compare, new = both[:length], both[length:]
         completion: Done = done
         if flags & FUA or unit.write_through:
             completion = flush_after(unit, done)
-        unit.device.compare_and_write(lba, both[:length], both[length:], completion)
+        device = unit.device
+        if device.is_native(Atomic.COMPARE_AND_WRITE, lba, blocks):
+            device.compare_and_write(lba, compare, new, completion)
+            return
+
+        def alone(device: BlockDevice, finished: Done) -> None:
+            emulate.compare_and_write(device, lba, compare, new, finished)
+
+        unit.alone.run_alone(task, lba, blocks, alone, completion)
 
     length = blocks * unit.block_size
     unit.receive(itl, task, 2 * length, received)
 
 
+@serves("ORWRITE_16")
+def orwrite(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """Set the bits that the data has; nothing comes between the read and the write."""
+
+    def done(error: DeviceError | None) -> None:
+        if error is None:
+            itl.finish(task, GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def received(data: Buffer) -> None:
+        completion: Done = done
+        if flags & FUA or unit.write_through:
+            completion = flush_after(unit, done)
+        device = unit.device
+        if device.is_native(Atomic.OR_WRITE, lba, blocks):
+            device.or_write(lba, data, completion)
+            return
+
+        def alone(device: BlockDevice, finished: Done) -> None:
+            emulate.or_write(device, lba, data, finished)
+
+        unit.alone.run_alone(task, lba, blocks, alone, completion)
+
+    if blocks:
+        unit.receive_exactly(itl, task, blocks * unit.block_size, received)
+    else:
+        itl.finish(task, GOOD)
+
+
 # ---------------------------------------------------------------------- the rest
+
+
+@serves("PREFETCH_10", "PREFETCH_16")
+def prefetch(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """Bring blocks into the device's cache: CONDITION MET where all of them have room there, GOOD
+    where not (SBC-4, 5.14). With IMMED the status comes before that is known. A block that cannot
+    be read then is reported to the READ that wants it."""
+
+    def done(error: DeviceError | None, fits: bool) -> None:
+        if error is None:
+            itl.finish(task, CONDITION_MET if fits else GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def done_later(error: DeviceError | None, fits: bool) -> None:
+        """The host has its status."""
+
+    if flags & IMMED:
+        itl.finish(task, GOOD)
+        unit.device.prefetch(lba, blocks, done_later)
+    else:
+        unit.device.prefetch(lba, blocks, done)
 
 
 @serves("SYNCHRONIZE_CACHE_10", "SYNCHRONIZE_CACHE_16")
