@@ -161,7 +161,6 @@ def _offers(row: CommandRow, has_copies: bool, device: Capabilities) -> bool:
         Opcode.UNMAP: device.unmap,
         Opcode.WRITE_SAME_10: device.write_same,
         Opcode.WRITE_SAME_16: device.write_same,
-        Opcode.COMPARE_AND_WRITE: device.compare_and_write,
     }.get(row.opcode, Level.NATIVE)
     return level is not Level.NONE
 

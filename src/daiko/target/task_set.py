@@ -195,8 +195,11 @@ class TaskSet:
 
     def _update(self) -> None:
         self.is_gated = bool(self._barriers or self._waiting or self._lost)
+        exclusion = self._unit.exclusion
         self.is_watched = (
-            self.is_gated or bool(self._ending or self._awaited) or self._unit.exclusion.is_watching
+            self.is_gated
+            or bool(self._ending or self._awaited)
+            or (exclusion is not None and exclusion.is_watching)
         )
 
     def await_end(self, tasks: Iterable[Task], done: Callable[[], None]) -> Callable[[], None]:
