@@ -4,7 +4,8 @@ refuse it, lose the connection or restart, behind the same interface as the live
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from daiko.backend.lu_facts import LuFacts
@@ -26,7 +27,7 @@ from daiko.device.block import BlockDevice, Buffer
 from daiko.device.error import Unreachable
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.layer.fault import Fault
-from daiko.mapping.extent import DeviceId, Extent
+from daiko.mapping.extent import DeviceId, Extent, Piece
 from daiko.mapping.mapping_table import MappingTable
 from daiko.scsi.alias import parse_change_aliases
 from daiko.scsi.block_data import Capacity
@@ -278,6 +279,12 @@ class Rig:
 
     def block_device(self, device: DeviceId) -> BlockDevice:
         return self.disks[device]
+
+    def destination(self, piece: Piece) -> BlockDevice:
+        return self.block_device(piece.device)
+
+    def writing(self, pieces: Sequence[Piece]) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def second_controller(self, name: str) -> FakeController:
         return self.controllers[name]

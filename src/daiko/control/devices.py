@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 
 from daiko.backend.second_controller import SecondController
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable
 from daiko.command_control.naming import DeviceAddress
+from daiko.control.entering import Entering, entered, overlaps_of
 from daiko.control.inventory import Inventory
 from daiko.control.publication import Publication, PublishedVolume
 from daiko.copy_manager.devices import Tracking
 from daiko.device.block import BlockDevice
-from daiko.mapping.extent import DeviceId
+from daiko.mapping.extent import DeviceId, Piece
 
 
 class LiveDevices:
@@ -31,6 +32,17 @@ class LiveDevices:
         except KeyError:
             raise LookupError(f"there is no back end {device.backend}") from None
         return attachment.device(device.lun)
+
+    def destination(self, piece: Piece) -> BlockDevice:
+        """The device for writing these blocks of it, with each write entered at the units of the
+        volumes that they belong to. Raises LookupError when there is no such device."""
+        device = self.block_device(piece.device)
+        overlaps = overlaps_of([piece], self._publication)
+        return Entering(device, overlaps, self._publication) if overlaps else device
+
+    def writing(self, pieces: Sequence[Piece]) -> AbstractAsyncContextManager[None]:
+        """Enter the writes of another controller at the units of the volumes concerned."""
+        return entered(overlaps_of(pieces, self._publication), self._publication)
 
     def second_controller(self, name: str) -> SecondController:
         """Raises KeyError where no second controller has this name."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from daiko.command_control.answer import confirmed
 from daiko.command_control.function_table import CopyLimits
@@ -26,7 +27,7 @@ from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.lane import CommandFailed, Halted, Lane
 from daiko.copy_manager.settings import Retries
 from daiko.copy_manager.step_work import StepWork
-from daiko.mapping.extent import DeviceId
+from daiko.mapping.extent import DeviceId, Piece
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.sense import parse_sense
@@ -55,6 +56,7 @@ class DelegatedCopy:
         limits: CopyLimits,
         *,
         directory: Mapping[DeviceId, DeviceAddress],
+        writing: Callable[[Sequence[Piece]], AbstractAsyncContextManager[None]],
         template: ExtendedCopy | None,
         retries: Retries,
         halt: Halt,
@@ -62,12 +64,14 @@ class DelegatedCopy:
         moved: Callable[[], None],
     ) -> None:
         """`template` is the host's command where one asked for the copy: second commands keep its
-        structure. `generation` says over which connection the destination of a step is reached
-        by this controller now (its flush will have to prove the blocks)."""
+        structure. `writing` is entered while a command writes. `generation` says over which
+        connection the destination of a step is reached by this controller now (its flush will have
+        to prove the blocks)."""
         self.works = works
         self._lane = lane
         self._limits = limits
         self._directory = directory
+        self._writing = writing
         self._template = template
         self._retries = retries
         self._halt = halt
@@ -127,7 +131,9 @@ class DelegatedCopy:
     ) -> None:
         generations = [self._generation(work) for work, _, _ in covers]
         try:
-            await self._lane.carry_out(command, self._retries, self._halt)
+            written = [work.part(first, blocks).destination for work, first, blocks in covers]
+            async with self._writing(written):
+                await self._lane.carry_out(command, self._retries, self._halt)
         except CommandFailed as failed:
             done = _done_before(command, failed.sense)
             self._note(covers[:done], generations[:done])

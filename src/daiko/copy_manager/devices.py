@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable
 from daiko.command_control.naming import DeviceAddress
 from daiko.device.block import BlockDevice, Buffer
-from daiko.mapping.extent import DeviceId
+from daiko.mapping.extent import DeviceId, Piece
 
 
 class Answer(Protocol):
@@ -58,6 +59,16 @@ class Devices(Protocol):
     def block_device(self, device: DeviceId) -> BlockDevice:
         """The device for reading and writing. While its controller is down each request ends
         with Unreachable."""
+        ...
+
+    def destination(self, piece: Piece) -> BlockDevice:
+        """The device for writing these blocks. A write waits while a command of a host has blocks
+        of it for itself. Raises LookupError."""
+        ...
+
+    def writing(self, pieces: Sequence[Piece]) -> AbstractAsyncContextManager[None]:
+        """For the time that another controller writes to these blocks: entered when no command
+        of a host has any of them for itself, and none will until it is left."""
         ...
 
     def second_controller(self, name: str) -> CommandPort:

@@ -207,6 +207,7 @@ class Execution:
             lane,
             limits,
             directory=self._devices.directory(),
+            writing=self._devices.writing,
             template=self._job.template,
             retries=self._retries,
             halt=self._halt,
@@ -217,7 +218,7 @@ class Execution:
     async def _copy_here(self, work: StepWork) -> None:
         try:
             source = self._devices.block_device(work.step.source.device)
-            destination = self._devices.block_device(work.step.destination.device)
+            destination = self._devices.destination(work.step.destination)
         except LookupError as gone:
             raise CopyFailed(str(gone), segment=work.step.segment) from gone
         await DeviceCopy(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -21,7 +22,7 @@ from daiko.command_control.naming import DeviceAddress
 from daiko.copy_manager.devices import CommandPort, Devices, Tracking
 from daiko.device.block import BlockDevice
 from daiko.device.error import DeviceError, Unreachable
-from daiko.mapping.extent import DeviceId
+from daiko.mapping.extent import DeviceId, Piece
 
 log = structlog.get_logger(__name__)
 
@@ -255,6 +256,15 @@ class WithOtherMachines:
         if controller is not None:
             return controller.device(device.lun)
         return self._devices.block_device(device)
+
+    def destination(self, piece: Piece) -> BlockDevice:
+        if self._others.find(piece.device.backend) is not None:
+            return self.block_device(piece.device)
+        return self._devices.destination(piece)
+
+    def writing(self, pieces: Sequence[Piece]) -> AbstractAsyncContextManager[None]:
+        own = [piece for piece in pieces if self._others.find(piece.device.backend) is None]
+        return self._devices.writing(own)
 
     def second_controller(self, name: str) -> CommandPort:
         return self._others.find(name) or self._devices.second_controller(name)
