@@ -363,6 +363,52 @@ def test_tasks_of_a_lost_session_hold_back_the_next_of_the_same_initiator() -> N
     assert not unit.task_set.is_watched
 
 
+def test_head_of_queue_task_waits_for_the_lost_session_of_its_own_initiator_only() -> None:
+    device = SlowDevice()
+    access = Access()
+    unit = unit_of(device)
+    access.publish({"*": {0: unit}})
+    host, other = Host(access, "iqn.a:1"), Host(access, "iqn.a:2")
+    host.start(WRITE, b"o" * 512)
+    access.nexus_lost(host.nexus)
+    again = Host(access, "iqn.a:1", isid=9)
+    first = again.start(WRITE, b"1" * 512, attribute=HEAD)
+    second = again.start(WRITE, b"2" * 512, attribute=HEAD)
+    later = again.start(WRITE, b"3" * 512)
+    theirs = other.start(READ, attribute=HEAD)
+    assert device.waiting == ["write", "read"], "only what does not come after the lost session"
+    held_back = other.start(READ)
+    device.step()
+    assert device.waiting == ["read", "write", "write"], "the last HEAD OF QUEUE task is first"
+    device.step()
+    assert theirs.status == Status.GOOD
+    device.step()
+    assert (first.answers, second.answers, later.answers) == (0, 1, 0)
+    device.step()
+    assert first.status == Status.GOOD
+    assert device.waiting == ["write", "read"]
+    device.step()
+    device.step()
+    assert later.status == held_back.status == Status.GOOD
+    assert not unit.task_set.is_gated
+
+
+def test_head_of_queue_task_that_waits_can_be_aborted() -> None:
+    device = SlowDevice()
+    access = Access()
+    unit = unit_of(device)
+    access.publish({"*": {0: unit}})
+    host = Host(access, "iqn.a:1")
+    host.start(WRITE, b"o" * 512)
+    access.nexus_lost(host.nexus)
+    again = Host(access, "iqn.a:1", isid=9)
+    waiting = again.start(READ, attribute=HEAD)
+    assert again.manage(TaskManagementFunction.ABORT_TASK, tag=waiting.tag) == COMPLETE
+    assert waiting.answers == 1
+    device.step()
+    assert not unit.task_set.is_gated
+
+
 def test_session_lost_without_tasks_leaves_no_trace() -> None:
     access = Access()
     unit = unit_of()

@@ -6,10 +6,10 @@ more than `is_gated`. The rest of this module is at work only while one of these
 
 - An ORDERED or HEAD OF QUEUE task is in the set: it is a *barrier*. Tasks that come after it wait
   until it has ended; an ORDERED task itself waits until everything before it has ended, a HEAD OF
-  QUEUE task waits for nothing.
+  QUEUE task waits for no other task of its session.
 - A session was lost while tasks of it were at the device. What the same initiator sends in its
-  next session waits until they have ended there, else a write of the old session could land on
-  top of a newer one.
+  next session waits until they have ended there, HEAD OF QUEUE or not, else a write of the old
+  session could land on top of a newer one.
 - Task management has told tasks to end that are at the device. The device cannot be called back;
   the function is answered once they have ended, so that nothing changes the medium afterwards.
 - A command wants blocks for itself and waits until tasks at the device have ended
@@ -102,9 +102,12 @@ class TaskSet:
         `LogicalUnit.execute`. Asked only for tasks that are not SIMPLE or while `is_gated`."""
         attribute = task.attribute
         if attribute == HEAD_OF_QUEUE:
+            may_begin = not self._waits_for_lost(itl)
             self._barriers.add(task)
+            if not may_begin:
+                self._waiting.appendleft((itl, task))
             self._update()
-            return True
+            return may_begin
         if attribute == ORDERED:
             may_begin = self._begun() == 1 and not self._waiting
             self._barriers.add(task)
@@ -180,13 +183,20 @@ class TaskSet:
         begun_barriers = len(self._barriers) - sum(
             1 for _, task in self._waiting if task in self._barriers
         )
+        is_blocked = bool(begun_barriers)
         for index, (itl, task) in enumerate(self._waiting):
-            if begun_barriers:
+            waits = self._waits_for_lost(itl)
+            if task.attribute == HEAD_OF_QUEUE:
+                # It waits for nothing else, and stands before all that waits for it.
+                if waits:
+                    is_blocked = True
+                    continue
+            elif is_blocked:
                 return False
-            if task in self._barriers:
+            elif task in self._barriers:
                 if index or self._begun():
                     return False
-            elif self._waits_for_lost(itl):
+            elif waits:
                 continue
             del self._waiting[index]
             self._unit.execute(itl, task, True)
