@@ -652,6 +652,74 @@ async def test_aborted_task_has_no_answer_and_frees_its_place(
     assert (await host.receive()).initiator_task_tag == 3
 
 
+@pytest.mark.parametrize(
+    ("reference", "own", "response"),
+    [
+        pytest.param(0, 5, 1, id="received-and-ended"),
+        pytest.param(1, 5, 0, id="the-next"),
+        pytest.param(3, 5, 0, id="one-to-come"),
+        pytest.param(5, 5, 1, id="not-before-the-function"),
+        pytest.param(1 + session_module.WINDOW, 2000, 1, id="beyond-the-window"),
+    ],
+)
+async def test_abort_of_a_command_that_has_not_come(
+    host: RawInitiator, access: MemoryAccess, reference: int, own: int, response: int
+) -> None:
+    """RFC 7143, 11.6.1: a number that has its turn yet counts as received."""
+    host.send(TaskManagementRequest(1, 0, 2, 77, cmd_sn=own, ref_cmd_sn=reference))
+    answer: TaskManagementResponse = await host.receive()
+    assert answer.response == response
+    for cmd_sn in range(1, 5):
+        host.command(read_10(0, 1), read=BLOCK, tag=cmd_sn, cmd_sn=cmd_sn)
+    expected = [cmd_sn for cmd_sn in range(1, 5) if response or cmd_sn != reference]
+    assert [(await host.receive()).initiator_task_tag for _ in expected] == expected
+    assert len(access.submitted) == len(expected)
+    host.cmd_sn = 5
+    assert await alive(host)
+
+
+async def test_set_function_ends_commands_that_came_early(
+    host: RawInitiator, access: MemoryAccess
+) -> None:
+    """Commands 2 and 4 wait for number 1 when the reset comes, which is older than 4 only."""
+    for cmd_sn in (2, 4):
+        host.command(write_10(0, 1), write=BLOCK, data=bytes(BLOCK), tag=cmd_sn, cmd_sn=cmd_sn)
+    host.send(
+        TaskManagementRequest(
+            TaskManagementFunction.LOGICAL_UNIT_RESET, 0, 9, cmd_sn=3, ref_cmd_sn=0
+        )
+    )
+    assert (await host.receive()).response == 0
+    host.command(read_10(0, 1), read=BLOCK, tag=1, cmd_sn=1)
+    host.command(read_10(0, 1), read=BLOCK, tag=3, cmd_sn=3)
+    assert [(await host.receive()).initiator_task_tag for _ in range(3)] == [1, 3, 4]
+    assert [task.tag for task in access.submitted] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("level", "function", "response"),
+    [
+        ("1", TaskManagementFunction.QUERY_TASK, 5),
+        ("1", TaskManagementFunction.I_T_NEXUS_RESET, 5),
+        ("2", TaskManagementFunction.QUERY_TASK, 7),
+        ("2", TaskManagementFunction.QUERY_TASK_SET, 0),
+        ("2", TaskManagementFunction.I_T_NEXUS_RESET, 0),
+        ("2", TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT, 0),
+        ("2", TaskManagementFunction.TASK_REASSIGN, 4),
+    ],
+)
+async def test_functions_of_rfc_7144_need_protocol_level_2(
+    portal: str, access: MemoryAccess, level: str, function: int, response: int
+) -> None:
+    access.hold = True
+    async with await logged_in(portal, iSCSIProtocolLevel=level) as host:
+        assert host.keys["iSCSIProtocolLevel"] == level
+        host.command(read_10(0, 1), read=BLOCK, tag=1)
+        host.send(TaskManagementRequest(function, 0, 2, 1, cmd_sn=host.cmd_sn))
+        answer: TaskManagementResponse = await host.receive()
+        assert answer.response == response
+
+
 async def test_aborted_write_drops_the_data_still_on_its_way(
     host: RawInitiator, access: MemoryAccess
 ) -> None:

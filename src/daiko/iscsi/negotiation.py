@@ -47,7 +47,7 @@ OFFER: dict[str, Value] = {
     "DataPDUInOrder": True,
     "DataSequenceInOrder": True,
     "ErrorRecoveryLevel": 0,
-    "iSCSIProtocolLevel": 1,
+    "iSCSIProtocolLevel": 2,
     "TaskReporting": ("RFC3720",),
 }
 """What both our roles want unless told otherwise."""

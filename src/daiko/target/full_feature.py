@@ -42,7 +42,7 @@ from daiko.iscsi.pdu import (
     TaskManagementResponse,
     TextRequest,
 )
-from daiko.iscsi.session import MASK
+from daiko.iscsi.session import MASK, serial_difference
 from daiko.scsi import sense as condition
 from daiko.target.port_task import ATTRIBUTES, PortTask
 from daiko.target.session import TargetAccess, TargetSession
@@ -59,6 +59,15 @@ _HELD_LIMIT = 4 * 1024 * 1024
 _WHOLE_TARGET = frozenset(
     {TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET}
 )
+_RFC_7144 = frozenset(
+    {
+        TaskManagementFunction.QUERY_TASK,
+        TaskManagementFunction.QUERY_TASK_SET,
+        TaskManagementFunction.I_T_NEXUS_RESET,
+        TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT,
+    }
+)
+"""What needs iSCSIProtocolLevel 2 (RFC 7144, 4.1)."""
 _WHOLE_UNIT = frozenset(
     {
         TaskManagementFunction.ABORT_TASK_SET,
@@ -348,14 +357,56 @@ class FullFeaturePhase:
             tag = request.referenced_task_tag
             if session.abort_deferred(lambda task: task.tag == tag and task.lun == request.lun):
                 return TaskManagementResponseCode.FUNCTION_COMPLETE
+            if tag not in session.tasks and self._forestall(request):
+                return TaskManagementResponseCode.FUNCTION_COMPLETE
         elif function in _WHOLE_UNIT:
             session.abort_deferred(lambda task: task.lun == request.lun)
+            self._drop_held(request.cmd_sn, request.lun)
         elif function in _WHOLE_TARGET:
             session.abort_deferred(lambda task: True)
+            self._drop_held(request.cmd_sn)
+        elif function in _RFC_7144 and session.parameters.protocol_level >= 2:
+            if function == TaskManagementFunction.I_T_NEXUS_RESET:
+                session.abort_deferred(lambda task: True)
+                self._drop_held(request.cmd_sn)
+            elif function == TaskManagementFunction.QUERY_TASK:
+                task = session.tasks.get(request.referenced_task_tag)
+                if task is not None and task.lun == request.lun:
+                    return TaskManagementResponseCode.FUNCTION_SUCCEEDED
         elif function != TaskManagementFunction.CLEAR_ACA:
-            # Those of RFC 7144 need iSCSIProtocolLevel 2, which we do not negotiate.
             return TaskManagementResponseCode.FUNCTION_NOT_SUPPORTED
         return None
+
+    def _forestall(self, request: TaskManagementRequest) -> bool:
+        """An ABORT TASK for a command that has not come, whose number has its turn yet: the number
+        counts as received, so that the command is a duplicate when it comes (11.6.1, case b)."""
+        cmd_sn, window = request.ref_cmd_sn, self._window
+        if (
+            serial_difference(cmd_sn, window.exp_cmd_sn) < 0
+            or serial_difference(cmd_sn, window.max_cmd_sn) > 0
+            or serial_difference(cmd_sn, request.cmd_sn) >= 0
+        ):
+            return False
+        known = self._held.get(cmd_sn)
+        if known is not None:
+            self._held_bytes -= len(known[3])
+        self._held[cmd_sn] = (self._nothing, bytes(BHS_LENGTH), b"", b"")
+        return True
+
+    def _drop_held(self, before: int, lun: int | None = None) -> None:
+        """Of commands that came early, those that are older than a function end with it."""
+        for cmd_sn, (handler, header, _, data) in self._held.items():
+            if handler == self.scsi_command and serial_difference(cmd_sn, before) < 0:
+                if lun is not None and SCSI_COMMAND.unpack_from(header)[4] != lun:
+                    continue
+                self._held_bytes -= len(data)
+                self._held[cmd_sn] = (self._nothing, header, b"", b"")
+
+    def _nothing(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
+        """In the place of a command that was aborted before its turn."""
+        window = self._window
+        window.exp_cmd_sn = window.exp_cmd_sn + 1 & MASK
+        window.answered()
 
     def _task_management_response(self, request: TaskManagementRequest, response: int) -> None:
         session = self._session
