@@ -40,7 +40,7 @@ class FakePort:
                 lba = Read10.unpack(command.cdb).lba
                 command.buffer[:] = bytes([lba % 251]) * len(command.buffer)
                 data = bytes(command.buffer)
-        command.done(None, self.status, data, self.sense)
+        command.end(None, self.status, data, self.sense)
 
     @property
     def opcodes(self) -> list[int]:

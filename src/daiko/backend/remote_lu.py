@@ -63,6 +63,8 @@ _RANGE_10 = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
 _RANGE_16 = struct.Struct(">BBQIBB")
 """opcode, flags, lba, blocks, group, control: READ (16), WRITE (16)."""
+_READ_10 = int(Opcode.READ_10)
+_WRITE_10 = int(Opcode.WRITE_10)
 _FUA = 0x08
 _LONGEST_TRANSFER = 1 << 20
 """Bytes in one command: what fits the buffers of every target, and keeps a long request from
@@ -98,6 +100,42 @@ class _Together:
         self.left -= 1
         if not self.left:
             self.done(self.error)
+
+
+def _unused(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+    """The `done` of commands that have an `end` of their own."""
+
+
+class _Read(Command):
+    """A READ of one command; nothing else is made for it."""
+
+    __slots__ = ("lba", "then", "unit")
+
+    unit: RemoteLu
+    lba: int
+    then: ReadDone
+
+    def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+        if error is None and not status and len(data) == self.read_length:
+            self.then(None, data)
+        else:
+            self.then(self.unit.read_error(error, status, sense, self.lba), b"")
+
+
+class _Write(Command):
+    """A WRITE of one command; nothing else is made for it."""
+
+    __slots__ = ("lba", "then", "unit")
+
+    unit: RemoteLu
+    lba: int
+    then: Done
+
+    def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+        if status and error is None:
+            what = f"{self.unit.name}: WRITE at {self.lba}"
+            error = device_error(status, sense, what, writing=True)
+        self.then(error)
 
 
 class RemoteLu(BlockDevice):
@@ -189,25 +227,20 @@ class RemoteLu(BlockDevice):
         if blocks > self._limit:
             self._read_parts(lba, blocks, done)
             return
-        length = blocks * self.block_size
-
-        def completed(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
-            if error is None and not status and len(data) == length:
-                done(None, data)
-            else:
-                done(self._read_error(error, status, sense, lba), b"")
-
-        self._port.send(
-            Command(
-                self._field,
-                _range(Opcode.READ_10, lba, blocks, 0),
-                completed,
-                b"",
-                length,
-                timeout=self._port.command_timeout,
-                replay=True,
-            )
+        port = self._port
+        command = _Read(
+            self._field,
+            _range(_READ_10, lba, blocks, 0),
+            _unused,
+            b"",
+            blocks * self.block_size,
+            port.command_timeout,
+            True,
         )
+        command.unit = self
+        command.lba = lba
+        command.then = done
+        port.send(command)
 
     def _read_parts(self, lba: int, blocks: int, done: ReadDone) -> None:
         size, limit = self.block_size, self._limit
@@ -230,12 +263,12 @@ class RemoteLu(BlockDevice):
             if error is None and not status and len(data) == len(place):
                 together.part(None)
             else:
-                together.part(self._read_error(error, status, sense, lba))
+                together.part(self.read_error(error, status, sense, lba))
 
         self._port.send(
             Command(
                 self._field,
-                _range(Opcode.READ_10, lba, blocks, 0),
+                _range(_READ_10, lba, blocks, 0),
                 completed,
                 b"",
                 len(place),
@@ -245,7 +278,7 @@ class RemoteLu(BlockDevice):
             )
         )
 
-    def _read_error(
+    def read_error(
         self, error: DeviceError | None, status: int, sense: bytes, lba: int
     ) -> DeviceError:
         what = f"{self.name}: READ at {lba}"
@@ -277,21 +310,20 @@ class RemoteLu(BlockDevice):
             self._write_part(lba + start, count, part, flags, together.part)
 
     def _write_part(self, lba: int, blocks: int, data: Buffer, flags: int, done: Done) -> None:
-        def completed(error: DeviceError | None, status: int, _: Buffer, sense: bytes) -> None:
-            if status and error is None:
-                error = device_error(status, sense, f"{self.name}: WRITE at {lba}", writing=True)
-            done(error)
-
-        self._port.send(
-            Command(
-                self._field,
-                _range(Opcode.WRITE_10, lba, blocks, flags),
-                completed,
-                data,
-                timeout=self._port.command_timeout,
-                replay=True,
-            )
+        port = self._port
+        command = _Write(
+            self._field,
+            _range(_WRITE_10, lba, blocks, flags),
+            _unused,
+            data,
+            0,
+            port.command_timeout,
+            True,
         )
+        command.unit = self
+        command.lba = lba
+        command.then = done
+        port.send(command)
 
     def was_reset(self) -> None:
         """The unit reported a reset or a power cycle: what its cache held may be gone."""

@@ -34,7 +34,10 @@ class Stage(IntEnum):
 
 
 class Command:
-    """What is to be sent, and what is known of it. Made once, used until `done` is called."""
+    """What is to be sent, and what is known of it. Made once, used until `end` is called.
+
+    A kind of command that knows itself what its answer means is a subclass with an `end` of its
+    own; the others call `done`."""
 
     __slots__ = (
         "attempts",
@@ -64,9 +67,9 @@ class Command:
         done: CommandDone,
         data_out: Buffer = b"",
         read_length: int = 0,
-        *,
         timeout: float = 30.0,
         replay: bool = False,
+        *,
         urgent: bool = False,
         buffer: memoryview | None = None,
     ) -> None:
@@ -75,31 +78,51 @@ class Command:
         if data_out and read_length:
             raise ValueError("a command moves data one way")
         self.lun = lun
-        """The 8-byte field."""
         self.cdb = cdb
         self.done = done
         self.data_out = data_out
         self.read_length = read_length
-        """Bytes that there is room for."""
         self.timeout = timeout
         self.replay = replay
-        """Whether it may be sent again after the connection was lost while it was in flight."""
         self.urgent = urgent
-        """Whether it goes out in a session that was not released yet, and waits for no other."""
-        self.buffer: Buffer | None = buffer
-        """Where data read goes: `read_length` bytes of the caller's, or made when data comes."""
-        self.data: Buffer = b""
-        """Data read, when it came in one small PDU and there is no `buffer`."""
-        self.received = 0
-        self.tag = 0
-        self.cmd_sn = 0
-        self.deadline = 0.0
-        self.stage = Stage.WAITING
+        self.buffer = buffer
+        self.data = b""
         self.attempts = 0
         self.begun = 0.0
-        """When it was sent for the first time."""
         self.portal_group_tag = 0
-        """Of the session in which it was in flight last."""
+
+    lun: int
+    """The 8-byte field."""
+    data_out: Buffer
+    read_length: int
+    """Bytes that there is room for."""
+    timeout: float
+    """Seconds."""
+    replay: bool
+    """Whether it may be sent again after the connection was lost while it was in flight."""
+    urgent: bool
+    """Whether it goes out in a session that was not released yet, and waits for no other."""
+    buffer: Buffer | None
+    """Where data read goes: `read_length` bytes of the caller's, or made when data comes."""
+    data: Buffer
+    """Data read, when it came in one small PDU and there is no `buffer`."""
+    attempts: int
+    begun: float
+    """When it was sent for the first time."""
+    portal_group_tag: int
+    """Of the session in which it was in flight last."""
+
+    # Set whenever it is sent:
+    tag: int
+    cmd_sn: int
+    deadline: float
+    stage: Stage
+    received: int
+    """Bytes of data read."""
+
+    def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+        """The answer, or the error that takes its place; as `CommandDone`. Called once."""
+        self.done(error, status, data, sense)
 
     @property
     def data_in(self) -> Buffer:

@@ -162,20 +162,20 @@ class Multipath:
         if session is not None and (not self._is_held or command.urgent):
             session.submit(command)
         elif not self._is_open:
-            command.done(Aborted(f"{self.target_name} is not open"), 0, b"", b"")
+            command.end(Aborted(f"{self.target_name} is not open"), 0, b"", b"")
         elif self._is_past_grace or command.urgent:
-            command.done(Unreachable(self._words()), 0, b"", b"")
+            command.end(Unreachable(self._words()), 0, b"", b"")
         else:
             self._waiting.append(command)
 
     def completed(self, command: Command, status: int, sense: bytes) -> None:
-        """SessionOwner: the target answered."""
-        if status and self._is_tried_again(command, status, sense):
+        """SessionOwner: the target answered with another status than GOOD."""
+        if self._is_tried_again(command, status, sense):
             return
         if status > 0xFF:
             self._end(command, _failure(status, self.target_name, command))
         else:
-            command.done(None, status, command.data_in, sense)
+            command.end(None, status, command.data_in, sense)
 
     def _is_tried_again(self, command: Command, status: int, sense: bytes) -> bool:
         """Whether the command goes out once more instead of ending with this answer."""
@@ -221,7 +221,7 @@ class Multipath:
             self.submit(command)
 
     def _end(self, command: Command, error: DeviceError) -> None:
-        command.done(error, 0, b"", b"")
+        command.end(error, 0, b"", b"")
 
     # --- loss and reconnection
 

@@ -23,6 +23,7 @@ Error recovery level is 0 throughout: whatever is wrong with the connection ends
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -44,7 +45,6 @@ from daiko.iscsi.bhs import (
     READ,
     RESERVED_TAG,
     SCSI_COMMAND,
-    SCSI_RESPONSE,
     STATUS,
     WRITE,
     Opcode,
@@ -59,17 +59,29 @@ from daiko.port.connection import Connection
 log = structlog.get_logger(__name__)
 
 _MASK = 0xFFFFFFFF
+_CLOSED = -1 << 62
+"""Credit of a session that sends no more commands, whatever the window."""
 _SIMPLE = 1
 """Task attribute SIMPLE (11.3.1)."""
 _READ_FLAGS = FINAL | READ | _SIMPLE
 _NO_DATA_FLAGS = FINAL | _SIMPLE
+_WRITE_FLAGS = WRITE | _SIMPLE
+_COMMAND = int(Opcode.SCSI_COMMAND)
+_WAITING = Stage.WAITING
+
+# What the data path looks at of the layouts in bhs.py.
+_DATA_IN_FIELDS = struct.Struct(">xBxB12xI4xI4xI4xI")
+"""flags, status, ITT, StatSN, MaxCmdSN, buffer offset."""
+_RESPONSE_FIELDS = struct.Struct(">xBBB12xI4xI4xI8xI")
+"""flags, response, status, ITT, StatSN, MaxCmdSN, residual."""
 
 
 class SessionOwner(Protocol):
     """Who is told how commands and the session end."""
 
     def completed(self, command: Command, status: int, sense: bytes) -> None:
-        """The target answered, or `status` is a `Failure`."""
+        """The target answered with another status than GOOD, or `status` is a `Failure`. A
+        command with the status GOOD is ended here without asking (`Command.end`)."""
 
     def lost(self, session: Session, error: str) -> None:
         """The connection is gone; `session.unfinished` gives what was not answered."""
@@ -99,6 +111,7 @@ class Session:
         "is_ended",
         "name",
         "negotiated",
+        "now",
         "tasks",
     )
 
@@ -126,6 +139,8 @@ class Session:
         self._depth = settings.queue_depth
         self._credit = 0
         self._draining = False
+        self.now = self._loop.time() + settings.tick
+        """Loop time of the next tick of `Upkeep`, which is as exact as time limits are."""
         self.is_ended = False
         self._error = ""
         self.heard = True
@@ -181,7 +196,9 @@ class Session:
     def _grant(self) -> None:
         """How many commands the window allows now (4.2.2.1)."""
         window = (self._max_cmd_sn - self.cmd_sn + 1) & _MASK
-        self._credit = 0 if window > 0x7FFFFFFF or self._draining or self.is_ended else window
+        self._credit = _CLOSED if self._draining or self.is_ended else window
+        if window > 0x7FFFFFFF:
+            self._credit -= 1 << 32
 
     def _pump(self) -> None:
         queue = self._queue
@@ -194,20 +211,21 @@ class Session:
             self._send(queue.popleft())
 
     def _send(self, command: Command) -> None:
+        tasks = self.tasks
         tag = self._next_tag
-        while tag in self.tasks:
+        while tag in tasks:
             tag = (tag + 1) & 0x7FFFFFFF
         self._next_tag = (tag + 1) & 0x7FFFFFFF
         cmd_sn = self.cmd_sn
         self.cmd_sn = (cmd_sn + 1) & _MASK
         self._credit -= 1
-        self.tasks[tag] = command
+        tasks[tag] = command
         command.tag = tag
         command.cmd_sn = cmd_sn
         command.attempts += 1
         command.received = 0
-        command.stage = Stage.WAITING
-        now = self._loop.time()
+        command.stage = _WAITING
+        now = self.now
         command.deadline = now + command.timeout
         if not command.begun:
             command.begun = now
@@ -216,21 +234,30 @@ class Session:
             length = command.read_length
             self.connection.send(
                 SCSI_COMMAND.pack(
-                    Opcode.SCSI_COMMAND, _READ_FLAGS if length else _NO_DATA_FLAGS, 0, 0,
+                    _COMMAND, _READ_FLAGS if length else _NO_DATA_FLAGS, 0, 0,
                     command.lun, tag, length, cmd_sn, self.exp_stat_sn, command.cdb,
                 )
             )  # fmt: skip
             return
         length = len(data)
-        immediate = min(self.immediate_length, length)
+        immediate = self.immediate_length
+        if length <= immediate:
+            self.connection.send(
+                SCSI_COMMAND.pack(
+                    _COMMAND, FINAL | _WRITE_FLAGS, 0, length, command.lun, tag,
+                    length, cmd_sn, self.exp_stat_sn, command.cdb,
+                ),
+                data,
+            )  # fmt: skip
+            return
         unsolicited = min(self._unsolicited, length)
         final = FINAL if unsolicited <= immediate else 0
         self.connection.send(
             SCSI_COMMAND.pack(
-                Opcode.SCSI_COMMAND, final | WRITE | _SIMPLE, 0, immediate, command.lun, tag,
+                _COMMAND, final | _WRITE_FLAGS, 0, immediate, command.lun, tag,
                 length, cmd_sn, self.exp_stat_sn, command.cdb,
             ),
-            memoryview(data)[:immediate] if immediate < length else data,
+            memoryview(data)[:immediate],
         )  # fmt: skip
         if not final:
             self._send_data(command, immediate, unsolicited, RESERVED_TAG)
@@ -275,7 +302,8 @@ class Session:
         if command is None:
             return None
         offset = fields[12]
-        _check_placement(command, offset, length)
+        if offset != command.received or offset + length > command.read_length:
+            raise _misplaced(command, offset, length)
         buffer = command.buffer
         if buffer is None:
             # Of a read that ends before its length, `data_in` gives what has come.
@@ -283,33 +311,47 @@ class Session:
         return memoryview(buffer)[offset : offset + length]
 
     def _data_in(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        (_, flags, _, status, _, _, tag, _, stat_sn, _, max_cmd_sn, _, offset, _) = (
-            DATA_IN.unpack_from(header, at)
-        )
+        flags, status, tag, stat_sn, max_cmd_sn, offset = _DATA_IN_FIELDS.unpack_from(header, at)
         self.heard = True
-        command = self.tasks.get(tag)
-        if command is not None:
-            length = len(data)
-            if type(data) is not memoryview:  # not in its place yet
-                _check_placement(command, offset, length)
-                buffer = command.buffer
-                if buffer is None and length == command.read_length:
-                    command.data = data
-                else:
-                    if buffer is None:
-                        buffer = command.buffer = unfilled(command.read_length)
-                    memoryview(buffer)[offset : offset + length] = data
-            command.received = offset + length
         if max_cmd_sn != self._max_cmd_sn:
             self.window_moved(max_cmd_sn)
-        if flags & STATUS:
-            self.exp_stat_sn = (stat_sn + 1) & _MASK
-            if command is not None:
-                self.finish(command, status, b"")
+        command = self.tasks.get(tag)
+        if command is None:  # of a task that was aborted meanwhile
+            if flags & STATUS:
+                self.exp_stat_sn = (stat_sn + 1) & _MASK
+            return
+        length = len(data)
+        if offset != command.received or offset + length > command.read_length:
+            raise _misplaced(command, offset, length)
+        command.received = offset + length
+        if length != command.read_length or type(data) is memoryview or command.buffer is not None:
+            self._keep(command, offset, data)
+            data = b""
+        else:
+            command.data = data
+        if not flags & STATUS:
+            return
+        self.exp_stat_sn = (stat_sn + 1) & _MASK
+        if status:
+            self.finish(command, status, b"")
+            return
+        del self.tasks[tag]
+        command.end(None, 0, data or command.data_in, b"")
+        if self._queue or self._draining:
+            self._go_on()
+
+    def _keep(self, command: Command, offset: int, data: Buffer) -> None:
+        """Data that is not the whole answer in one small PDU; a memoryview is in its place."""
+        if type(data) is memoryview:
+            return
+        buffer = command.buffer
+        if buffer is None:
+            buffer = command.buffer = unfilled(command.read_length)
+        memoryview(buffer)[offset : offset + len(data)] = data
 
     def _scsi_response(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        (_, flags, response, status, _, _, tag, _, stat_sn, _, max_cmd_sn, _, _, residual) = (
-            SCSI_RESPONSE.unpack_from(header, at)
+        flags, response, status, tag, stat_sn, max_cmd_sn, residual = _RESPONSE_FIELDS.unpack_from(
+            header, at
         )
         self.heard = True
         self.exp_stat_sn = (stat_sn + 1) & _MASK
@@ -318,12 +360,17 @@ class Session:
         command = self.tasks.get(tag)
         if command is None:
             return  # of a task that was aborted meanwhile
-        if response:
-            status = Failure.TARGET_FAILURE
-        elif flags & OVERFLOW and command.data_out:
+        if flags & OVERFLOW and command.data_out and not response:
             # The unit wanted more data than the command had: its CDB and its data do not fit.
             log.warning("target wanted more data", target=self.name, residual=residual)
-        self.finish(command, status, sense_of(data) if data else b"")
+        if status or response:
+            failed = Failure.TARGET_FAILURE if response else status
+            self.finish(command, failed, sense_of(data) if data else b"")
+            return
+        del self.tasks[tag]
+        command.end(None, 0, command.data_in, sense_of(data) if data else b"")
+        if self._queue or self._draining:
+            self._go_on()
 
     def _ready_to_transfer(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         (_, _, _, _, _, tag, transfer_tag, _, _, max_cmd_sn, _, offset, length) = R2T.unpack_from(
@@ -342,8 +389,13 @@ class Session:
         self._send_data(command, offset, offset + length, transfer_tag)
 
     def finish(self, command: Command, status: int, sense: bytes) -> None:
+        """End a command otherwise than well."""
         del self.tasks[command.tag]
         self._owner.completed(command, status, sense)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """A command has ended."""
         if self._queue:
             self._pump()
         elif self._draining and not self.tasks:
@@ -351,9 +403,10 @@ class Session:
 
     def window_moved(self, max_cmd_sn: int) -> None:
         """MaxCmdSN only grows (4.2.2.1); an older value is of a PDU that was overtaken."""
-        if 0 < (max_cmd_sn - self._max_cmd_sn) & _MASK < 0x80000000:
+        moved = (max_cmd_sn - self._max_cmd_sn) & _MASK
+        if moved < 0x80000000:
             self._max_cmd_sn = max_cmd_sn
-            self._grant()
+            self._credit += moved
             if self._queue:
                 self._pump()
 
@@ -417,20 +470,19 @@ class Session:
         if self.is_ended:
             return
         self.is_ended = True
-        self._credit = 0
+        self._credit = _CLOSED
         self._upkeep.ended()
         self._owner.lost(
             self, self._error or str(error or "") or "the target closed the connection"
         )
 
 
-def _check_placement(command: Command, offset: int, length: int) -> None:
+def _misplaced(command: Command, offset: int, length: int) -> RemoteProtocolError:
     """Data comes in order and no more of it than was asked for."""
-    if offset != command.received or offset + length > command.read_length:
-        raise RemoteProtocolError(
-            f"Data-In of {length} bytes at {offset}: {command.received} of "
-            f"{command.read_length} have come"
-        )
+    return RemoteProtocolError(
+        f"Data-In of {length} bytes at {offset}: {command.received} of "
+        f"{command.read_length} have come"
+    )
 
 
 def _unexpected(header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:

@@ -133,6 +133,7 @@ class Upkeep:
         if session.is_ended:
             return
         now = self._loop.time()
+        session.now = now + self._settings.tick
         self._timer = self._loop.call_later(self._settings.tick, self._tick)
         session.regain_depth()
         for command in [task for task in session.tasks.values() if task.deadline < now]:
