@@ -127,6 +127,7 @@ async def _start(options: Options) -> AsyncExitStack:
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_store_folder(options))
         store = SqliteStore.open(folder)
+        store.is_lasting = not _is_for_once(options)
         stack.push_async_callback(store.close)
         await _initialise(store, options)
         system = await System.start(store)
@@ -148,7 +149,7 @@ def _store_folder(options: Options) -> Iterator[Path]:
     """The folder given, a temporary one where only sources are, or the default one."""
     if options.store is not None:
         yield options.store
-    elif options.luns:
+    elif _is_for_once(options):
         folder = Path(tempfile.mkdtemp(prefix="daiko-"))
         try:
             yield folder
@@ -156,6 +157,10 @@ def _store_folder(options: Options) -> Iterator[Path]:
             shutil.rmtree(folder)
     else:
         yield default_folder()
+
+
+def _is_for_once(options: Options) -> bool:
+    return options.store is None and bool(options.luns)
 
 
 async def _initialise(store: Store, options: Options) -> None:

@@ -62,8 +62,8 @@ START_STOP_UNIT                            sbc none nothing       - by_attribute
 READ_CAPACITY_10                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 READ_CAPACITY_16                           sbc in   nothing       - by_attribute reported yes yes yes no  no  yes no  -
 GET_LBA_STATUS                             sbc in   start         - by_attribute reported yes no  no  no  no  no  no  -
-READ_DEFECT_DATA_10                        sbc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
-READ_DEFECT_DATA_12                        sbc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
+READ_DEFECT_DATA_10                        sbc in   nothing       - by_attribute reported yes no  no  no  no  yes no  -
+READ_DEFECT_DATA_12                        sbc in   nothing       - by_attribute reported yes no  no  no  no  yes no  -
 READ_6                                     sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
 READ_10                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -
 READ_12                                    sbc in   range         - by_attribute reported yes no  no  no  no  no  no  -

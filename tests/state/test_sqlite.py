@@ -29,6 +29,8 @@ from daiko.state.record import (
     JobState,
     ReachRecord,
     Record,
+    RegistrationRecord,
+    ReservationRecord,
     StepRecord,
     SystemRecord,
     UnitRecord,
@@ -82,6 +84,19 @@ ONE_OF_EACH: list[Record] = [
         mode=Mode.DIRECT,
     ),
     UnitRecord(naa="602da10" + "0" * 25, mode_pages=("08120000",), identifying_text="e5a4a7"),
+    ReservationRecord(
+        naa="602da10" + "0" * 25,
+        type=5,
+        registrations=(
+            RegistrationRecord(
+                initiator="iqn.2026-11.test:host",
+                isid="0023d0000001",
+                target_port=2,
+                key="ffffffffffffffff",
+                holds=True,
+            ),
+        ),
+    ),
     HostRecord(name="h1", initiators=("iqn.2026-11.com.example:h1",), luns={0: "alpha", 7: "b"}),
     CredentialRecord(
         owner="host:h1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from daiko.backend.memory import MemoryDevice
 from daiko.device.block import (
@@ -18,8 +19,10 @@ from daiko.device.error import DeviceError
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense, parse_sense
 from daiko.target.access import Access
+from daiko.target.kept import NOTHING_KEPT, Kept
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.nexus import Nexus
+from daiko.target.registrations import Registrations
 from daiko.target.task import Task, TaskAttribute
 
 NAA = bytes.fromhex("602da100000000000000000000000001")
@@ -171,6 +174,41 @@ class SlowDevice(BlockDevice):
     def fail(self, error: DeviceError) -> None:
         """Let the oldest request fail."""
         self.requests.pop(0)[2](error)
+
+
+class MemoryKeeper:
+    """Keeps in memory what a unit is to keep (`kept.Keeper`): when it is told to, or fails to."""
+
+    def __init__(
+        self,
+        kept: Kept = NOTHING_KEPT,
+        registrations: Registrations | None = None,
+        *,
+        is_lasting: bool = True,
+    ) -> None:
+        self.kept = kept
+        self.registrations = registrations or Registrations()
+        self.is_lasting = is_lasting
+        self.waiting: list[tuple[Kept | Registrations, Callable[[bool], None]]] = []
+
+    def keep(self, kept: Kept, done: Callable[[bool], None]) -> None:
+        self.waiting.append((kept, done))
+
+    def keep_registrations(self, state: Registrations, done: Callable[[bool], None]) -> None:
+        self.waiting.append((state, done))
+
+    def settle(self, is_kept: bool = True) -> None:
+        """Bring the oldest to its end."""
+        value, done = self.waiting.pop(0)
+        if is_kept and isinstance(value, Kept):
+            self.kept = value
+        elif is_kept and isinstance(value, Registrations):
+            self.registrations = value if value.is_kept else Registrations()
+        done(is_kept)
+
+    def after_restart(self) -> MemoryKeeper:
+        """What a new process finds."""
+        return MemoryKeeper(self.kept, replace(self.registrations, generation=0))
 
 
 class BareDevice(MemoryDevice):

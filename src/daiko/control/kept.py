@@ -1,5 +1,6 @@
 """What hosts tell logical units to keep, in the store: one UnitRecord for each volume of which
-there is anything to keep. It goes with the volume.
+there is anything to keep, and one ReservationRecord for each whose registrations are to outlive a
+loss of power. They go with the volume.
 
 A logical unit knows no store and does not wait; `UnitKeeper` takes what it is told on the event
 loop, and says when it is on stable storage.
@@ -8,14 +9,24 @@ loop, and says when it is on stable storage.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
-from daiko.state.record import UnitRecord, VolumeRecord
+from daiko.scsi.persistent_reservation import ReservationType
+from daiko.state.record import (
+    RegistrationRecord,
+    ReservationRecord,
+    UnitRecord,
+    VolumeRecord,
+)
 from daiko.state.store import Store, StoreError, Transaction
 from daiko.target.kept import NOTHING_KEPT, Done, Kept
+from daiko.target.registrations import ItNexus, Registrations
 
 log = structlog.get_logger(__name__)
+
+Write = Callable[[Transaction], None]
 
 
 class UnitKeepers:
@@ -29,9 +40,9 @@ class UnitKeepers:
         """The keeper of a volume's unit."""
         return UnitKeeper(self, volume.name, volume.naa)
 
-    def begin(self, keeper: UnitKeeper, kept: Kept, done: Done) -> None:
-        """Put it into the store; `done` is called once, later."""
-        task = asyncio.get_running_loop().create_task(self._keep(keeper, kept, done))
+    def begin(self, keeper: UnitKeeper, write: Write, done: Done) -> None:
+        """Write to the store; `done` is called once, later."""
+        task = asyncio.get_running_loop().create_task(self._keep(keeper, write, done))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -39,13 +50,13 @@ class UnitKeepers:
         """Wait until all that was begun is in the store, or has failed."""
         await asyncio.gather(*self._under_way)
 
-    async def _keep(self, keeper: UnitKeeper, kept: Kept, done: Done) -> None:
+    async def _keep(self, keeper: UnitKeeper, write: Write, done: Done) -> None:
         try:
             async with self.store.transaction() as change:
                 volume = change.get(VolumeRecord, keeper.volume)
                 is_there = volume is not None and volume.naa == keeper.naa
                 if is_there:
-                    change.put(record_of(keeper.naa, kept))
+                    write(change)
         except StoreError as error:
             log.error("what a host told a unit to keep is lost", volume=keeper.volume, why=error)
             is_there = False
@@ -68,7 +79,25 @@ class UnitKeeper:
         return NOTHING_KEPT if record is None else kept_of(record)
 
     def keep(self, kept: Kept, done: Done) -> None:
-        self._keepers.begin(self, kept, done)
+        self._keepers.begin(self, lambda change: change.put(record_of(self.naa, kept)), done)
+
+    @property
+    def is_lasting(self) -> bool:
+        return self._keepers.store.is_lasting
+
+    @property
+    def registrations(self) -> Registrations:
+        record = self._keepers.store.get(ReservationRecord, self.naa)
+        return Registrations() if record is None else registrations_of(record)
+
+    def keep_registrations(self, state: Registrations, done: Done) -> None:
+        def write(change: Transaction) -> None:
+            if state.is_kept:
+                change.put(reservation_record_of(self.naa, state))
+            else:
+                change.delete(ReservationRecord, self.naa)
+
+        self._keepers.begin(self, write, done)
 
 
 def record_of(naa: str, kept: Kept) -> UnitRecord:
@@ -92,6 +121,38 @@ def kept_of(record: UnitRecord) -> Kept:
     )
 
 
+def reservation_record_of(naa: str, state: Registrations) -> ReservationRecord:
+    """As it is stored."""
+    return ReservationRecord(
+        naa=naa,
+        type=None if state.type is None else state.type.value,
+        registrations=tuple(
+            RegistrationRecord(
+                initiator=nexus.initiator,
+                isid=nexus.isid.hex(),
+                target_port=nexus.target_port,
+                key=f"{key:016x}",
+                holds=nexus == state.holder,
+            )
+            for nexus, key in state.keys.items()
+        ),
+    )
+
+
+def registrations_of(record: ReservationRecord) -> Registrations:
+    """`reservation_record_of` the other way, as after a start (PRgeneration is 0)."""
+    keys = {}
+    holder = None
+    for each in record.registrations:
+        nexus = ItNexus(each.initiator, bytes.fromhex(each.isid), each.target_port)
+        keys[nexus] = int(each.key, 16)
+        if each.holds:
+            holder = nexus
+    type = None if record.type is None else ReservationType(record.type)
+    return Registrations(keys, type, holder, is_kept=True)
+
+
 def forget(change: Transaction, volume: VolumeRecord) -> None:
     """Drop what was kept for a volume's unit, inside the transaction that takes the volume away."""
     change.delete(UnitRecord, volume.naa)
+    change.delete(ReservationRecord, volume.naa)

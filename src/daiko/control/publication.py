@@ -183,8 +183,10 @@ class Publication:
         living = self._volumes.get(change.key)
         if living is not None and living.table == after.extents.table:
             living.record = after
-        else:
-            self._add(after)
+            return
+        self._add(after)
+        if living is not None:
+            self._volumes[change.key].unit.reservations.take_over(living.unit.reservations)
 
     def _publish(self) -> None:
         hosts: dict[str, dict[int, LogicalUnit]] = {}

@@ -177,6 +177,39 @@ class UnitRecord(Record):
         return self.naa
 
 
+class RegistrationRecord(BaseModel):
+    """An I_T nexus that is registered for persistent reservations of a unit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    initiator: str
+    """iSCSI name."""
+    isid: str
+    """6 bytes in hex."""
+    target_port: int
+    """Relative target port identifier."""
+    key: str
+    """Reservation key, 8 bytes in hex."""
+    holds: bool = False
+    """It is the one holder of the reservation."""
+
+
+class ReservationRecord(Record):
+    """The registrations and the persistent reservation of a volume's unit, where a host told it to
+    keep them over restarts (APTPL, SPC-4, 5.13.5)."""
+
+    kind: ClassVar[str] = "reservation"
+    naa: str
+    """The volume's."""
+    type: int | None = None
+    """Of the reservation (SPC-4, 6.15.3.4); None = there is none."""
+    registrations: tuple[RegistrationRecord, ...] = ()
+    """In the order in which they were made."""
+
+    @property
+    def key(self) -> str:
+        return self.naa
+
+
 class HostRecord(Record):
     """A host, and the LUNs it sees."""
 

@@ -48,6 +48,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.ReachRecord,
         records.VolumeRecord,
         records.UnitRecord,
+        records.ReservationRecord,
         records.HostRecord,
         records.CredentialRecord,
         records.JobRecord,

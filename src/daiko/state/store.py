@@ -163,6 +163,8 @@ class Store(ABC):
         self._watchers: list[Watcher] = []
         self._indexes: dict[type[Index], Index] = {}
         self._turn = asyncio.Lock()
+        self.is_lasting = True
+        """False for a store that is gone when the process has ended: hosts are told so."""
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The record as last committed, or None where there is none."""

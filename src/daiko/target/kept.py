@@ -1,5 +1,6 @@
 """What a logical unit keeps over restarts because a host told it to: saved mode pages (MODE SELECT
-with the SP bit, SPC-4, 5.9) and identifying information (SPC-4, 5.7).
+with the SP bit, SPC-4, 5.9), identifying information (SPC-4, 5.7), and with the APTPL bit the
+registrations and the reservation (SPC-4, 5.13.5).
 
 The unit knows no store. Who builds it gives it a `Keeper`; without one it keeps nothing and says
 so: saving is refused, and the commands of identifying information do not exist.
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from daiko.target.registrations import Registrations
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +42,15 @@ class Keeper(Protocol):
 
     def keep(self, kept: Kept, done: Done) -> None:
         """Keep this from now on, instead of what was; `done` is called later, once."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """What is kept is there after a restart: the controller has no store for once only."""
+
+    @property
+    def registrations(self) -> Registrations:
+        """As last kept, with the generation 0 of a start."""
+
+    def keep_registrations(self, state: Registrations, done: Done) -> None:
+        """Keep this state from now on, or nothing where it is not to be kept; `done` is called
+        once, and where it is called with False nothing has changed."""

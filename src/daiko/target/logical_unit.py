@@ -44,7 +44,6 @@ from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
 from daiko.target.mode_settings import ROWS as MODE_PAGES
-from daiko.target.registrations import Registrations
 from daiko.target.reservations import Reservations
 from daiko.target.task_set import TaskSet
 
@@ -220,7 +219,6 @@ class LogicalUnit:
         read_only: bool = False,
         port_groups: TargetPortGroups | None = None,
         keeper: Keeper | None = None,
-        registrations: Registrations | None = None,
     ) -> None:
         self.identity = identity
         self.bare_device = device
@@ -249,7 +247,7 @@ class LogicalUnit:
         """Every host in session that sees this unit."""
         self.asymmetric_access = AsymmetricAccess(self, port_groups or TargetPortGroups())
         """What hosts may do through which target port."""
-        self.reservations = Reservations(self, registrations)
+        self.reservations = Reservations(self, keeper)
         self.exclusion: Exclusion | None = None
         """Made when blocks are first wanted in exclusive use (`alone`): few units ever need it."""
         self.task_set = TaskSet(self)

@@ -2,7 +2,7 @@
 
 `registrations.py` decides what a PERSISTENT RESERVE OUT comes to; here it becomes true, one request
 after the other (SPC-4, 5.13.1: each is a single indivisible event). Where registrations have to
-outlive a loss of power (APTPL) the `keeper` brings the new state to stable storage first; requests
+outlive a loss of power (APTPL) the `Keeper` brings the new state to stable storage first; requests
 that come meanwhile wait. Then, in one turn of the loop: the state, the bars of every I_T nexus
 (`bar.py`), the unit attentions; and with PREEMPT AND ABORT the commands of those who were
 preempted end before the status is sent, also those of a session that is lost already and whose
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from daiko.scsi import sense
 from daiko.scsi.opcode import PersistentReserveOut, Status
@@ -37,6 +37,7 @@ from daiko.target.registrations import (
 )
 
 if TYPE_CHECKING:
+    from daiko.target.kept import Keeper
     from daiko.target.logical_unit import LogicalUnit
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
@@ -45,32 +46,31 @@ GOOD = int(Status.GOOD)
 CONFLICT = int(Status.RESERVATION_CONFLICT)
 
 
-class ReservationKeeper(Protocol):
-    """Who keeps registrations through a loss of power."""
-
-    def keep_registrations(
-        self, unit: LogicalUnit, state: Registrations, done: Callable[[bool], None]
-    ) -> None:
-        """Bring this state to stable storage, or where it is not to be kept take away what is
-        there; then `done(True)`, or `done(False)` with nothing changed."""
-
-
 class Reservations:
     """Who may do what at one logical unit."""
 
-    __slots__ = ("_is_keeping", "_pending", "_unit", "_waiting", "keeper", "reserved_by", "state")
+    __slots__ = ("_is_keeping", "_keeper", "_pending", "_unit", "_waiting", "reserved_by", "state")
 
-    def __init__(self, unit: LogicalUnit, state: Registrations | None = None) -> None:
+    def __init__(self, unit: LogicalUnit, keeper: Keeper | None = None) -> None:
         self._unit = unit
-        self.state = state or Registrations()
-        self.keeper: ReservationKeeper | None = None
-        """None: nothing outlives a loss of power."""
+        self._keeper = keeper
+        self.state = Registrations() if keeper is None else keeper.registrations
         self.reserved_by: ItlNexus | None = None
         """Who has the unit by RESERVE."""
         self._waiting: deque[Callable[[], None]] = deque()
         self._is_keeping = False
         self._pending: dict[ItNexus, list[Event]] = {}
         """What is to be told to I_T nexuses that are not in session, oldest first."""
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Registrations can outlive a loss of power."""
+        return self._keeper is not None and self._keeper.is_lasting
+
+    def take_over(self, other: Reservations) -> None:
+        """Go on where the reservations of this volume's former logical unit were."""
+        self.state = other.state
+        self._pending = other._pending
 
     # --- what follows for a nexus
 
@@ -207,7 +207,7 @@ class Reservations:
     def _keep(self, outcome: Outcome, then: Callable[[bool], None]) -> None:
         """Bring the new state to stable storage where it or the one before belongs there."""
         before, after = self.state, outcome.state
-        if self.keeper is None or after is before or not (after.is_kept or before.is_kept):
+        if self._keeper is None or after is before or not (after.is_kept or before.is_kept):
             then(True)
             return
 
@@ -217,7 +217,7 @@ class Reservations:
             self._advance()
 
         self._is_keeping = True
-        self.keeper.keep_registrations(self._unit, after, done)
+        self._keeper.keep_registrations(after, done)
 
     def _establish(self, outcome: Outcome) -> None:
         self.state = outcome.state

@@ -18,9 +18,9 @@ from daiko.scsi.mode_page import (
 from daiko.scsi.opcode import Status
 from daiko.target.access import Access
 from daiko.target.event import Event
-from daiko.target.kept import NOTHING_KEPT, Done, Kept
+from daiko.target.kept import NOTHING_KEPT, Kept
 from daiko.target.mode_settings import CONTROL, CONTROL_EXTENSION
-from target.fake import Host, SlowDevice, host_of, unit_of
+from target.fake import Host, MemoryKeeper, SlowDevice, host_of, unit_of
 
 INVALID_FIELD = (0x5, 0x24, 0x00)
 BAD_LIST = (0x5, 0x26, 0x00)
@@ -334,23 +334,6 @@ def test_interlocked_unit_attention_stays_until_request_sense() -> None:
 # ---------------------------------------------------------------------- saved pages
 
 
-class Memory:
-    """Keeps in memory, when it is told to, or fails to."""
-
-    def __init__(self, kept: Kept = NOTHING_KEPT) -> None:
-        self.kept = kept
-        self._waiting: list[tuple[Kept, Done]] = []
-
-    def keep(self, kept: Kept, done: Done) -> None:
-        self._waiting.append((kept, done))
-
-    def settle(self, is_kept: bool = True) -> None:
-        kept, done = self._waiting.pop(0)
-        if is_kept:
-            self.kept = kept
-        done(is_kept)
-
-
 def select_start(host: Host, *pages: bytes, **fields: int):  # type: ignore[no-untyped-def]
     data = pack_mode_parameters(pages, ten=True)
     values = {"pf": 1, "sp": 1, "parameter_list_length": len(data), **fields}
@@ -358,7 +341,7 @@ def select_start(host: Host, *pages: bytes, **fields: int):  # type: ignore[no-u
 
 
 def test_saved_page_is_stable_before_the_status_and_holds_after_a_reset_and_a_restart() -> None:
-    memory = Memory()
+    memory = MemoryKeeper()
     unit = unit_of(keeper=memory)
     host = host_of(unit)
     task = select_start(host, CachingPage.pack(wce=0))
@@ -369,14 +352,14 @@ def test_saved_page_is_stable_before_the_status_and_holds_after_a_reset_and_a_re
     assert unit.mode.write_cache
     host.manage(5)
     assert not unit.mode.write_cache
-    again = unit_of(keeper=Memory(memory.kept))
+    again = unit_of(keeper=MemoryKeeper(memory.kept))
     assert again.write_through
     saved = sense(host_of(again), True, page_code=8, pc=PageControl.SAVED).data_in
     assert parse_mode_sense(saved, ten=True).pages[0].data == CachingPage.pack(ps=1, wce=0)
 
 
 def test_saving_saves_all_pages_also_those_that_were_changed_before() -> None:
-    memory = Memory()
+    memory = MemoryKeeper()
     unit = unit_of(keeper=memory)
     host = host_of(unit)
     select(host, True, CachingPage.pack(wce=0))
@@ -387,7 +370,7 @@ def test_saving_saves_all_pages_also_those_that_were_changed_before() -> None:
 
 
 def test_failure_to_save_is_reported() -> None:
-    memory = Memory()
+    memory = MemoryKeeper()
     host = host_of(unit_of(keeper=memory))
     task = select_start(host, CachingPage.pack(wce=0))
     memory.settle(is_kept=False)
@@ -398,13 +381,13 @@ def test_failure_to_save_is_reported() -> None:
 @TEN
 @pytest.mark.parametrize("control", PageControl)
 def test_pages_say_that_they_can_be_saved(ten: bool, control: PageControl) -> None:
-    host = host_of(unit_of(keeper=Memory()))
+    host = host_of(unit_of(keeper=MemoryKeeper()))
     data = sense(host, ten, page_code=0x3F, subpage_code=0xFF, pc=control).data_in
     assert all(page.data[0] & 0x80 for page in parse_mode_sense(data, ten=ten).pages)
 
 
 def test_page_that_another_release_saved_in_another_form_keeps_its_default() -> None:
     odd = (bytes((0x08, 0x02, 0, 0)), bytes((0x19, 0x02, 0, 0)), ControlPage.pack(swp=1))
-    unit = unit_of(keeper=Memory(Kept(mode_pages=odd)))
+    unit = unit_of(keeper=MemoryKeeper(Kept(mode_pages=odd)))
     assert unit.mode.write_cache
     assert unit.is_write_protected

@@ -63,7 +63,7 @@ def persistent_reserve_in(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         case 0x01:
             data = pack_read_reservation(state.generation, state.holder_key, state.type)
         case 0x02:
-            keeps = unit.reservations.keeper is not None
+            keeps = unit.reservations.can_be_kept
             data = pack_capabilities(keeps=keeps, is_kept=state.is_kept)
         case _:
             data = _full_status(state)
@@ -142,7 +142,7 @@ def _read(
     is_register = action is PersistentReserveOut.REGISTER
     value = parse_reserve_out(data, takes_ports=is_register)
     registers = is_register or action is PersistentReserveOut.REGISTER_AND_IGNORE_EXISTING_KEY
-    if registers and value.aptpl and unit.reservations.keeper is None:
+    if registers and value.aptpl and not unit.reservations.can_be_kept:
         raise CheckCondition(sense.invalid_field_in_parameter_list(FLAGS_BYTE, APTPL_BIT))
     by = it_nexus(itl.nexus)
     all_ports = unit.asymmetric_access.groups.ports if registers and value.all_tg_pt else ()
@@ -171,7 +171,7 @@ def _read(
 
 def _read_move(unit: LogicalUnit, itl: ItlNexus, data: bytes) -> Callable[[Registrations], Request]:
     value = parse_move(data)
-    if value.aptpl and unit.reservations.keeper is None:
+    if value.aptpl and not unit.reservations.can_be_kept:
         raise CheckCondition(sense.invalid_field_in_parameter_list(MOVE_FLAGS_BYTE, MOVE_APTPL_BIT))
 
     def request(state: Registrations) -> Request:
