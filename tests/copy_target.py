@@ -125,7 +125,6 @@ class CopyTarget:
             SystemRecord(
                 iqn="iqn.2026-11.test:target",
                 initiator_iqn="iqn.2026-11.test:initiator",
-                portals=("192.0.2.9:3260",),
                 mode=mode,
             )
         )

@@ -18,7 +18,13 @@ from daiko.command_control.plan import Mode
 from daiko.control.document import BackendPart
 from daiko.control.error import Conflict, Invalid, Unavailable
 from daiko.daemon import Options, Source
-from daiko.state.record import BackendKind, BackendRecord, HostRecord, SystemRecord
+from daiko.state.record import (
+    BackendKind,
+    BackendRecord,
+    HostRecord,
+    PortalGroupRecord,
+    SystemRecord,
+)
 from daiko.state.sqlite import SqliteStore
 
 
@@ -247,7 +253,7 @@ async def test_new_store_gets_the_mode_that_fits_the_sources(
     assert record.mode is expected
     daemon.check_iscsi_name(record.iqn)
     daemon.check_iscsi_name(record.initiator_iqn)
-    assert record.portals == ("127.0.0.1:3260",)
+    assert portals_of(store) == {1: ("127.0.0.1:3260",)}
 
 
 async def test_known_store_keeps_what_the_options_do_not_say(store: SqliteStore) -> None:
@@ -259,7 +265,29 @@ async def test_known_store_keeps_what_the_options_do_not_say(store: SqliteStore)
     await daemon._initialise(store, Options(portals=("127.0.0.1:2",)))
     after = store.get(SystemRecord, "system")
     assert before is not None
-    assert after == before.model_copy(update={"portals": ("127.0.0.1:2",)})
+    assert after == before
+    assert portals_of(store) == {1: ("127.0.0.1:2",)}
+
+
+def portals_of(store: SqliteStore) -> dict[int, tuple[str, ...]]:
+    return {record.tag: record.portals for record in store.list(PortalGroupRecord)}
+
+
+async def test_portals_are_told_by_portal_group(store: SqliteStore) -> None:
+    await daemon._initialise(store, Options(portals=("127.0.0.1:1", "127.0.0.1:2,7", "[::1]:1")))
+    assert portals_of(store) == {1: ("127.0.0.1:1", "[::1]:1"), 7: ("127.0.0.1:2",)}
+    await daemon._initialise(store, Options(portals=("127.0.0.1:3",)))
+    assert portals_of(store) == {1: ("127.0.0.1:3",), 7: ("127.0.0.1:2",)}
+    with pytest.raises(Conflict, match="in the portal groups 1 and 7"):
+        await daemon._initialise(store, Options(portals=("127.0.0.1:2",)))
+
+
+@pytest.mark.parametrize("tag", ["", "0", "65536", "x", "-1"])
+async def test_portal_of_an_impossible_portal_group_is_refused(
+    store: SqliteStore, tag: str
+) -> None:
+    with pytest.raises(Invalid, match="names no portal group"):
+        await daemon._initialise(store, Options(portals=(f"127.0.0.1:1,{tag}",)))
 
 
 def test_unix_socket_is_private_and_gone_afterwards(short_folder: Path) -> None:

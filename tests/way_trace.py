@@ -31,7 +31,14 @@ from daiko.scsi.opcode import Status
 from daiko.scsi.sbc import Write16
 from daiko.scsi.segment import BlockToBlock
 from daiko.scsi.spc import ExtendedCopyLid1, ReceiveCopyStatusLid1
-from daiko.state.record import BackendKind, BackendRecord, ExtentRecord, HostRecord, SystemRecord
+from daiko.state.record import (
+    BackendKind,
+    BackendRecord,
+    ExtentRecord,
+    HostRecord,
+    PortalGroupRecord,
+    SystemRecord,
+)
 from daiko.state.sqlite import SqliteStore
 from processes import Daiko, Tgt, image
 
@@ -175,7 +182,8 @@ def _started(process: Daiko | Tgt) -> Daiko | Tgt:
 async def _record(folder: Path, sd1: Daiko, vault: Daiko, old: Tgt) -> dict[str, list[Call]]:
     store = SqliteStore.open(folder / "store")
     iqn = "iqn.2026-11.com.example:first"
-    await store.put(SystemRecord(iqn=iqn, initiator_iqn=f"{iqn}.i", portals=("127.0.0.1:0",)))
+    await store.put(SystemRecord(iqn=iqn, initiator_iqn=f"{iqn}.i"))
+    await store.put(PortalGroupRecord(tag=1, portals=("127.0.0.1:0",), target_port_group=1))
     system = await System.start(store)
     thread = HostThread()
     try:

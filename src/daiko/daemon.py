@@ -37,13 +37,14 @@ import uvloop
 from daiko.api.address import ApiAddress, default_address, is_foreign
 from daiko.api.app import create_app
 from daiko.command_control.plan import Mode
-from daiko.control import names
+from daiko.control import names, portal_groups
 from daiko.control.apply import apply_document
 from daiko.control.document import BackendPart, Document, HostPart, VolumePart
 from daiko.control.error import Conflict, Invalid, Unavailable
-from daiko.control.system import System, reason_of
+from daiko.control.listening import reason_of
+from daiko.control.system import System
 from daiko.device.memory import keep_freed_memory
-from daiko.state.record import BackendRecord, HostRecord, SystemRecord
+from daiko.state.record import BackendRecord, HostRecord, PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore, default_folder
 from daiko.state.store import Store
 
@@ -169,21 +170,40 @@ async def _initialise(store: Store, options: Options) -> None:
         check_iscsi_name(options.iqn)
     if options.initiator_iqn:
         check_iscsi_name(options.initiator_iqn)
-    for portal in options.portals:
-        check_portal(portal)
+    named = _named_portals(options.portals)
     known = store.get(SystemRecord, "system")
     iqn = options.iqn or (known.iqn if known is not None else _new_iqn())
     record = SystemRecord(
         iqn=iqn,
         initiator_iqn=options.initiator_iqn
         or (known.initiator_iqn if known is not None else f"{iqn}.initiator"),
-        portals=tuple(options.portals)
-        or (known.portals if known is not None else (DEFAULT_PORTAL,)),
         mode=options.mode or (known.mode if known is not None else _mode_for(options)),
     )
     if known is not None:
         record = record.model_copy(update={"company_id": known.company_id})
-    await store.put(record)
+    async with store.transaction() as change:
+        change.put(record)
+        if not named and not change.list(PortalGroupRecord):
+            named = {1: [DEFAULT_PORTAL]}
+        for tag, portals in named.items():
+            portal_groups.put_portals(change, tag, portals)
+
+
+def _named_portals(options: Sequence[str]) -> dict[int, list[str]]:
+    """The portals of `--portal HOST:PORT[,TAG]` by the tag of their portal group (1 where none is
+    said). Raises Invalid."""
+    found: dict[int, list[str]] = {}
+    for text in options:
+        portal, comma, tag = text.partition(",")
+        check_portal(portal)
+        if comma and not (tag.isascii() and tag.isdigit() and 0 < int(tag) < 0x10000):
+            raise Invalid(
+                f"{text!r} names no portal group",
+                "write it as HOST:PORT or HOST:PORT,TAG with a tag from 1 to 65535",
+                field="portal",
+            )
+        found.setdefault(int(tag) if comma else 1, []).append(portal)
+    return found
 
 
 def _new_iqn() -> str:

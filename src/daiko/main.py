@@ -29,7 +29,11 @@ def serve(
     ] = None,
     portal: Annotated[
         list[str] | None,
-        typer.Option(help="HOST:PORT where hosts reach this controller; may be repeated."),
+        typer.Option(
+            metavar="HOST:PORT[,TAG]",
+            help="Where hosts reach this controller, and the portal group (default: 1); may be "
+            "repeated. Portal groups that are not named stay as they are.",
+        ),
     ] = None,
     iqn: Annotated[str, typer.Option(help="iSCSI name of this controller's target.")] = "",
     initiator_iqn: Annotated[

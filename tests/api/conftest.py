@@ -11,7 +11,7 @@ import pytest
 from daiko.api.app import create_app
 from daiko.command_control.plan import Mode
 from daiko.control.system import System
-from daiko.state.record import SystemRecord
+from daiko.state.record import PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore
 
 MIB = 1 << 20
@@ -25,10 +25,10 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
         SystemRecord(
             iqn="iqn.2026-11.com.example:first",
             initiator_iqn="iqn.2026-11.com.example:first.initiator",
-            portals=("127.0.0.1:0",),
             mode=Mode.DELEGATE,
         )
     )
+    await store.put(PortalGroupRecord(tag=1, portals=("127.0.0.1:3260",), target_port_group=1))
     system = await System.start(store)
     yield system
     await system.stop()

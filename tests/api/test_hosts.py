@@ -32,6 +32,7 @@ async def test_host_is_known_by_names_in_lower_case(api: httpx.AsyncClient) -> N
         "name": "h",
         "initiators": [IQN],
         "luns": {},
+        "portal_groups": [],
         "remote_copy": [],
         "logins": [],
         "chap": None,
@@ -54,6 +55,12 @@ async def test_host_is_known_by_names_in_lower_case(api: httpx.AsyncClient) -> N
             422,
             "lun",
             id="lun-too-large",
+        ),
+        pytest.param(
+            {"name": "h", "initiators": [IQN], "portal_groups": [2]},
+            404,
+            "portal_groups",
+            id="no-portal-group",
         ),
         pytest.param(
             {"name": "h", "initiators": [IQN], "remote_copy": ["h:x"]},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import MIB, Site
-from processes import Daiko, image
+from processes import Daiko, free_port, image
 
 pytestmark = pytest.mark.xdist_group("cli")
 
@@ -224,6 +224,49 @@ def test_status_is_the_whole_at_a_glance(site: Site) -> None:
     assert site.first.iqn in text
     assert "mode delegate" in text
     assert site.json("status")["portals"] == [site.first.portal]
+
+
+def test_portals_are_added_grouped_given_states_and_removed(site: Site) -> None:
+    portal = f"127.0.0.1:{free_port()}"
+    added = site.json("portal", "add", portal, "--tag", "2")
+    assert (added["tag"], added["target_port_group"]) == (2, 2)
+    assert added["portals"] == [{"portal": portal, "listening": True}]
+    assert portal in site.run("portal", "ls").stdout
+    assert "nobody" in site.run("portal", "show", "2").stdout
+    assert "target port group 1" in site.run("portal", "set-group", "2", "1").stdout
+    site.run("portal", "set-group", "2", "2")
+    said = site.run("portal", "set-state", "2", "active-non-optimized", "--prefer").stdout
+    assert said == "target port group 2: active-non-optimized, preferred\n"
+    options = ("portal", "set-state", "2", "standby", "--volume", "alpha")
+    assert site.json(*options)["state"] == "standby"
+    shown = site.json("portal", "groups", "--volume", "alpha")
+    assert [group["state"] for group in shown] == ["active-optimized", "standby"]
+    assert "alpha" in site.run("portal", "groups").stdout
+    options = ("portal", "set-state", "2", "default", "--volume", "alpha")
+    assert site.json(*options)["state"] == "active-non-optimized"
+    site.run("portal", "set-state", "2", "default", code=2)
+    site.run("portal", "set-state", "2", code=2)
+    site.run("portal", "set-state", "2", "standby")
+    assert "--force" in site.run("portal", "set-state", "1", "unavailable", code=4).stderr
+    assert "portal group 3" in site.run("portal", "set-tag", portal, "3").stdout
+    assert "listens no more" in site.run("portal", "rm", portal).stdout
+    site.run("portal", "rm", portal, code=3)
+    site.run("portal", "rm", site.first.portal, code=4)
+
+
+def test_host_is_limited_to_portal_groups(site: Site) -> None:
+    portal = f"127.0.0.1:{free_port()}"
+    site.run("portal", "add", portal, "--tag", "5")
+    iqn = "iqn.2026-11.com.example:limited"
+    made = site.json("host", "add", "limited", "--initiator", iqn, "--portal-group", "5")
+    assert made["portal_groups"] == [5]
+    assert "portal groups 5" in site.run("host", "show", "limited").stdout
+    site.run("portal", "rm", portal, code=4)
+    assert "all portal groups" in site.run("host", "set", "limited", "--all-portal-groups").stdout
+    site.run("host", "set", "limited", "--all-portal-groups", "--portal-group", "5", code=2)
+    site.run("host", "set", "limited", code=2)
+    site.run("host", "rm", "limited")
+    site.run("portal", "rm", portal)
 
 
 @pytest.mark.parametrize(

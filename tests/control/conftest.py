@@ -9,16 +9,15 @@ import pytest
 
 from daiko.command_control.plan import Mode
 from daiko.control.system import System
-from daiko.state.record import BackendKind, BackendRecord, SystemRecord
+from daiko.state.record import BackendKind, BackendRecord, PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore
+from processes import free_port
 
 IQN = "iqn.2026-11.com.example:test"
 
 
 def initial_record(mode: Mode = Mode.LOCAL) -> SystemRecord:
-    return SystemRecord(
-        iqn=IQN, initiator_iqn=f"{IQN}.initiator", portals=("127.0.0.1:0",), mode=mode
-    )
+    return SystemRecord(iqn=IQN, initiator_iqn=f"{IQN}.initiator", mode=mode)
 
 
 def disk(folder: Path, name: str, blocks: int, block_size: int = 512) -> BackendRecord:
@@ -35,6 +34,9 @@ def disk(folder: Path, name: str, blocks: int, block_size: int = 512) -> Backend
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     store = SqliteStore.open(tmp_path / "store")
     await store.put(initial_record())
+    await store.put(
+        PortalGroupRecord(tag=1, portals=(f"127.0.0.1:{free_port()}",), target_port_group=1)
+    )
     yield store
     await store.close()
 

@@ -14,8 +14,9 @@ from daiko.command_control.plan import Function, Mode
 from daiko.control.apply import Action, Verb, apply, export
 from daiko.control.error import Conflict, ControlError, Invalid, NotFound, Unavailable
 from daiko.control.system import System
-from daiko.state.record import BackendRecord, HostRecord, VolumeRecord
+from daiko.state.record import BackendRecord, HostRecord, PortalGroupRecord, VolumeRecord
 from daiko.state.sqlite import SqliteStore
+from processes import free_port
 
 from .conftest import disk, initial_record
 
@@ -171,10 +172,10 @@ async def test_modes_are_changed_and_taken_back(bare: System, tmp_path: Path) ->
 
 
 async def test_portals_are_opened_and_closed_live(bare: System) -> None:
+    port = free_port()
+    first = f"127.0.0.1:{port}"
+    await bare.store.put(PortalGroupRecord(tag=1, portals=(first,), target_port_group=1))
     await bare.listen()
-    (first,) = bare.portals
-    # The store still says port 0, "any free one"; from here on the port is said.
-    port = int(first.rpartition(":")[2])
 
     async def answers(address: str) -> bool:
         try:
@@ -185,9 +186,8 @@ async def test_portals_are_opened_and_closed_live(bare: System) -> None:
         await writer.wait_closed()
         return True
 
-    await bare.store.put(bare.record.model_copy(update={"portals": (first,)}))
     done = await apply(bare, f'[system]\nportals = ["{first}", "127.0.0.2:{port}"]\n')
-    assert [(action.verb, action.kind) for action in done] == [(Verb.CHANGE, "system")]
+    assert [(action.verb, action.kind) for action in done] == [(Verb.CHANGE, "portal_group")]
     assert await answers("127.0.0.1")
     assert await answers("127.0.0.2")
     await apply(bare, f'[system]\nportals = ["127.0.0.2:{port}"]\n')
@@ -204,7 +204,9 @@ async def test_portal_that_cannot_be_opened_leaves_the_others_as_they_are(bare: 
         with pytest.raises(Unavailable, match="Address already in use"):
             await apply(bare, f'[system]\nportals = ["{portal}"]\n')
     assert bare.portals == before
-    assert bare.record.portals == ("127.0.0.1:0",)
+    record = bare.store.get(PortalGroupRecord, "00001")
+    assert record is not None
+    assert record.portals == before
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,36 @@ from daiko.control.document import (
     Document,
     FunctionPart,
     HostPart,
+    PortalGroupPart,
     ReachPart,
     SystemPart,
     VolumePart,
     parse_size,
 )
 from daiko.control.error import Invalid
-from daiko.state.record import ExtentRecord
+from daiko.state.record import (
+    ExtentRecord,
+    GroupState,
+    PortalGroupRecord,
+    TargetPortGroupRecord,
+    VolumeAccess,
+)
 
 EVERYTHING = """
 [system]
 iqn = "iqn.2026-11.com.example:d"
-portals = ["127.0.0.1:3260", "[::1]:3260"]
 mode = "direct"
+
+[portal_group.1]
+portals = ["127.0.0.1:3260", "[::1]:3260"]
+
+[portal_group.20]
+portals = ["192.0.2.20:3260"]
+target_port_group = 2
+
+[target_port_group.2]
+state = "active-non-optimized"
+preferred = true
 
 [backend.sd1]
 iqn = "iqn.2026-11.com.example:sd1"
@@ -47,6 +64,7 @@ from = ["sd1/0", "disk/0"]
 [volume.old]
 image = "sd1/2"
 naa = "602da10123456789abcdef0123456789"
+access = { 2 = { state = "standby" } }
 
 [volume.both]
 devices = ["sd1/3", "sd1/4"]
@@ -54,6 +72,7 @@ devices = ["sd1/3", "sd1/4"]
 [host.h1]
 initiators = ["iqn.2026-11.com.example:h1"]
 luns = { 0 = "alpha", 10 = "beta" }
+portal_groups = [1, 20]
 remote_copy = ["192.0.2.9:3260"]
 
 [[function]]
@@ -73,11 +92,16 @@ reason = "firewall"
 
 def test_document_with_everything_is_read() -> None:
     document = Document.parse(EVERYTHING)
-    assert document.system == SystemPart(
-        iqn="iqn.2026-11.com.example:d",
-        portals=("127.0.0.1:3260", "[::1]:3260"),
-        mode=Mode.DIRECT,
+    assert document.system == SystemPart(iqn="iqn.2026-11.com.example:d", mode=Mode.DIRECT)
+    assert document.portal_group[1].record(1) == PortalGroupRecord(
+        tag=1, portals=("127.0.0.1:3260", "[::1]:3260"), target_port_group=1
     )
+    assert document.portal_group[20].record(20).target_port_group == 2
+    assert document.target_port_group[2].record(2) == TargetPortGroupRecord(
+        number=2, state=GroupState.ACTIVE_NON_OPTIMIZED, preferred=True
+    )
+    assert document.volume["old"].access == {2: VolumeAccess(state=GroupState.STANDBY)}
+    assert document.host["h1"].portal_groups == (1, 20)
     assert document.backend["sd1"].record("sd1").portals == ("192.0.2.1:3260",)
     assert document.backend["disk"] == BackendPart(
         path="/srv/disk.img", block_size=4096, preallocate=True
@@ -97,6 +121,18 @@ def test_document_with_everything_is_read() -> None:
     assert document.reach == (
         ReachPart(backend="sd1", device="vault", can=False, reason="firewall"),
     )
+
+
+def test_document_of_old_has_its_portals_in_the_first_portal_group() -> None:
+    document = Document.parse('[system]\nmode = "local"\nportals = ["192.0.2.1:3260"]\n')
+    assert document.system == SystemPart(mode=Mode.LOCAL)
+    assert document.portal_group == {1: PortalGroupPart(portals=("192.0.2.1:3260",))}
+
+
+def test_document_with_portals_in_both_places_is_refused() -> None:
+    both = '[system]\nportals = ["h:1"]\n[portal_group.1]\nportals = ["h:1"]\n'
+    with pytest.raises(Invalid, match="not in `system` as well"):
+        Document.parse(both)
 
 
 def test_document_with_everything_is_the_same_when_written_and_read_again() -> None:

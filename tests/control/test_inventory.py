@@ -25,6 +25,7 @@ from daiko.state.record import (
     ExtentRecord,
     FunctionRecord,
     HostRecord,
+    PortalGroupRecord,
     ReachRecord,
     SystemRecord,
 )
@@ -50,9 +51,8 @@ class Second:
 
     async def start(self, store: str = "second") -> None:
         self._store = SqliteStore.open(self.folder / store)
-        await self._store.put(
-            SystemRecord(iqn=self.iqn, initiator_iqn=f"{self.iqn}.i", portals=(self.portal,))
-        )
+        await self._store.put(SystemRecord(iqn=self.iqn, initiator_iqn=f"{self.iqn}.i"))
+        await self._store.put(PortalGroupRecord(tag=1, portals=(self.portal,), target_port_group=1))
         self.system = await System.start(self._store)
         await self.system.listen()
         (self.portal,) = self.system.portals

@@ -22,9 +22,7 @@ IQN = "iqn.2026-11.test:far"
 @pytest.fixture
 async def connections(tmp_path: Path) -> AsyncIterator[Connections]:
     store = SqliteStore.open(tmp_path / "store")
-    await store.put(
-        SystemRecord(iqn="iqn.2026-11.test:us", initiator_iqn="iqn.2026-11.test:us", portals=())
-    )
+    await store.put(SystemRecord(iqn="iqn.2026-11.test:us", initiator_iqn="iqn.2026-11.test:us"))
     yield Connections(store)
     await store.close()
 

@@ -24,16 +24,20 @@ from daiko.state.record import (
     DeviceFacts,
     ExtentRecord,
     FunctionRecord,
+    GroupState,
     HostRecord,
     JobRecord,
     JobState,
+    PortalGroupRecord,
     ReachRecord,
     Record,
     RegistrationRecord,
     ReservationRecord,
     StepRecord,
     SystemRecord,
+    TargetPortGroupRecord,
     UnitRecord,
+    VolumeAccess,
     VolumeRecord,
 )
 from daiko.state.sqlite import SqliteStore
@@ -58,9 +62,10 @@ ONE_OF_EACH: list[Record] = [
     SystemRecord(
         iqn="iqn.2026-11.com.example:d",
         initiator_iqn="iqn.2026-11.com.example:d.initiator",
-        portals=("127.0.0.1:3260", "[::1]:3260"),
         mode=Mode.LOCAL,
     ),
+    PortalGroupRecord(tag=2, portals=("127.0.0.1:3260", "[::1]:3260"), target_port_group=7),
+    TargetPortGroupRecord(number=7, state=GroupState.STANDBY, preferred=True),
     BackendRecord(
         name="sd1",
         type=BackendKind.ISCSI,
@@ -82,6 +87,7 @@ ONE_OF_EACH: list[Record] = [
         extents=(ExtentRecord(device="sd1/0", lba=8, blocks=100),),
         naa="602da10" + "0" * 25,
         mode=Mode.DIRECT,
+        access={7: VolumeAccess(state=GroupState.UNAVAILABLE, by_host=True)},
     ),
     UnitRecord(naa="602da10" + "0" * 25, mode_pages=("08120000",), identifying_text="e5a4a7"),
     ReservationRecord(
@@ -240,6 +246,13 @@ async def test_store_of_each_older_schema_version_is_brought_up_to_date(
             ("old/3", 0, 50),
             ("sd1/0", 200, 1),
         ]
+        portals = store.get(PortalGroupRecord, "00001")
+        assert portals == PortalGroupRecord(
+            tag=1, portals=("192.0.2.1:3260", "[2001:db8::1]:3260"), target_port_group=1
+        )
+        system = store.get(SystemRecord, "system")
+        assert system is not None
+        assert (system.mode, system.company_id) == (Mode.LOCAL, 187920)
         async with store.transaction() as change:
             assert change.next_number("job") == 42
     await store.put(ONE_OF_EACH[0])

@@ -41,6 +41,7 @@ class MemoryAccess:
         self.store = bytearray(blocks * BLOCK)
         self.view = memoryview(self.store)
         self.allowed: Callable[[str], bool] = lambda name: True
+        self.tags: dict[str, frozenset[int]] = {}
         self.started: list[Nexus] = []
         self.lost: list[Nexus] = []
         self.submitted: list[Task] = []
@@ -59,6 +60,9 @@ class MemoryAccess:
         self.inquiry = bytes(inquiry)
 
     # --- what the port asks for
+
+    def portal_group_tags(self, initiator_name: str) -> frozenset[int]:
+        return self.tags.get(initiator_name, frozenset())
 
     def authorize(self, initiator_name: str, target_name: str) -> bool:
         return self.allowed(initiator_name)

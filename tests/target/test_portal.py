@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from daiko.iscsi.bhs import AsyncEvent
 from daiko.target.discovery import format_portal, target_records
 from daiko.target.portal import Target, parse_portal
 from target.memory_access import IQN, MemoryAccess, serving
@@ -38,14 +39,46 @@ def test_portal_is_formatted_as_it_is_parsed() -> None:
     assert format_portal("192.0.2.1", 3260) == "192.0.2.1:3260"
 
 
-def test_portal_on_every_address_is_told_as_the_one_that_was_reached() -> None:
-    portals = [("0.0.0.0", 1), ("192.0.2.1", 2), ("::", 3)]
-    assert target_records("iqn.t", portals, ("198.51.100.7", 9), 1) == [
+PORTALS = {"0.0.0.0:1": 1, "192.0.2.1:2": 2, "[::]:3": 3, "[2001:db8::1]:4": 2, "host.test:5": 1}
+
+
+@pytest.mark.parametrize(
+    ("local", "told"),
+    [
+        pytest.param(
+            "198.51.100.7",
+            ["198.51.100.7:1,1", "192.0.2.1:2,2", "[2001:db8::1]:4,2", "host.test:5,1"],
+            id="over-ipv4",
+        ),
+        pytest.param(
+            "2001:db8::7",
+            ["192.0.2.1:2,2", "[2001:db8::7]:3,3", "[2001:db8::1]:4,2", "host.test:5,1"],
+            id="over-ipv6",
+        ),
+        pytest.param(
+            "fe80::7%eth0",
+            ["192.0.2.1:2,2", "[fe80::7]:3,3", "[2001:db8::1]:4,2", "host.test:5,1"],
+            id="link-local",
+        ),
+        pytest.param(
+            "::ffff:198.51.100.7",
+            ["198.51.100.7:1,1", "192.0.2.1:2,2", "[2001:db8::1]:4,2", "host.test:5,1"],
+            id="ipv4-in-ipv6",
+        ),
+    ],
+)
+def test_portal_on_every_address_is_told_as_the_one_that_was_reached(
+    local: str, told: list[str]
+) -> None:
+    assert target_records("iqn.t", PORTALS, (local, 9)) == [
         ("TargetName", "iqn.t"),
-        ("TargetAddress", "198.51.100.7:1,1"),
-        ("TargetAddress", "192.0.2.1:2,1"),
-        ("TargetAddress", "198.51.100.7:3,1"),
+        *(("TargetAddress", address) for address in told),
     ]
+
+
+def test_target_without_a_portal_that_can_be_reached_is_not_told() -> None:
+    assert target_records("iqn.t", {"[::]:3": 1}, ("192.0.2.1", 9)) == []
+    assert target_records("iqn.t", {}, ("192.0.2.1", 9)) == []
 
 
 async def test_portal_that_is_given_up_takes_no_more_connections() -> None:
@@ -58,6 +91,9 @@ async def test_portal_that_is_given_up_takes_no_more_connections() -> None:
             assert target.portals == (portal,)
             with pytest.raises(ConnectionRefusedError):
                 await RawInitiator.connect(second)
+            message = await host.receive()
+            assert (message.event, message.parameter3) == (AsyncEvent.LOGOUT_REQUESTED, 10)
+            # Until it leaves it is served.
             host.command(bytes(6))
             assert (await host.receive()).status == 0
 

@@ -24,6 +24,7 @@ from daiko.api.routes import (
     jobs,
     mappings,
     plans,
+    portals,
     volumes,
 )
 from daiko.api.routes import (
@@ -44,6 +45,7 @@ _TAGS = [
     {"name": "volume", "description": "Virtual LUs over extents, and real LUs"},
     {"name": "mapping", "description": "Which block of a volume lies where"},
     {"name": "host", "description": "Initiators, the LUNs they see, their rights"},
+    {"name": "portal", "description": "Where hosts reach this controller, and how (ALUA)"},
     {"name": "function", "description": "What each second controller can do and reach"},
     {"name": "plan", "description": "What would be done about a request, by whom, and why"},
     {"name": "backup", "description": "Direct backups and restores"},
@@ -77,6 +79,7 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
         volumes,
         mappings,
         hosts,
+        portals,
         functions,
         plans,
         backups,

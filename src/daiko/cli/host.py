@@ -20,6 +20,14 @@ Initiators = Annotated[
         help="An iSCSI name of the host; * for any that no other host names.",
     ),
 ]
+PortalGroups = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--portal-group",
+        metavar="TAG",
+        help="Let it log in through this portal group; give it again for another. Default: all.",
+    ),
+]
 Portals = Annotated[
     list[str],
     typer.Argument(metavar="PORTAL...", help="HOST:PORT of other machines; * for all."),
@@ -35,6 +43,7 @@ def add(
         list[str] | None,
         typer.Option("--lun", metavar="N=VOLUME", help="Give it this volume at once."),
     ] = None,
+    portal_group: PortalGroups = None,
     json: option.Json = False,
 ) -> None:
     """Make a host known by its iSCSI names."""
@@ -44,6 +53,7 @@ def add(
             "name": name,
             "initiators": initiator,
             "luns": dict(_lun(text) for text in lun or ()),
+            "portal_groups": portal_group or [],
         },
     )
     if json:
@@ -80,15 +90,38 @@ def show(context: typer.Context, name: option.HostName, json: option.Json = Fals
 def set_host(
     context: typer.Context,
     name: option.HostName,
-    initiator: Initiators,
+    initiator: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--initiator",
+            "--iqn",
+            "-i",
+            metavar="IQN",
+            help="An iSCSI name of the host; give all that it is to have.",
+        ),
+    ] = None,
+    portal_group: PortalGroups = None,
+    all_portal_groups: Annotated[
+        bool, typer.Option("--all-portal-groups", help="Let it use every portal group.")
+    ] = False,
     json: option.Json = False,
 ) -> None:
-    """Give a host other iSCSI names, all that it is to have. Its LUNs stay."""
-    host = client.of(context).patch("hosts", name, body={"initiators": initiator})
+    """Give a host other iSCSI names, or limit it to portal groups. Its LUNs stay."""
+    if portal_group and all_portal_groups:
+        raise option.usage("--portal-group and --all-portal-groups contradict each other")
+    body: dict[str, Any] = {"initiators": initiator} if initiator else {}
+    if portal_group or all_portal_groups:
+        body["portal_groups"] = portal_group or []
+    if not body:
+        raise option.usage(
+            "nothing is to be changed", "give --initiator, --portal-group or --all-portal-groups"
+        )
+    host = client.of(context).patch("hosts", name, body=body)
     if json:
         render.as_json(host)
     else:
-        render.said(f"{name} is {', '.join(host['initiators'])}")
+        where = _portal_groups(host)
+        render.said(f"{name} is {', '.join(host['initiators'])}; it may use {where}")
 
 
 @app.command("rm")
@@ -208,6 +241,7 @@ def _show(host: dict[str, Any], json: bool) -> None:
         [
             ("name", host["name"]),
             ("initiators", "\n".join(host["initiators"])),
+            ("may use", _portal_groups(host)),
             ("copies with", ", ".join(host["remote_copy"]) or "LUs mapped to it only"),
             ("CHAP", secret.said(host["chap"])),
             ("logged in", "\n".join(_login(login) for login in host["logins"]) or "no"),
@@ -218,6 +252,11 @@ def _show(host: dict[str, Any], json: bool) -> None:
     for lun, volume in host["luns"].items():
         made.add_row(lun, volume)
     render.rows(made, "it sees no volume")
+
+
+def _portal_groups(host: dict[str, Any]) -> str:
+    tags = host["portal_groups"]
+    return f"portal groups {', '.join(map(str, tags))}" if tags else "all portal groups"
 
 
 def _login(login: dict[str, str]) -> str:

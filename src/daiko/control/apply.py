@@ -16,9 +16,17 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
-from daiko.control import backends, chap, hosts, names, volumes
-from daiko.control.document import BackendPart, ChapPart, Document, VolumePart, parse_size
+from daiko.control import backends, chap, hosts, names, portal_groups, volumes
+from daiko.control.document import (
+    BackendPart,
+    ChapPart,
+    Document,
+    TargetPortGroupPart,
+    VolumePart,
+    parse_size,
+)
 from daiko.control.error import Conflict, Invalid
+from daiko.control.listening import wanted_portals
 from daiko.control.system import System, put_host
 from daiko.iscsi.chap import name_fault
 from daiko.state.record import (
@@ -27,8 +35,10 @@ from daiko.state.record import (
     ExtentRecord,
     FunctionRecord,
     HostRecord,
+    PortalGroupRecord,
     ReachRecord,
     Record,
+    TargetPortGroupRecord,
     VolumeRecord,
 )
 from daiko.state.store import Transaction
@@ -45,7 +55,7 @@ class Action(NamedTuple):
 
     verb: Verb
     kind: str
-    """system, backend, volume, host, function, reach."""
+    """system, portal_group, target_port_group, backend, volume, host, function, reach."""
     name: str
     detail: str
     """What becomes different, for the administrator."""
@@ -79,8 +89,12 @@ async def apply_document(
             return actions
         for name in _names(actions, "backend", Verb.ADD):
             await system.attach_backend(document.backend[name].record(name))
-        async with system.store.transaction() as change:
-            _Applying(system, document, change, actions).run()
+        await _open_portals(system, document, actions)
+        try:
+            async with system.store.transaction() as change:
+                _Applying(system, document, change, actions).run()
+        finally:
+            await system.listening.settle()
         if _names(actions, "system", Verb.CHANGE):
             await system.change_record(
                 document.system.model_dump(exclude_none=True, exclude={"discovery_chap"})
@@ -88,6 +102,22 @@ async def apply_document(
         for name in _names(actions, "backend", Verb.REMOVE):
             await system.detach_backend(name)
         return actions
+
+
+async def _open_portals(system: System, document: Document, actions: tuple[Action, ...]) -> None:
+    """Listen at the portals that are new. Raises Unavailable, Conflict."""
+    if not any(action.kind in ("portal_group", "target_port_group") for action in actions):
+        return
+    groups = {record.tag: record for record in system.store.list(PortalGroupRecord)}
+    groups |= {tag: part.record(tag) for tag, part in document.portal_group.items()}
+    for tag in _names(actions, "portal_group", Verb.REMOVE):
+        del groups[int(tag)]
+    states = {record.number: record for record in system.store.list(TargetPortGroupRecord)}
+    states |= {n: part.record(n) for n, part in document.target_port_group.items()}
+    for number in _names(actions, "target_port_group", Verb.REMOVE):
+        del states[int(number)]
+    portal_groups.check(groups.values(), ())
+    await system.listening.prepare(wanted_portals(groups.values(), states.values()))
 
 
 def _check(document: Document) -> None:
@@ -100,6 +130,11 @@ def _check(document: Document) -> None:
         hosts.check(host.record(name))
         _check_chap(host.chap, f"host.{name}.chap")
     _check_chap(document.system.discovery_chap, "system.discovery_chap")
+    for tag, group in document.portal_group.items():
+        for portal in group.portals:
+            names.portal(portal, f"portal_group.{tag}.portals")
+    for name, volume in document.volume.items():
+        volumes.check_access(volume.access or {}, f"volume.{name}.access")
 
 
 def _check_chap(part: ChapPart | None, field: str) -> None:
@@ -122,6 +157,7 @@ def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Act
     if changed:
         yield Action(Verb.CHANGE, "system", "system", _said(changed))
     yield from _chap_of(now.system.discovery_chap, wanted.system.discovery_chap, _DISCOVERY, "")
+    yield from _portal_groups(now, wanted, prune=prune)
     yield from _backends(now, wanted)
     yield from _volumes(now, wanted)
     for name, host in wanted.host.items():
@@ -137,6 +173,7 @@ def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Act
                 f"sees {_luns(host.luns)} instead of {_luns(now.host[name].luns)}"
                 if host.luns != now.host[name].luns
                 else f"initiators {', '.join(host.initiators)}; "
+                f"portal groups {', '.join(map(str, host.portal_groups)) or 'all'}; "
                 f"may copy to {', '.join(host.remote_copy) or 'no other machine'}",
             )
     yield from _cells(now, wanted, prune=prune)
@@ -145,6 +182,28 @@ def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Act
             for name in getattr(now, kind):
                 if name not in getattr(wanted, kind):
                     yield Action(Verb.REMOVE, kind, name, "it is not in the document")
+
+
+def _portal_groups(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
+    for tag, group in wanted.portal_group.items():
+        there = now.portal_group.get(tag)
+        record = group.record(tag)
+        if there is None or there.record(tag) != record:
+            verb = Verb.ADD if there is None else Verb.CHANGE
+            where = f"{', '.join(record.portals)} in target port group {record.target_port_group}"
+            yield Action(verb, "portal_group", str(tag), where)
+    for number, said in wanted.target_port_group.items():
+        if now.target_port_group.get(number, TargetPortGroupPart()) != said:
+            verb = Verb.CHANGE if number in now.target_port_group else Verb.ADD
+            preferred = ", preferred" if said.preferred else ""
+            yield Action(verb, "target_port_group", str(number), f"{said.state}{preferred}")
+    if prune and wanted.portal_group:
+        for tag in now.portal_group:
+            if tag not in wanted.portal_group:
+                yield Action(Verb.REMOVE, "portal_group", str(tag), "it is not in the document")
+        for number in now.target_port_group:
+            if number not in wanted.target_port_group:
+                yield Action(Verb.REMOVE, "target_port_group", str(number), "active-optimized")
 
 
 def _backends(now: Document, wanted: Document) -> Iterator[Action]:
@@ -218,6 +277,8 @@ def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
             yield Action(
                 Verb.CHANGE, "volume", name, f"mode {volume.mode or 'as the system has it'}"
             )
+        if volume.access is not None and volume.access != (there.access or {}):
+            yield Action(Verb.CHANGE, "volume", name, "its states in target port groups")
 
 
 def _cells(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
@@ -255,6 +316,7 @@ class _Applying:
 
     def run(self) -> None:
         change = self._change
+        self._put_portal_groups()
         for name in _names(self._actions, "host", Verb.REMOVE):
             change.delete(HostRecord, name)
             change.delete(CredentialRecord, chap.host(name))
@@ -272,11 +334,14 @@ class _Applying:
         for name in _names(self._actions, "volume", Verb.CHANGE):
             record = change.get(VolumeRecord, name)
             assert record is not None
-            change.put(record.model_copy(update={"mode": self._document.volume[name].mode}))
+            said = self._document.volume[name]
+            access = record.access if said.access is None else said.access
+            change.put(record.model_copy(update={"mode": said.mode, "access": access}))
         for name in _names(self._actions, "volume", Verb.ADD):
             self._add_volume(name, self._document.volume[name])
         for name, wanted in self._document.host.items():
             put_host(change, wanted.record(name))
+        portal_groups.check(change.list(PortalGroupRecord), change.list(HostRecord))
         self._put_cells()
 
     def _put_chap(self) -> None:
@@ -293,6 +358,18 @@ class _Applying:
                 changes["mutual_secret"] = ""
             self._change.put(record.model_copy(update=changes))
 
+    def _put_portal_groups(self) -> None:
+        change, document = self._change, self._document
+        for tag, group in document.portal_group.items():
+            change.put(group.record(tag))
+        for number, said in document.target_port_group.items():
+            change.put(said.record(number))
+        for gone in _names(self._actions, "portal_group", Verb.REMOVE):
+            change.delete(PortalGroupRecord, f"{int(gone):05d}")
+        for gone in _names(self._actions, "target_port_group", Verb.REMOVE):
+            change.delete(TargetPortGroupRecord, f"{int(gone):05d}")
+        portal_groups.drop_unused(change)
+
     def _add_volume(self, name: str, volume: VolumePart) -> None:
         volumes.put_new(
             self._change,
@@ -301,6 +378,7 @@ class _Applying:
             naa=volume.naa or volumes.new_naa(self._system.record.company_id),
             mode=volume.mode,
             image=bool(volume.image),
+            access=volume.access or {},
         )
 
     def _extents(self, volume: VolumePart) -> Sequence[ExtentRecord]:

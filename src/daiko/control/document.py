@@ -2,7 +2,16 @@
 
     [system]
     mode = "delegate"
-    portals = ["127.0.0.1:3260"]
+
+    [portal_group.1]
+    portals = ["192.0.2.10:3260", "[2001:db8::10]:3260"]
+
+    [portal_group.2]
+    portals = ["198.51.100.10:3260"]
+    target_port_group = 2
+
+    [target_port_group.2]
+    state = "active-non-optimized"
 
     [backend.sd1]
     iqn = "iqn.2026-11.com.example:sd1"
@@ -47,7 +56,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -62,9 +71,13 @@ from daiko.state.record import (
     BackendRecord,
     CredentialRecord,
     FunctionRecord,
+    GroupState,
     HostRecord,
+    PortalGroupRecord,
     ReachRecord,
     SystemRecord,
+    TargetPortGroupRecord,
+    VolumeAccess,
     VolumeRecord,
 )
 from daiko.state.store import Store
@@ -110,9 +123,31 @@ class SystemPart(_Part):
 
     iqn: str | None = None
     initiator_iqn: str | None = None
-    portals: tuple[str, ...] | None = None
     mode: Mode | None = None
     discovery_chap: ChapPart | None = None
+
+
+class PortalGroupPart(_Part):
+    """The portals of a portal group."""
+
+    portals: tuple[str, ...] = Field(min_length=1)
+    target_port_group: int | None = Field(default=None, ge=1, le=0xFFFF)
+    """None: the one of the same number as the tag."""
+
+    def record(self, tag: int) -> PortalGroupRecord:
+        return PortalGroupRecord(
+            tag=tag, portals=self.portals, target_port_group=self.target_port_group or tag
+        )
+
+
+class TargetPortGroupPart(_Part):
+    """What holds in a target port group."""
+
+    state: GroupState = GroupState.ACTIVE_OPTIMIZED
+    preferred: bool = False
+
+    def record(self, number: int) -> TargetPortGroupRecord:
+        return TargetPortGroupRecord(number=number, state=self.state, preferred=self.preferred)
 
 
 class BackendPart(_Part):
@@ -159,6 +194,8 @@ class VolumePart(_Part):
     source: tuple[str, ...] = Field(default=(), alias="from")
     naa: str = Field(default="", pattern=r"^(6[0-9a-f]{31})?$")
     mode: Mode | None = None
+    access: dict[int, VolumeAccess] | None = None
+    """What holds for it in target port groups; None = as it is, since hosts set that, too."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -171,6 +208,7 @@ class VolumePart(_Part):
 class HostPart(_Part):
     initiators: tuple[str, ...]
     luns: dict[int, str] = {}
+    portal_groups: tuple[int, ...] = ()
     remote_copy: tuple[str, ...] = ()
     chap: ChapPart | None = None
 
@@ -201,11 +239,26 @@ class Document(_Part):
     """A whole system."""
 
     system: SystemPart = SystemPart()
+    portal_group: dict[Annotated[int, Field(ge=1, le=0xFFFF)], PortalGroupPart] = {}
+    """All portal groups; where there is none, the portals stay as they are."""
+    target_port_group: dict[Annotated[int, Field(ge=1, le=0xFFFF)], TargetPortGroupPart] = {}
     backend: dict[str, BackendPart] = {}
     volume: dict[str, VolumePart] = {}
     host: dict[str, HostPart] = {}
     function: tuple[FunctionPart, ...] = ()
     reach: tuple[ReachPart, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _portals_of_old(cls, given: Any) -> Any:
+        """Documents of old have the portals of the one portal group in `system`."""
+        system = given.get("system") if isinstance(given, dict) else None
+        if not isinstance(system, dict) or "portals" not in system:
+            return given
+        if "portal_group" in given:
+            raise ValueError("give the portals in `portal_group`, not in `system` as well")
+        rest = {name: value for name, value in system.items() if name != "portals"}
+        return {**given, "system": rest, "portal_group": {"1": {"portals": system["portals"]}}}
 
     @classmethod
     def parse(cls, text: str) -> Document:
@@ -230,6 +283,16 @@ class Document(_Part):
             )
             if system is not None
             else SystemPart(),
+            portal_group={
+                record.tag: PortalGroupPart(
+                    portals=record.portals, target_port_group=record.target_port_group
+                )
+                for record in store.list(PortalGroupRecord)
+            },
+            target_port_group={
+                record.number: TargetPortGroupPart(state=record.state, preferred=record.preferred)
+                for record in store.list(TargetPortGroupRecord)
+            },
             backend={
                 record.name: BackendPart(
                     **record.model_dump(include=set(BackendPart.model_fields)),
@@ -275,9 +338,12 @@ class Document(_Part):
 
 
 def _volume_part(record: VolumeRecord) -> VolumePart:
+    access = record.access or None
     if record.image:
-        return VolumePart(image=record.extents[0].device, naa=record.naa, mode=record.mode)
-    return VolumePart(extents=record.extents, naa=record.naa, mode=record.mode)
+        return VolumePart(
+            image=record.extents[0].device, naa=record.naa, mode=record.mode, access=access
+        )
+    return VolumePart(extents=record.extents, naa=record.naa, mode=record.mode, access=access)
 
 
 def _with_text_keys(value: Any) -> Any:

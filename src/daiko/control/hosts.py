@@ -43,6 +43,7 @@ async def add(
     initiators: Iterable[str],
     *,
     luns: Mapping[int, str] | None = None,
+    portal_groups: Iterable[int] = (),
     remote_copy: Iterable[str] = (),
 ) -> HostState:
     """Make a host known by its iSCSI names (`*`: any initiator that no other host names). Raises
@@ -64,6 +65,7 @@ async def add(
             name=name,
             initiators=own,
             luns=dict(sorted((luns or {}).items())),
+            portal_groups=tuple(sorted(set(portal_groups))),
             remote_copy=tuple(dict.fromkeys(_remote(text) for text in remote_copy)),
         )
         await system.put_host(record)
@@ -87,6 +89,16 @@ async def change_initiators(system: System, name: str, initiators: Iterable[str]
         record = names.host_of(system, name)
         others = [other for other in system.store.list(HostRecord) if other.name != name]
         record = record.model_copy(update={"initiators": _initiators(initiators, others)})
+        await system.put_host(record)
+    return _state(system, record)
+
+
+async def limit(system: System, name: str, portal_groups: Iterable[int]) -> HostState:
+    """Let a host log in through these portal groups alone (none named: through all). Sessions
+    elsewhere are asked to log out. Raises NotFound."""
+    async with system.changing:
+        record = names.host_of(system, name)
+        record = record.model_copy(update={"portal_groups": tuple(sorted(set(portal_groups)))})
         await system.put_host(record)
     return _state(system, record)
 

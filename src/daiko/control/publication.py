@@ -8,8 +8,11 @@ without the hosts' sessions noticing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+
+import structlog
 
 from daiko.command_control.decision import Place
 from daiko.control.kept import UnitKeepers
@@ -17,14 +20,27 @@ from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId
+from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import VolumesOf
-from daiko.state.record import BackendKind, BackendRecord, HostRecord, VolumeRecord
-from daiko.state.store import Change, Store
+from daiko.state.record import (
+    BackendKind,
+    BackendRecord,
+    GroupState,
+    HostRecord,
+    PortalGroupRecord,
+    TargetPortGroupRecord,
+    VolumeAccess,
+    VolumeRecord,
+)
+from daiko.state.store import Change, Store, StoreError
 from daiko.target.access import Access
+from daiko.target.asymmetric_access import GroupAccess, OwnAccess, TargetPortGroups
 from daiko.target.event import Event
 from daiko.target.kept import Keeper
 from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
 from daiko.virtual_lu.virtual_lu import VirtualLu
+
+log = structlog.get_logger(__name__)
 
 DeviceSource = Callable[[DeviceId], BlockDevice]
 
@@ -40,6 +56,7 @@ class PublishedVolume:
         *,
         is_real: bool,
         keeper: Keeper | None = None,
+        port_groups: TargetPortGroups | None = None,
     ) -> None:
         self.record = record
         self.table = record.extents.table
@@ -54,7 +71,9 @@ class PublishedVolume:
             self._build(),
             third_party_copy=third_party_copy,
             keeper=keeper,
+            port_groups=port_groups,
         )
+        self.unit.asymmetric_access.follow(own_access(record))
 
     @property
     def place(self) -> Place:
@@ -117,10 +136,15 @@ class Publication:
         self._store = store
         self._device_of = device_of
         self._volumes: dict[str, PublishedVolume] = {}
+        self.on_hosts_changed: Callable[[], None] = lambda: None
+        """Called when the hosts, or what they may use, have become others."""
+        self._port_groups = TargetPortGroups()
+        self._keeping: set[asyncio.Task[None]] = set()
         self._unwatch: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Publish all that the store has, and follow the store from now on."""
+        self._follow_port_groups()
         for record in self._store.list(VolumeRecord):
             self._add(record)
         self._publish()
@@ -162,39 +186,121 @@ class Publication:
             self.third_party_copy,
             is_real=is_real_lu(self._store, record),
             keeper=self.keepers.of(record),
+            port_groups=self._port_groups,
         )
+        self._volumes[record.name].unit.asymmetric_access.keeper = self
+
+    # What hosts and administrators say of target port groups
+
+    def keep_states(
+        self, unit: LogicalUnit, states: Mapping[int, AccessState], done: Callable[[bool], None]
+    ) -> None:
+        """`asymmetric_access.StateKeeper`: in the record of the volume, and so over restarts."""
+        task = asyncio.ensure_future(self._keep_states(unit, states, done))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _keep_states(
+        self, unit: LogicalUnit, states: Mapping[int, AccessState], done: Callable[[bool], None]
+    ) -> None:
+        name = unit.identity.name
+        try:
+            async with self._store.transaction() as change:
+                record = change.get(VolumeRecord, name)
+                if record is None:
+                    raise StoreError(f"volume {name} is gone")
+                access = dict(record.access)
+                for group, state in states.items():
+                    said = access.get(group, VolumeAccess())
+                    access[group] = said.model_copy(
+                        update={"state": GROUP_STATES[state], "by_host": True}
+                    )
+                change.put(record.model_copy(update={"access": access}))
+        except StoreError as error:
+            log.error("states of target port groups not kept", volume=name, error=str(error))
+            done(False)
+        else:
+            log.info(
+                "a host set states of target port groups", volume=name,
+                states={group: GROUP_STATES[state].value for group, state in states.items()},
+            )  # fmt: skip
+            done(True)
+
+    def _follow_port_groups(self) -> None:
+        """Take the ports and the groups as the store has them now."""
+        self._port_groups.replace(
+            {
+                record.tag: record.target_port_group
+                for record in self._store.list(PortalGroupRecord)
+            },
+            {
+                record.number: GroupAccess(ACCESS_STATES[record.state], record.preferred)
+                for record in self._store.list(TargetPortGroupRecord)
+            },
+        )
+        for volume in self._volumes.values():
+            volume.unit.asymmetric_access.follow()
 
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False
+        if any(change.type in (PortalGroupRecord, TargetPortGroupRecord) for change in changes):
+            self._follow_port_groups()
         for change in changes:
             if change.type is HostRecord:
                 concerned = True
             elif change.type is VolumeRecord:
-                concerned = True
-                self._follow_volume(change)
+                concerned |= self._follow_volume(change)
         if concerned:
             self._publish()
+            self.on_hosts_changed()
 
-    def _follow_volume(self, change: Change) -> None:
+    def _follow_volume(self, change: Change) -> bool:
+        """Take a volume as it is now; whether hosts see another unit for it."""
         after = change.after
         if not isinstance(after, VolumeRecord):
             del self._volumes[change.key]
-            return
+            return True
         living = self._volumes.get(change.key)
         if living is not None and living.table == after.extents.table:
-            living.record = after
-            return
+            before, living.record = living.record, after
+            if before.access != after.access:
+                living.unit.asymmetric_access.follow(own_access(after))
+            return False
         self._add(after)
         if living is not None:
             self._volumes[change.key].unit.reservations.take_over(living.unit.reservations)
+        return True
 
     def _publish(self) -> None:
         hosts: dict[str, dict[int, LogicalUnit]] = {}
+        tags: dict[str, tuple[int, ...]] = {}
         for host in self._store.list(HostRecord):
             units = {lun: self._volumes[name].unit for lun, name in host.luns.items()}
             for initiator in host.initiators:
                 hosts[initiator] = units
-        self.access.publish(hosts)
+                tags[initiator] = host.portal_groups
+        self.access.publish(hosts, tags)
+
+
+ACCESS_STATES = {
+    GroupState.ACTIVE_OPTIMIZED: AccessState.ACTIVE_OPTIMIZED,
+    GroupState.ACTIVE_NON_OPTIMIZED: AccessState.ACTIVE_NON_OPTIMIZED,
+    GroupState.STANDBY: AccessState.STANDBY,
+    GroupState.UNAVAILABLE: AccessState.UNAVAILABLE,
+    GroupState.OFFLINE: AccessState.OFFLINE,
+}
+"""The states of the store as SCSI has them."""
+GROUP_STATES = {state: name for name, state in ACCESS_STATES.items()}
+
+
+def own_access(record: VolumeRecord) -> dict[int, OwnAccess]:
+    """What a volume says of target port groups itself."""
+    return {
+        group: OwnAccess(
+            None if said.state is None else ACCESS_STATES[said.state], said.preferred, said.by_host
+        )
+        for group, said in record.access.items()
+    }
 
 
 def is_real_lu(store: Store, volume: VolumeRecord) -> bool:

@@ -11,6 +11,7 @@ from daiko.state.record import (
     BackendRecord,
     HostRecord,
     JobState,
+    PortalGroupRecord,
     SystemRecord,
     VolumeRecord,
 )
@@ -25,6 +26,8 @@ class Status:
 
     version: str
     record: SystemRecord
+    portals: tuple[str, ...]
+    """HOST:PORT of all portal groups."""
     backends: int
     unreachable: tuple[tuple[str, str], ...]
     """Back ends that do not answer, each with why."""
@@ -45,6 +48,9 @@ def show(system: System) -> Status:
     return Status(
         version=version("daiko"),
         record=system.record,
+        portals=tuple(
+            portal for group in system.store.list(PortalGroupRecord) for portal in group.portals
+        ),
         backends=len(backends),
         unreachable=tuple((name, detail) for name, connected, detail in states if not connected),
         volumes=len(volumes),

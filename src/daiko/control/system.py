@@ -10,7 +10,6 @@ Changes are live: what the store is told to hold is what hosts see when the requ
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from daiko.control.attachment import BackendUnavailable
 from daiko.control.devices import LiveDevices
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.inventory import Inventory
+from daiko.control.listening import Listening
 from daiko.control.publication import Publication
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
@@ -34,6 +34,7 @@ from daiko.state.record import (
     FunctionRecord,
     HostRecord,
     JobRecord,
+    PortalGroupRecord,
     ReachRecord,
     SystemRecord,
     VolumeRecord,
@@ -60,6 +61,8 @@ class System:
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
         self._target = Target(record.iqn, self.access)
+        self._publication.on_hosts_changed = self._target.check_sessions
+        self.listening = Listening(store, self._target)
 
     @classmethod
     async def start(cls, store: Store) -> System:
@@ -80,8 +83,7 @@ class System:
 
     async def listen(self) -> None:
         """Open the portals to hosts. Raises Unavailable where one cannot be listened on."""
-        for portal in self.record.portals:
-            await self._listen(portal)
+        await self.listening.open()
 
     async def stop(self) -> None:
         """Stop in order: no new commands, jobs to a checkpoint, hosts logged out, back ends
@@ -133,7 +135,7 @@ class System:
 
     @property
     def portals(self) -> tuple[str, ...]:
-        """HOST:PORT as they are listened on."""
+        """HOST:PORT as they are listened on; those of the first portal group first."""
         return self._target.portals
 
     def sessions(self) -> tuple[Nexus, ...]:
@@ -141,9 +143,8 @@ class System:
         return self.access.sessions()
 
     async def change_record(self, changes: Mapping[str, Any]) -> None:
-        """Change what the system record says. The mode and the portals change at once; the iSCSI
-        names, by which hosts and back ends know this controller, only at a restart with --iqn.
-        Raises Conflict, Unavailable (a portal cannot be listened on)."""
+        """Change what the system record says. The mode changes at once; the iSCSI names, by which
+        hosts and back ends know this controller, only at a restart with --iqn. Raises Conflict."""
         now = self.record
         for name in ("iqn", "initiator_iqn"):
             if changes.get(name, getattr(now, name)) != getattr(now, name):
@@ -153,12 +154,6 @@ class System:
                     field=f"system.{name}",
                 )
         wanted = now.model_copy(update=dict(changes))
-        for portal in wanted.portals:
-            if portal not in now.portals:
-                await self._listen(portal)
-        for portal in now.portals:
-            if portal not in wanted.portals:
-                await self._target.unlisten(portal)
         await self.store.put(wanted)
 
     # Back ends
@@ -268,18 +263,6 @@ class System:
             raise NotFound(f"there is no back end {name}", "`daiko backend ls` shows all")
         return record
 
-    async def _listen(self, portal: str) -> None:
-        try:
-            await self._target.listen(portal)
-        except ValueError as error:
-            raise Invalid(str(error), "write it as HOST:PORT", field="system.portals") from error
-        except OSError as error:
-            raise Unavailable(
-                f"cannot listen on {portal}: {reason_of(error)}",
-                "stop what uses the address, or give another with --portal",
-                field="system.portals",
-            ) from error
-
     def _block_device(self, device: DeviceId) -> BlockDevice:
         return self.devices.block_device(device)
 
@@ -289,6 +272,13 @@ def put_host(change: Transaction, record: HostRecord) -> None:
     for lun, volume in record.luns.items():
         if change.get(VolumeRecord, volume) is None:
             raise NotFound(f"there is no volume {volume}", field=f"luns.{lun}")
+    for tag in record.portal_groups:
+        if change.get(PortalGroupRecord, f"{tag:05d}") is None:
+            raise NotFound(
+                f"there is no portal group {tag}",
+                "`daiko portal ls` shows all",
+                field="portal_groups",
+            )
     for other in change.list(HostRecord):
         if other.name != record.name:
             for initiator in set(other.initiators) & set(record.initiators):
@@ -296,13 +286,6 @@ def put_host(change: Transaction, record: HostRecord) -> None:
                     f"host {other.name} has the initiator {initiator}", field="initiators"
                 )
     change.put(record)
-
-
-def reason_of(error: OSError) -> str:
-    """What the operating system said, in its words: event loops put their own into errors."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return error.strerror or str(error)
 
 
 def _backends_of(job: JobRecord) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -27,7 +27,9 @@ from daiko.state.record import (
     BackendRecord,
     DeviceFacts,
     ExtentRecord,
+    GroupState,
     JobRecord,
+    VolumeAccess,
     VolumeRecord,
 )
 from daiko.state.store import Transaction
@@ -159,6 +161,7 @@ def put_new(
     naa: str,
     mode: Mode | None = None,
     image: bool = False,
+    access: Mapping[int, VolumeAccess] | None = None,
 ) -> VolumeRecord:
     """Check a new volume and put its record, inside a transaction. Raises as `create_by_hand`."""
     refuse_taken_name(change, name)
@@ -187,6 +190,7 @@ def put_new(
             image=image,
             mode=mode,
             created=time.time(),
+            access=dict(access or {}),
         )
     except ValidationError as error:
         raise Invalid(
@@ -196,6 +200,19 @@ def put_new(
         ) from error
     change.put(record)
     return record
+
+
+def check_access(access: Mapping[int, VolumeAccess], field: str) -> None:
+    """What can hold for one volume in target port groups. Raises Invalid."""
+    for number, said in access.items():
+        if not 1 <= number <= 0xFFFF:
+            raise Invalid(f"there can be no target port group {number}", field=field)
+        if said.state is GroupState.OFFLINE:
+            raise Invalid(
+                "a group is offline for all volumes: its portals do not listen",
+                "use unavailable for one volume",
+                field=field,
+            )
 
 
 def find_room(change: Transaction, size: int, candidates: Sequence[DeviceId]) -> list[ExtentRecord]:

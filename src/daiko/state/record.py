@@ -42,8 +42,6 @@ class SystemRecord(Record):
     """iSCSI name of the target, and base of the initiator's name."""
     initiator_iqn: str
     """iSCSI name under which this controller logs in to second controllers."""
-    portals: tuple[str, ...]
-    """HOST:PORT, where hosts reach the target; IPv6 in brackets."""
     mode: Mode = Mode.DELEGATE
     company_id: int = 0x02DA10
     """IEEE company id (24 bits) of the NAA designators that this controller gives."""
@@ -51,6 +49,58 @@ class SystemRecord(Record):
     @property
     def key(self) -> str:
         return "system"
+
+
+class PortalGroupRecord(Record):
+    """A target portal group (RFC 7143, 4.2.1): the portals that lead to one SCSI target port."""
+
+    kind: ClassVar[str] = "portal-group"
+    tag: int = Field(ge=1, le=0xFFFF)
+    """Target portal group tag, and relative target port identifier of the SCSI target port."""
+    portals: tuple[str, ...]
+    """HOST:PORT, where hosts reach it; IPv6 in brackets."""
+    target_port_group: int = Field(ge=1, le=0xFFFF)
+    """The target port group (SPC-4, 5.16.2) that the port is in."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.tag:05d}"
+
+
+class GroupState(StrEnum):
+    """Asymmetric access state of a target port group (SPC-4, 5.16.2)."""
+
+    ACTIVE_OPTIMIZED = "active-optimized"
+    ACTIVE_NON_OPTIMIZED = "active-non-optimized"
+    STANDBY = "standby"
+    UNAVAILABLE = "unavailable"
+    OFFLINE = "offline"
+    """No portal of the group listens. Of a whole group only, not of one volume in it."""
+
+
+class TargetPortGroupRecord(Record):
+    """What an administrator says of a target port group; one without a record is
+    active/optimized."""
+
+    kind: ClassVar[str] = "target-port-group"
+    number: int = Field(ge=1, le=0xFFFF)
+    state: GroupState = GroupState.ACTIVE_OPTIMIZED
+    preferred: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{self.number:05d}"
+
+
+class VolumeAccess(BaseModel):
+    """What holds for one volume in a target port group, in place of what holds for all. None = as
+    for all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    state: GroupState | None = None
+    preferred: bool | None = None
+    by_host: bool = False
+    """A host has set the state (SET TARGET PORT GROUPS)."""
 
 
 class BackendKind(StrEnum):
@@ -149,6 +199,8 @@ class VolumeRecord(Record):
     mode: Mode | None = None
     """Overrides the system's."""
     created: float = 0.0
+    access: dict[int, VolumeAccess] = {}
+    """Target port group -> what holds there for this volume in particular."""
 
     @property
     def key(self) -> str:
@@ -219,6 +271,8 @@ class HostRecord(Record):
     """iSCSI names; `*` stands for any initiator that no other host names."""
     luns: dict[int, str] = {}
     """LUN -> volume."""
+    portal_groups: tuple[int, ...] = ()
+    """Tags of the portal groups through which it may log in; empty = all."""
     remote_copy: tuple[str, ...] = ()
     """Portals (HOST:PORT, or `*`) of other machines whose LUs this host may name in a copy by
     alias or address; empty = none."""

@@ -43,6 +43,8 @@ KINDS: Final[dict[str, type[Record]]] = {
     kind.kind: kind
     for kind in (
         records.SystemRecord,
+        records.PortalGroupRecord,
+        records.TargetPortGroupRecord,
         records.BackendRecord,
         records.FunctionRecord,
         records.ReachRecord,

@@ -11,7 +11,7 @@ REPORT LUNS and REQUEST SENSE are answered by the target itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
 from daiko.target.commands.absent import LARGEST_LUN, answer_for_absent, lun_fields
@@ -41,16 +41,18 @@ _OF_WHOLE_TARGET = (
 class Access:
     """The target's table of hosts, and the hosts in session."""
 
-    __slots__ = ("_hosts", "_nexuses")
+    __slots__ = ("_hosts", "_nexuses", "_tags")
 
     def __init__(self) -> None:
         self._hosts: dict[str, dict[int, LogicalUnit]] = {}
         self._nexuses: dict[Nexus, None] = {}
+        self._tags: dict[str, frozenset[int]] = {}
 
     # ------------------------------------------------------------------ who sees what
 
-    def publish(self, hosts: Hosts) -> None:
-        """Replace the table. Raises ValueError for a LUN outside 0 to 16383."""
+    def publish(self, hosts: Hosts, tags: Mapping[str, Iterable[int]] | None = None) -> None:
+        """Replace the table; `tags` limits initiators to portal groups. Raises ValueError for a LUN
+        outside 0 to 16383."""
         table: dict[str, dict[int, LogicalUnit]] = {}
         for name, luns in hosts.items():
             for lun in luns:
@@ -58,6 +60,7 @@ class Access:
                     raise ValueError(f"{lun} is not a LUN: 0 to {LARGEST_LUN} can be used")
             table[name.lower()] = dict(luns)
         self._hosts = table
+        self._tags = {name.lower(): frozenset(of) for name, of in (tags or {}).items()}
         for nexus in list(self._nexuses):
             self._show(nexus, self._view(nexus.initiator_name), is_new=False)
 
@@ -65,6 +68,10 @@ class Access:
         """May this initiator log in? It may when the table names it; there is one target, whose
         name the portal has checked."""
         return self._key(initiator_name) in self._hosts
+
+    def portal_group_tags(self, initiator_name: str) -> frozenset[int]:
+        """The portal groups that this initiator may use; empty = all."""
+        return self._tags.get(self._key(initiator_name), frozenset())
 
     def sessions(self) -> tuple[Nexus, ...]:
         """The I_T nexuses that are there, in the order of their log-ins."""

@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 LOGIN_SECONDS = 15.0
 """A connection that has not logged in by then is closed."""
+LOGOUT_SECONDS = 10
+"""How long a host that was asked to log out has for it."""
 SILENCE_SECONDS = 60.0
 """A session silent for so long is pinged; silent for as long again, it is closed."""
 
@@ -42,11 +44,14 @@ SILENCE_SECONDS = 60.0
 class TargetConnection:
     """One accepted connection."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, portal: str = "") -> None:
         self._target = target
+        self.portal = portal
+        """HOST:PORT of the portal that it came to, as bound."""
         self._login = TargetLogin(self._admit, window=WINDOW)
         self._chap: Authenticator | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self._pinged = False
         self.gone = asyncio.Event()
         """Set when the transport is closed."""
@@ -86,8 +91,9 @@ class TargetConnection:
             self.session.take_up()
 
     def lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._leaving):
+            if timer is not None:
+                timer.cancel()
         self._target.connections.discard(self)
         self._target.login_room.leave(self)
         self.gone.set()
@@ -104,7 +110,9 @@ class TargetConnection:
 
     def _admit(self, identity: Identity) -> Admission:
         target = self._target
-        admission = target.admit(identity)
+        admission = target.admit(
+            identity, target.tag_of(self.portal), self.connection.local_address
+        )
         self._chap = admission.authenticator
         if self._chap is not None and target.failure_limit.is_reached(
             self.connection.peer_address[0], self._now()
@@ -247,6 +255,31 @@ class TargetConnection:
         )  # fmt: skip
 
     # --- end
+
+    def request_logout(self, reason: str, seconds: int = LOGOUT_SECONDS) -> None:
+        """Ask the initiator to log out (11.9.1, event 1), and close what has not after `seconds`. A
+        connection without a session is closed at once. Asking again changes nothing."""
+        session = self.session
+        if session is None or session.is_lost:
+            self.close(reason)
+            return
+        if self._leaving is not None:
+            return
+        log.info(
+            "logout requested", initiator=session.nexus.initiator_name,
+            peer=self.connection.peer_address, reason=reason,
+        )  # fmt: skip
+        self.connection.send(
+            AsyncMessage(
+                AsyncEvent.LOGOUT_REQUESTED, 0, session.take_stat_sn(),
+                session.window.exp_cmd_sn, session.window.max_cmd_sn, parameter3=seconds,
+            ).pack()
+        )  # fmt: skip
+        self._leaving = asyncio.get_running_loop().call_later(seconds, self._overstayed, reason)
+
+    def _overstayed(self, reason: str) -> None:
+        self.announce_end()
+        self.close(reason)
 
     def announce_end(self) -> None:
         """Tell the initiator that its connections will be dropped (11.9.1)."""

@@ -6,7 +6,7 @@ is rejected. It has no nexus and no logical units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from daiko.device.block import Buffer
 from daiko.iscsi.bhs import (
@@ -26,19 +26,55 @@ from daiko.iscsi.session import MASK, CommandWindow
 from daiko.port.connection import Connection
 from daiko.target.text_exchange import TextExchange
 
-_WILDCARDS = frozenset({"0.0.0.0", "::", ""})
+DEFAULT_PORT = 3260
+_WILDCARDS = {"0.0.0.0": False, "::": True}
+"""Addresses of every interface, and whether they are of IPv6."""
+
+
+def parse_portal(portal: str) -> tuple[str, int]:
+    """HOST, HOST:PORT or [IPV6]:PORT. Raises ValueError."""
+    host, port = portal, ""
+    if portal.startswith("["):
+        host, bracket, rest = portal[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{portal!r} is no HOST:PORT")
+        port = rest[1:]
+    elif portal.count(":") == 1:
+        host, port = portal.split(":")
+    if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"{portal!r} has no port number")
+    return host, int(port) if port else DEFAULT_PORT
 
 
 def target_records(
-    iqn: str, portals: Iterable[tuple[str, int]], local: tuple[str, int], group_tag: int
+    iqn: str, portals: Mapping[str, int], local: tuple[str, int]
 ) -> list[tuple[str, str]]:
-    """TargetName and its TargetAddress keys (13.8). A portal that listens on every address is
-    told as the address the asker has reached."""
-    records = [("TargetName", iqn)]
-    for host, port in portals:
-        reached = local[0] if host in _WILDCARDS else host
-        records.append(("TargetAddress", f"{format_portal(reached, port)},{group_tag}"))
-    return records
+    """TargetName and its TargetAddress keys (13.8) with the tags of the portal groups, for an asker
+    who has reached the address `local`. A target none of whose portals it can reach is not told:
+    without a TargetAddress it would be taken to lie at the portal that was asked."""
+    addresses = [
+        ("TargetAddress", f"{reached},{tag}")
+        for portal, tag in portals.items()
+        if (reached := reached_portal(portal, local))
+    ]
+    return [("TargetName", iqn), *dict.fromkeys(addresses)] if addresses else []
+
+
+def reached_portal(portal: str, local: tuple[str, int]) -> str:
+    """HOST:PORT by which a host reaches a portal, when it has reached us at `local`. A portal that
+    listens on every address is told as that one; where it is of the other IP version, nothing is
+    known of what the host can reach, and the answer is ""."""
+    host, port = parse_portal(portal)
+    here = local[0].partition("%")[0]  # A zone means nothing on another machine (RFC 4007).
+    if here.startswith("::ffff:") and "." in here:
+        here = here.removeprefix("::ffff:")
+    if host in _WILDCARDS:
+        if (":" in here) is not _WILDCARDS[host]:
+            return ""
+        host = here
+    elif not host:
+        host = here
+    return format_portal(host, port)
 
 
 def format_portal(host: str, port: int) -> str:

@@ -18,7 +18,7 @@ take up one command even when there is none, up to as much again as the room.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import structlog
@@ -57,6 +57,9 @@ class TargetAccess(Protocol):
 
     def authorize(self, initiator_name: str, target_name: str) -> bool:
         """Whether this initiator may log in."""
+
+    def portal_group_tags(self, initiator_name: str) -> Collection[int]:
+        """The portal groups that this initiator may use; empty (and false) = all."""
 
     def submit(self, task: Task) -> None:
         """Carry a command out."""

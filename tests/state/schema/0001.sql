@@ -9,6 +9,7 @@ CREATE TABLE sequence (
     name TEXT PRIMARY KEY,
     last INTEGER NOT NULL
 ) WITHOUT ROWID;
+INSERT INTO record VALUES ('system', 'system', '{"iqn":"iqn.2026-11.com.example:d","initiator_iqn":"iqn.2026-11.com.example:d.initiator","portals":["192.0.2.1:3260","[2001:db8::1]:3260"],"mode":"local","company_id":187920}');
 INSERT INTO record VALUES ('host', 'h1', '{"name":"h1","initiators":["*"],"luns":{"0":"alpha"},"remote_copy":[]}');
 INSERT INTO record VALUES ('volume', 'alpha', '{"name":"alpha","block_size":512,"extents":[{"device":"sd1/0","lba":8,"blocks":100},{"device":"old/3","lba":0,"blocks":50},{"device":"sd1/0","lba":200,"blocks":1}],"naa":"62da1000000000000000000000000001","image":false,"mode":"direct","created":1.5}');
 INSERT INTO sequence VALUES ('job', 41);

@@ -14,6 +14,7 @@ CREATE TABLE sequence (
     name TEXT PRIMARY KEY,
     last INTEGER NOT NULL
 ) WITHOUT ROWID;
+INSERT INTO record VALUES ('system', 'system', '{"iqn":"iqn.2026-11.com.example:d","initiator_iqn":"iqn.2026-11.com.example:d.initiator","portals":["192.0.2.1:3260","[2001:db8::1]:3260"],"mode":"local","company_id":187920}');
 INSERT INTO record VALUES ('host', 'h1', '{"name":"h1","initiators":["*"],"luns":{"0":"alpha"},"remote_copy":[]}');
 INSERT INTO record VALUES ('volume', 'alpha', '{"name":"alpha","block_size":512,"naa":"62da1000000000000000000000000001","image":false,"mode":"direct","created":1.5}');
 INSERT INTO extents VALUES ('alpha', '["sd1/0", "old/3"]', X'64000000000000003200000000000000010000000000000008000000000000000000000000000000c800000000000000000000000100000000000000');

@@ -25,7 +25,12 @@ async def add(system: Running, body: AddHost) -> HostView:
     """Make a host known by its iSCSI names."""
     return HostView.of(
         await hosts.add(
-            system, body.name, body.initiators, luns=body.luns, remote_copy=body.remote_copy
+            system,
+            body.name,
+            body.initiators,
+            luns=body.luns,
+            portal_groups=body.portal_groups,
+            remote_copy=body.remote_copy,
         )
     )
 
@@ -38,8 +43,12 @@ async def show(system: Running, name: str) -> HostView:
 
 @router.patch("/hosts/{name}", operation_id="changeHost")
 async def change(system: Running, name: str, body: ChangeHost) -> HostView:
-    """Give a host other iSCSI names; its LUNs stay."""
-    return HostView.of(await hosts.change_initiators(system, name, body.initiators))
+    """Give a host other iSCSI names, or limit it to portal groups; its LUNs stay."""
+    if body.initiators is not None:
+        await hosts.change_initiators(system, name, body.initiators)
+    if body.portal_groups is not None:
+        await hosts.limit(system, name, body.portal_groups)
+    return HostView.of(hosts.show(system, name))
 
 
 @router.delete("/hosts/{name}", status_code=204, operation_id="removeHost")

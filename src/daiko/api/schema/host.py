@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from daiko.api.schema.chap import ChapView
 from daiko.control.hosts import HostState
@@ -42,6 +42,9 @@ class AddHost(BaseModel, extra="forbid"):
         examples=[["iqn.1993-08.org.debian:01:abc"]],
     )
     luns: dict[int, str] = Field(default={}, description="LUN to volume", examples=[{"0": "alpha"}])
+    portal_groups: list[int] = Field(
+        default=[], description="Tags of the portal groups it may use; none = all"
+    )
     remote_copy: list[str] = Field(
         default=[],
         description="Portals of other machines whose LUs it may name in a copy; * for all",
@@ -49,9 +52,20 @@ class AddHost(BaseModel, extra="forbid"):
 
 
 class ChangeHost(BaseModel, extra="forbid"):
-    """What can be changed of a host."""
+    """What can be changed of a host. What is left out stays."""
 
-    initiators: list[str] = Field(description="Its iSCSI names, instead of those that it had")
+    initiators: list[str] | None = Field(
+        default=None, description="Its iSCSI names, instead of those that it had"
+    )
+    portal_groups: list[int] | None = Field(
+        default=None, description="Tags of the portal groups it may use; none in the list = all"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.initiators is None and self.portal_groups is None:
+            raise ValueError("give `initiators`, `portal_groups` or both")
+        return self
 
 
 class MapVolume(BaseModel, extra="forbid"):

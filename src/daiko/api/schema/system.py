@@ -40,7 +40,7 @@ class SystemView(BaseModel):
             version=status.version,
             iqn=status.record.iqn,
             initiator_iqn=status.record.initiator_iqn,
-            portals=list(status.record.portals),
+            portals=list(status.portals),
             mode=status.record.mode,
             backends=status.backends,
             unreachable=[Unreachable(backend=b, reason=r) for b, r in status.unreachable],
