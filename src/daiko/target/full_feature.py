@@ -48,6 +48,9 @@ from daiko.target.port_task import ATTRIBUTES, PortTask
 from daiko.target.session import TargetAccess, TargetSession
 from daiko.target.text_exchange import TextExchange
 
+_FIELDS = struct.Struct(">BB6xQIII4x16s")
+"""What the data path looks at of `bhs.SCSI_COMMAND`: opcode, flags, lun, ITT, expected length,
+CmdSN, cdb."""
 _AHS = struct.Struct(">HB")
 _EXTENDED_CDB = 1
 _BIDIRECTIONAL_READ_LENGTH = 2
@@ -130,12 +133,12 @@ class FullFeaturePhase:
     # --- SCSI commands and their data
 
     def scsi_command(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        byte0, flags, _, _, lun, tag, length, cmd_sn, _, cdb = SCSI_COMMAND.unpack_from(header, at)
+        byte0, flags, lun, tag, length, cmd_sn, cdb = _FIELDS.unpack_from(header, at)
         session = self._session
         is_immediate = byte0 & IMMEDIATE
         if not is_immediate:
             window = self._window
-            if cmd_sn != window.exp_cmd_sn or not self._is_open:
+            if cmd_sn != window.exp_cmd_sn or cmd_sn == window.max_cmd_sn + 1 & MASK:
                 self._out_of_order(self.scsi_command, cmd_sn, header, at, ahs, data)
                 return
             window.exp_cmd_sn = cmd_sn + 1 & MASK
@@ -158,11 +161,6 @@ class FullFeaturePhase:
             )
         if self._held:
             self._serve_held()
-
-    @property
-    def _is_open(self) -> bool:
-        window = self._window
-        return window.exp_cmd_sn != window.max_cmd_sn + 1 & MASK
 
     def _unusual_command(
         self, header: Buffer, at: int, ahs: bytes, data: Buffer, expected_out: int, expected_in: int

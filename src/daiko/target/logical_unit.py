@@ -265,6 +265,7 @@ class LogicalUnit:
         if served.__class__ is dict:
             served = served.get(cdb[1] & 0x1F)
         if not is_admitted:
+            task.itl = itl
             itl.tasks.add(task)
             if (task.attribute > 1 or self.task_set.is_gated) and not self._admits(
                 itl, task, served

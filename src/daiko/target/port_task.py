@@ -7,6 +7,7 @@ rare (residuals, several PDUs, sense) is in functions of its own.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,15 @@ _DATA_IN = int(Opcode.DATA_IN)
 _SCSI_RESPONSE = int(Opcode.SCSI_RESPONSE)
 _R2T = int(Opcode.R2T)
 _LAST_WITH_STATUS = FINAL | STATUS
+
+# The two answers of the data path, with all that is always 0 in them left out.
+_WHOLE_ANSWER = struct.Struct(">HxxI8xIIIII12x")
+"""opcode and flags, length, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN of a Data-In."""
+_WHOLE_ANSWER_FLAGS = _DATA_IN << 8 | _LAST_WITH_STATUS
+_GOOD_RESPONSE = struct.Struct(">H14xI4xIIII8x")
+"""opcode and flags, ITT, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN of a SCSI Response."""
+_GOOD_RESPONSE_FLAGS = _SCSI_RESPONSE << 8 | FINAL
+
 _JOINED = 8192
 """Bytes of data-in in several buffers up to which joining them is cheaper than a PDU for each."""
 _COLLAPSIBLE = frozenset({Status.GOOD, Status.CONDITION_MET})
@@ -90,6 +100,13 @@ class PortTask(Task):
         self._failure: Sense | None = None
 
     # --- data out
+
+    def data_at_once(self, length: int) -> Buffer | None:
+        data = self._data
+        if len(data) == length == self.expected_out and self._transfer is None:
+            self._wanted = length
+            return data
+        return None
 
     def fetch(self, length: int, then: Callable[[Buffer], None]) -> None:
         self._wanted = length
@@ -202,9 +219,9 @@ class PortTask(Task):
                     stat_sn = session.stat_sn
                     session.stat_sn = stat_sn + 1 & 0xFFFFFFFF
                     session.connection.send(
-                        DATA_IN.pack(
-                            _DATA_IN, _LAST_WITH_STATUS, 0, 0, size, 0, self.tag, RESERVED_TAG,
-                            stat_sn, window.exp_cmd_sn, window.max_cmd_sn, 0, 0, 0,
+                        _WHOLE_ANSWER.pack(
+                            _WHOLE_ANSWER_FLAGS, size, self.tag, RESERVED_TAG,
+                            stat_sn, window.exp_cmd_sn, window.max_cmd_sn,
                         ),
                         data[0],
                     )  # fmt: skip
@@ -214,10 +231,10 @@ class PortTask(Task):
                 session.stat_sn = stat_sn + 1 & 0xFFFFFFFF
                 transfer = self._transfer
                 session.connection.send(
-                    SCSI_RESPONSE.pack(
-                        _SCSI_RESPONSE, FINAL, 0, 0, 0, 0, self.tag, 0, stat_sn,
+                    _GOOD_RESPONSE.pack(
+                        _GOOD_RESPONSE_FLAGS, self.tag, stat_sn,
                         window.exp_cmd_sn, window.max_cmd_sn,
-                        0 if transfer is None else transfer.r2t_sn, 0, 0,
+                        0 if transfer is None else transfer.r2t_sn,
                     )
                 )  # fmt: skip
                 return

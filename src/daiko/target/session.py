@@ -250,12 +250,17 @@ class TargetSession:
         """A task has its answer; whether the answer can be sent."""
         if self.is_lost:
             return False
-        if self.tasks.get(task.tag) is not task:
-            log.error("a task was completed twice", tag=task.tag, lun=task.lun)
+        tasks, tag = self.tasks, task.tag
+        if tasks.get(tag) is not task:
+            log.error("a task was completed twice", tag=tag, lun=task.lun)
             return False
-        del self.tasks[task.tag]
+        del tasks[tag]
         self._free += task.expected_in + task.expected_out
-        self._release(task)
+        if task.is_immediate or self._on_idle is not None:
+            self._release(task)
+        else:
+            window = self.window
+            window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
         if self._deferred:
             # Later, so that this answer keeps its place before theirs.
             self.connection.call_soon(self.take_up)

@@ -14,9 +14,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from daiko.device.block import Buffer
+from daiko.device.error import DeviceError
+from daiko.scsi.opcode import Status
 
 if TYPE_CHECKING:
-    from daiko.target.nexus import Nexus
+    from daiko.target.nexus import ItlNexus, Nexus
+
+
+_GOOD = int(Status.GOOD)
 
 
 class TaskAttribute(IntEnum):
@@ -39,12 +44,15 @@ class Task(ABC):
         "expected_in",
         "expected_out",
         "fetching",
+        "itl",
         "lun",
         "nexus",
         "tag",
     )
 
     nexus: Nexus
+    itl: ItlNexus
+    """Set by the logical unit when it takes the task up."""
     lun: int
     """The 8-byte LUN field as an unsigned integer (SAM-5, 4.7)."""
     tag: int
@@ -71,6 +79,25 @@ class Task(ABC):
         (RFC 7143, 11.4.5.1); what was expected and not fetched is residual underflow. The data is
         the receiver's until the task completes. `then` is not called when the task is aborted or
         the connection lost. At most once for each task."""
+
+    def data_at_once(self, length: int) -> Buffer | None:
+        """The data-out, where `length` bytes were announced and all of them came with the command:
+        then this takes the place of `fetch`. None, or b"", where it takes a `fetch`."""
+        return None
+
+    def read_done(self, error: DeviceError | None, data: Buffer) -> None:
+        """Completion of a READ (`device.block.ReadDone`)."""
+        if error is None:
+            self.itl.finish(self, _GOOD, (data,))
+        else:
+            self.itl.unit.fail(self.itl, self, error)
+
+    def write_done(self, error: DeviceError | None) -> None:
+        """Completion of a WRITE, or of anything else that has no data-in."""
+        if error is None:
+            self.itl.finish(self, _GOOD)
+        else:
+            self.itl.unit.fail(self.itl, self, error)
 
     @abstractmethod
     def complete(self, status: int, data: Sequence[Buffer] = (), sense: bytes = b"") -> None:

@@ -1,8 +1,8 @@
 """READ, WRITE, VERIFY and their relatives (SBC-4).
 
 The range has been decoded and checked by the gate; `flags` is byte 1 of the CDB, whose bits lie in
-the same places in all of these commands. READ and WRITE are the data path: one closure each, which
-the device calls when it is done.
+the same places in all of these commands. READ and WRITE are the data path: the device completes
+them by a method of the task, and nothing is made for it.
 
 Where the initiator announced less data than the command moves, the whole blocks that there are are
 written (RFC 7143, 11.4.5: the residual says how much was not); part of a block cannot be.
@@ -37,22 +37,19 @@ CONDITION_MET = int(Status.CONDITION_MET)
 @serves("READ_6", "READ_10", "READ_12", "READ_16")
 def read(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
     """Data from the device to the initiator."""
+    if flags & FUA:
+        _flush_and_read(unit, itl, task, lba, blocks)
+    else:
+        unit.device.read(lba, blocks, task.read_done)
 
-    def done(error: DeviceError | None, data: Buffer) -> None:
-        if error is None:
-            itl.finish(task, GOOD, (data,))
-        else:
-            unit.fail(itl, task, error)
 
-    if not flags & FUA:
-        unit.device.read(lba, blocks, done)
-        return
-
+def _flush_and_read(unit: LogicalUnit, itl: ItlNexus, task: Task, lba: int, blocks: int) -> None:
+    """A READ that wants what is on the medium."""
     device = unit.device_for(task)
 
     def flushed(error: DeviceError | None) -> None:
         if error is None:
-            device.read(lba, blocks, done)
+            device.read(lba, blocks, task.read_done)
         else:
             unit.fail(itl, task, error)
 
@@ -62,12 +59,17 @@ def read(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blo
 @serves("WRITE_6", "WRITE_10", "WRITE_12", "WRITE_16")
 def write(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
     """Data from the initiator to the device."""
+    data = task.data_at_once(blocks * unit.block_size)
+    if data and not flags & FUA and not unit.write_through:
+        unit.device.write(lba, data, task.write_done)
+    else:
+        _fetch_and_write(unit, itl, task, flags, lba, blocks)
 
-    def written(error: DeviceError | None) -> None:
-        if error is None:
-            itl.finish(task, GOOD)
-        else:
-            unit.fail(itl, task, error)
+
+def _fetch_and_write(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """A WRITE whose data has to be asked for, or has to reach stable storage."""
 
     def received(data: Buffer) -> None:
         if len(data) != length:
@@ -76,9 +78,9 @@ def write(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, bl
                 return
             data = cut
         if flags & FUA or unit.write_through:
-            write_through(unit.device, lba, data, written)
+            write_through(unit.device, lba, data, task.write_done)
         else:
-            unit.device.write(lba, data, written)
+            unit.device.write(lba, data, task.write_done)
 
     length = blocks * unit.block_size
     if length:
