@@ -131,7 +131,8 @@ async def _start(options: Options) -> AsyncExitStack:
         store.is_lasting = not _is_for_once(options)
         stack.push_async_callback(store.close)
         await _initialise(store, options)
-        system = await System.start(store)
+        is_temporary = options.store is None and bool(options.luns)
+        system = await System.start(store, kept_in=None if is_temporary else folder)
         stack.push_async_callback(system.stop)
         if options.luns:
             document = document_of(store, options)

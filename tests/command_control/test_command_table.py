@@ -84,6 +84,7 @@ SYNCHRONIZE_CACHE_10                       sbc none range_or_rest - by_attribute
 SYNCHRONIZE_CACHE_16                       sbc none range_or_rest - by_attribute reported no  no  no  no  no  no  no  -
 WRITE_SAME_10                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
 WRITE_SAME_16                              sbc out  range_or_rest w by_attribute reported no  no  no  no  no  no  no  -
+WRITE_ATOMIC_16                            sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 ORWRITE_16                                 sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 COMPARE_AND_WRITE                          sbc out  range         w by_attribute reported no  no  no  no  no  no  no  -
 UNMAP                                      sbc out  list          w by_attribute reported no  no  no  no  no  no  no  -
@@ -194,7 +195,7 @@ TIMEOUTS_BY_HAND = {
     (5, 60): """
         GET_LBA_STATUS READ_6 READ_10 READ_12 READ_16 WRITE_6 WRITE_10 WRITE_12 WRITE_16
         WRITE_AND_VERIFY_10 WRITE_AND_VERIFY_12 WRITE_AND_VERIFY_16 VERIFY_10 VERIFY_12 VERIFY_16
-        COMPARE_AND_WRITE ORWRITE_16 PREFETCH_10 PREFETCH_16
+        COMPARE_AND_WRITE WRITE_ATOMIC_16 ORWRITE_16 PREFETCH_10 PREFETCH_16
         """,
     (30, 180): """
         START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16

@@ -14,7 +14,9 @@ from dataclasses import replace
 
 import structlog
 
+from daiko.backend.intent_log import IntentLog
 from daiko.command_control.decision import Place
+from daiko.control.intents import Intents
 from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
@@ -57,6 +59,7 @@ class PublishedVolume:
         is_real: bool,
         keeper: Keeper | None = None,
         port_groups: TargetPortGroups | None = None,
+        open_intents: Callable[[], IntentLog] | None = None,
     ) -> None:
         self.record = record
         self.table = record.extents.table
@@ -72,6 +75,7 @@ class PublishedVolume:
             third_party_copy=third_party_copy,
             keeper=keeper,
             port_groups=port_groups,
+            open_intents=open_intents,
         )
         self.unit.asymmetric_access.follow(own_access(record))
 
@@ -128,8 +132,16 @@ class PublishedVolume:
 class Publication:
     """All volumes, published to the hosts that the store gives them to."""
 
-    def __init__(self, store: Store, device_of: DeviceSource, access: Access) -> None:
+    def __init__(
+        self,
+        store: Store,
+        device_of: DeviceSource,
+        access: Access,
+        *,
+        intents: Intents | None = None,
+    ) -> None:
         self.access = access
+        self._intents = intents or Intents(None)
         self.third_party_copy: ThirdPartyCopy | None = None
         """Set before `start`: what carries out the copy commands of hosts."""
         self.keepers = UnitKeepers(store)
@@ -156,6 +168,8 @@ class Publication:
             self._unwatch()
             self._unwatch = None
         self.access.publish({})
+        for volume in self._volumes.values():
+            self._intents.close(volume.unit)
         self._volumes.clear()
 
     def volume(self, name: str) -> PublishedVolume:
@@ -180,15 +194,17 @@ class Publication:
                 volume.unit.announce(Event.DEVICE_INTERNAL_RESET)
 
     def _add(self, record: VolumeRecord) -> None:
-        self._volumes[record.name] = PublishedVolume(
+        volume = self._volumes[record.name] = PublishedVolume(
             record,
             self._device_of,
             self.third_party_copy,
             is_real=is_real_lu(self._store, record),
             keeper=self.keepers.of(record),
             port_groups=self._port_groups,
+            open_intents=self._intents.opener(record),
         )
-        self._volumes[record.name].unit.asymmetric_access.keeper = self
+        volume.unit.asymmetric_access.keeper = self
+        self._intents.take_up(record, volume.unit)
 
     # What hosts and administrators say of target port groups
 
@@ -258,7 +274,9 @@ class Publication:
         """Take a volume as it is now; whether hosts see another unit for it."""
         after = change.after
         if not isinstance(after, VolumeRecord):
-            del self._volumes[change.key]
+            self._intents.close(self._volumes.pop(change.key).unit)
+            if isinstance(change.before, VolumeRecord):
+                self._intents.forget(change.before)
             return True
         living = self._volumes.get(change.key)
         if living is not None and living.table == after.extents.table:
@@ -266,6 +284,8 @@ class Publication:
             if before.access != after.access:
                 living.unit.asymmetric_access.follow(own_access(after))
             return False
+        if living is not None:
+            self._intents.close(living.unit)
         self._add(after)
         if living is not None:
             self._volumes[change.key].unit.reservations.take_over(living.unit.reservations)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from daiko.command_control.decision import Place
@@ -20,6 +21,7 @@ from daiko.control import chap
 from daiko.control.attachment import BackendUnavailable
 from daiko.control.devices import LiveDevices
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
+from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
 from daiko.control.publication import Publication
@@ -50,13 +52,18 @@ from daiko.target.portal import Target
 class System:
     """One controller. Made and started by `start`; `stop` ends it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, kept_in: Path | None = None) -> None:
         self.store = store
         self.changing = asyncio.Lock()
         """Held by whoever reads, checks and then changes what the administrator has set up."""
         record = self.record
         self.access = Access()
-        self._publication = Publication(store, self._block_device, self.access)
+        self._publication = Publication(
+            store,
+            self._block_device,
+            self.access,
+            intents=Intents(None if kept_in is None else kept_in / FOLDER),
+        )
         self._inventory = Inventory(store, record.initiator_iqn, self._publication)
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
@@ -65,11 +72,12 @@ class System:
         self.listening = Listening(store, self._target)
 
     @classmethod
-    async def start(cls, store: Store) -> System:
+    async def start(cls, store: Store, *, kept_in: Path | None = None) -> System:
         """Start the controller whose state the store holds. Its back ends are open, or being
         tried in the background; its volumes answer; unfinished jobs go on. Hosts reach it after
-        `listen`."""
-        system = cls(store)
+        `listen`. `kept_in`: a folder that outlives the process, as the store does, for what is
+        kept beside it; None: the store ends with the process."""
+        system = cls(store, kept_in=kept_in)
         for index in (BlocksInUse, VolumesOf, SeenBy):
             store.index(index)  # now, while no host waits
         await system._inventory.start()

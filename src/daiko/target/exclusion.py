@@ -122,10 +122,14 @@ class Exclusion:
         self._guard.blocks = device.blocks
         return self._guard if self._alone else device
 
-    def refuse_with(self, error: DeviceError | None) -> None:
-        """Let the guard fail whatever comes to it, until it is told None: the medium is not to be
-        used. What is done alone is not touched."""
-        self._guard.refusal = error
+    def refuse_range(self, lba: int, blocks: int, error: DeviceError) -> None:
+        """Whoever has these blocks alone will have them for long: let the requests of others fail
+        with `error` instead of waiting, those that wait already included."""
+        self._guard.refuse(lba, blocks, error)
+
+    def admit_range(self, lba: int, blocks: int) -> None:
+        """Take one `refuse_range` back."""
+        self._guard.admit(lba, blocks)
 
     def enter(self, lba: int, blocks: int, begin: Callable[[Callable[[], None]], None]) -> None:
         """For a write that does not come as a command of this unit (the copy manager's): call
@@ -181,14 +185,61 @@ class Exclusion:
         return lba, blocks
 
 
+class _Waiting:
+    """A request that stands in line."""
+
+    __slots__ = ("blocks", "fail", "has_failed", "lba")
+
+    def __init__(self, lba: int, blocks: int, fail: Done) -> None:
+        self.lba = lba
+        self.blocks = blocks
+        self.fail = fail
+        self.has_failed = False
+
+
 class _Guard(Layer):
     """The device, with every request behind the locks."""
 
     def __init__(self, below: BlockDevice, reads: RangeLock, writes: RangeLock) -> None:
         super().__init__(below)
-        self.refusal: DeviceError | None = None
         self._reads = reads
         self._writes = writes
+        self._refused: list[tuple[int, int, DeviceError]] = []
+        self._in_line: set[_Waiting] = set()
+
+    def refuse(self, lba: int, blocks: int, error: DeviceError) -> None:
+        self._refused.append((lba, blocks, error))
+        for waiting in tuple(self._in_line):
+            if _overlap(lba, blocks, waiting.lba, waiting.blocks):
+                self._in_line.discard(waiting)
+                waiting.has_failed = True
+                waiting.fail(error)
+
+    def admit(self, lba: int, blocks: int) -> None:
+        self._refused = [each for each in self._refused if each[:2] != (lba, blocks)]
+
+    def _enter(
+        self, lock: RangeLock, lba: int, blocks: int, begin: Callable[[int], None], fail: Done
+    ) -> None:
+        for refused_lba, refused_blocks, error in self._refused:
+            if _overlap(refused_lba, refused_blocks, lba, blocks):
+                fail(error)
+                return
+        ticket = lock.try_shared(lba, blocks)
+        if ticket >= 0:
+            begin(ticket)
+            return
+        waiting = _Waiting(lba, blocks, fail)
+        self._in_line.add(waiting)
+
+        def admitted(ticket: int) -> None:
+            self._in_line.discard(waiting)
+            if waiting.has_failed:
+                lock.leave(ticket)
+            else:
+                begin(ticket)
+
+        lock.wait_shared(lba, blocks, admitted)
 
     def _change(self, lba: int, blocks: int, done: Done, send: Callable[[Done], None]) -> None:
         lock = self._writes
@@ -200,10 +251,8 @@ class _Guard(Layer):
 
             send(finished)
 
-        if self.refusal is not None:
-            done(self.refusal)
-        elif blocks:
-            lock.wait_shared(lba, blocks, begin)
+        if blocks:
+            self._enter(lock, lba, blocks, begin, done)
         else:
             done(None)
 
@@ -217,10 +266,7 @@ class _Guard(Layer):
 
             self.below.read(lba, blocks, finished)
 
-        if self.refusal is not None:
-            done(self.refusal, b"")
-        else:
-            lock.wait_shared(lba, blocks, begin)
+        self._enter(lock, lba, blocks, begin, lambda error: done(error, b""))
 
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         self._change(
@@ -262,3 +308,7 @@ class _Guard(Layer):
 
     def close(self) -> None:
         """The device below belongs to the unit."""
+
+
+def _overlap(lba: int, blocks: int, other_lba: int, other_blocks: int) -> bool:
+    return lba < other_lba + other_blocks and other_lba < lba + blocks

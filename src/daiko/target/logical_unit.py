@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from daiko.backend.intent_log import IntentLog
 from daiko.command_control import command_table
 from daiko.command_control.command_table import Addresses, Attention, CommandRow, Order
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Level
@@ -25,6 +26,7 @@ from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
+from daiko.target.atomic_write import AtomicWrites
 from daiko.target.bar import BY_RESERVATION, Bar, answer_to_barred, barred_by
 from daiko.target.commands import (
     defects,
@@ -153,9 +155,11 @@ _SERVED = tuple(_serve(row) for row in command_table.ROWS)
 _Place = _Served | dict[int, _Served] | None
 
 
-def _offers(row: CommandRow, has_copies: bool, device: Capabilities) -> bool:
+def _offers(row: CommandRow, has_copies: bool, has_intents: bool, device: Capabilities) -> bool:
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
         return has_copies
+    if row.opcode is Opcode.WRITE_ATOMIC_16:
+        return has_intents or device.atomic_blocks > 0
     level = {
         Opcode.UNMAP: device.unmap,
         Opcode.WRITE_SAME_10: device.write_same,
@@ -166,11 +170,11 @@ def _offers(row: CommandRow, has_copies: bool, device: Capabilities) -> bool:
 
 @lru_cache(maxsize=64)
 def _repertoire(
-    has_copies: bool, device: Capabilities
+    has_copies: bool, has_intents: bool, device: Capabilities
 ) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
     """The rows of a unit over such a device, and the same laid out by opcode. Thousands of units
     share the few that there are."""
-    offered = [served for served in _SERVED if _offers(served.row, has_copies, device)]
+    offered = [served for served in _SERVED if _offers(served.row, has_copies, has_intents, device)]
     places: list[_Place] = [None] * 256
     for served in offered:
         row = served.row
@@ -190,6 +194,7 @@ class LogicalUnit:
     __slots__ = (
         "_places",
         "asymmetric_access",
+        "atomic_writes",
         "bare_device",
         "block_size",
         "blocks",
@@ -202,6 +207,7 @@ class LogicalUnit:
         "mode",
         "mode_pages",
         "nexuses",
+        "open_intents",
         "read_only",
         "reservations",
         "rows",
@@ -219,6 +225,7 @@ class LogicalUnit:
         read_only: bool = False,
         port_groups: TargetPortGroups | None = None,
         keeper: Keeper | None = None,
+        open_intents: Callable[[], IntentLog] | None = None,
     ) -> None:
         self.identity = identity
         self.bare_device = device
@@ -251,7 +258,11 @@ class LogicalUnit:
         self.exclusion: Exclusion | None = None
         """Made when blocks are first wanted in exclusive use (`alone`): few units ever need it."""
         self.task_set = TaskSet(self)
-        self.rows, self._places = _repertoire(third_party_copy is not None, device.capabilities)
+        self.open_intents = open_intents
+        """Opens the log that makes atomic writes of ordinary ones; None: there is none."""
+        self.atomic_writes: AtomicWrites | None = None
+        """Made by `atomic_write.of`."""
+        self.rows, self._places = self._repertoire()
         """`rows`: the commands that this unit has."""
         self.set_mode(self.saved_mode())
 
@@ -443,9 +454,24 @@ class LogicalUnit:
             if itl is not by or event.told is not Told.OTHERS:
                 itl.attentions.establish(event.sense)
 
+    def _repertoire(self) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
+        """The commands that the unit has with the device that it has now."""
+        return _repertoire(
+            self.third_party_copy is not None,
+            self.open_intents is not None,
+            self.bare_device.capabilities,
+        )
+
     def _take_device(self, device: BlockDevice) -> None:
+        before = self.bare_device.capabilities
         self.bare_device = device
         self.device = device if self.exclusion is None else self.exclusion.replace(device)
+        if device.capabilities != before:
+            # A volume that was published while its back end was away learns now what it can do.
+            self.rows, self._places = self._repertoire()
+            self.announce(Event.INQUIRY_DATA_CHANGED)
+        if self.atomic_writes is not None:
+            self.atomic_writes.devices_changed()
 
     def alert(self, condition: Sense, *, but: ItlNexus | None = None) -> None:
         """Establish a unit attention condition for every host, but for the one that caused it."""

@@ -13,6 +13,7 @@ from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
 from daiko.scsi.opcode import PeripheralQualifier, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.vpd import Association, Designator, PageCode
+from daiko.target import atomic_write
 from daiko.target.bar import Bar
 from daiko.target.commands.handler import serves
 from daiko.target.commands.provisioning import (
@@ -121,6 +122,7 @@ def _block_limits(unit: LogicalUnit, nexus: Nexus) -> bytes:
         max_unmap_descriptors=MAXIMUM_UNMAP_DESCRIPTORS if unmaps else 0,
         unmap_granularity=device.unmap_granularity if unmaps else 0,
         max_write_same=MAXIMUM_WRITE_SAME if device.write_same is not Level.NONE else 0,
+        max_atomic=atomic_write.most_blocks(unit),
     ).pack()
 
 

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from daiko.device import emulate
 from daiko.device.block import Atomic, BlockDevice, Buffer, Done, Level
-from daiko.device.emulate import first_difference, write_fua
+from daiko.device.emulate import first_difference
 from daiko.device.error import DeviceError
 from daiko.scsi import sbc, sense
 from daiko.scsi.block_data import Capacity, pack_capacity_10
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import CheckCondition
+from daiko.target import atomic_write
+from daiko.target.commands.durable import write_through
 from daiko.target.commands.handler import serves
 
 if TYPE_CHECKING:
@@ -98,14 +100,6 @@ def _whole_blocks(unit: LogicalUnit, itl: ItlNexus, task: Task, data: Buffer) ->
         itl.finish(task, GOOD)
         return None
     return data
-
-
-def write_through(device: BlockDevice, lba: int, data: Buffer, done: Done) -> None:
-    """Write to stable storage, by the device's own means or by a flush afterwards."""
-    if device.capabilities.fua is Level.NONE:
-        write_fua(device, lba, data, done)
-    else:
-        device.write(lba, data, done, True)
 
 
 def flush_after(unit: LogicalUnit, done: Done) -> Done:
@@ -282,6 +276,32 @@ def orwrite(
         unit.receive_exactly(itl, task, blocks * unit.block_size, received)
     else:
         itl.finish(task, GOOD)
+
+
+@serves("WRITE_ATOMIC_16")
+def write_atomic(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """All of the blocks or none, whatever happens; see `target/atomic_write.py`."""
+    if blocks > atomic_write.most_blocks(unit):
+        raise CheckCondition(sense.invalid_field_in_cdb(12))
+    if not blocks:
+        itl.finish(task, GOOD)
+        return
+
+    def done(error: DeviceError | None) -> None:
+        if error is None:
+            itl.finish(task, GOOD)
+        else:
+            unit.fail(itl, task, error)
+
+    def received(data: Buffer) -> None:
+        completion: Done = done
+        if flags & FUA or unit.write_through:
+            completion = flush_after(unit, done)
+        atomic_write.write(unit, task, lba, data, completion)
+
+    unit.receive_exactly(itl, task, blocks * unit.block_size, received)
 
 
 # ---------------------------------------------------------------------- the rest
