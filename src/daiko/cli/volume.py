@@ -96,6 +96,7 @@ def show(context: typer.Context, name: option.VolumeName, json: option.Json = Fa
     if json:
         render.as_json(found)
         return
+    held = rest.get("volumes", name, "reservations")
     render.facts(
         [
             ("name", found["name"]),
@@ -106,10 +107,14 @@ def show(context: typer.Context, name: option.VolumeName, json: option.Json = Fa
             ("kind", "an LU taken in as it is" if found["image"] else ""),
             ("mapped to", _mapped(found) or "no host"),
             ("made at", render.moment(found["created"])),
+            ("reserved", _reserved(held)),
         ]
     )
     render.out.print()
     render.extents(rest.get("mappings", name))
+    if held["registrations"]:
+        render.out.print()
+        _print_registrations(held)
 
 
 @app.command("set")
@@ -152,6 +157,72 @@ def release(context: typer.Context, name: option.VolumeName, json: option.Json =
         render.as_json(found)
     else:
         render.said(f"{name} is given back: {found['next_step']}")
+
+
+@app.command("reservations")
+def reservations(
+    context: typer.Context, name: option.VolumeName, json: option.Json = False
+) -> None:
+    """List the hosts that are registered with a volume, and who holds a reservation of it."""
+    found = client.of(context).get("volumes", name, "reservations")
+    if json:
+        render.as_json(found)
+        return
+    render.facts([("reserved", _reserved(found) or "no")])
+    render.out.print()
+    _print_registrations(found)
+
+
+@app.command("clear-reservations")
+def clear_reservations(
+    context: typer.Context, name: option.VolumeName, json: option.Json = False
+) -> None:
+    """Take away every host's registration with a volume, and every reservation of it.
+
+    For a cluster that is dead and has left its disks reserved. While its members live, they keep
+    each other from the disk by these reservations: afterwards each of them can write to it. They
+    are told that they are no longer registered.
+    """
+    had = client.of(context).post("volumes", name, "clear-reservations")
+    if json:
+        render.as_json(had)
+        return
+    count = len(had["registrations"])
+    if not count and not had["reserved_by"]:
+        render.said(f"{name} was not reserved, and no host was registered")
+        return
+    what = [f"{count} registration{'s' * (count != 1)}"] if count else []
+    what += [f"the reservation ({_reserved(had)})"] if _reserved(had) else []
+    render.said(f"taken from {name}: {' and '.join(what)}; every host may write to it now")
+
+
+def _reserved(found: dict[str, Any]) -> str:
+    """The reservation in one line; empty where there is none."""
+    if found["reserved_by"]:
+        return f"by {found['reserved_by']}, until it releases it or its session ends"
+    if not found["type"]:
+        return ""
+    type_: str = found["type"].replace("-", " ")
+    if "all registrants" in type_:
+        return type_
+    holders = [r["host"] or r["initiator"] for r in found["registrations"] if r["holds"]]
+    return f"{type_}, held by {', '.join(holders)}"
+
+
+def _print_registrations(found: dict[str, Any]) -> None:
+    made = render.table("registered", "key", "ISID", "port", "holds", "logged in", right=("port",))
+    for each in found["registrations"]:
+        made.add_row(
+            f"{each['host']} ({each['initiator']})" if each["host"] else each["initiator"],
+            each["key"],
+            each["isid"],
+            str(each["target_port"]),
+            "yes" if each["holds"] else "",
+            "yes" if each["in_session"] else "no",
+        )
+    render.rows(made, "no host is registered")
+    if found["registrations"] and not found["kept"]:
+        render.out.print("gone with a restart of the controller (APTPL is 0)", style="dim")
 
 
 def _made_of(

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from daiko.api.listing import listed
 from daiko.api.routes.dependency import Running
+from daiko.api.schema.reservation import ReservationsView
 from daiko.api.schema.volume import (
     AddAutomatic,
     AddByHand,
@@ -20,7 +21,7 @@ from daiko.api.schema.volume import (
     VolumeSummary,
     VolumeView,
 )
-from daiko.control import names, volumes
+from daiko.control import names, reservations, volumes
 from daiko.control.system import System
 from daiko.state.index import SeenBy
 from daiko.state.record import VolumeRecord
@@ -83,6 +84,19 @@ async def remove(system: Running, name: str) -> None:
 async def release(system: Running, name: str) -> Released:
     """Give the LU of an image volume back, with everything that is on it."""
     return Released(volume=name, next_step=await volumes.release(system, name))
+
+
+@router.get("/volumes/{name}/reservations", operation_id="showReservations")
+async def show_reservations(system: Running, name: str) -> ReservationsView:
+    """Who among the hosts is registered with a volume, and who holds it."""
+    return ReservationsView.of(reservations.show(system, name))
+
+
+@router.post("/volumes/{name}/clear-reservations", operation_id="clearReservations")
+async def clear_reservations(system: Running, name: str) -> ReservationsView:
+    """Take all registrations and reservations of hosts away; the answer is what there was. Every
+    host may write to the volume then."""
+    return ReservationsView.of(await reservations.clear(system, name))
 
 
 def _view(system: System, record: VolumeRecord) -> VolumeView:
