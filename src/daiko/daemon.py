@@ -18,6 +18,7 @@ import gc
 import logging
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -54,6 +55,9 @@ READY: Final = "ready"
 DEFAULT_PORTAL: Final = "127.0.0.1:3260"
 ANY_HOST: Final = "any"
 """Name of the host record that gives the LUNs of the command line to every initiator."""
+
+FILES: Final = 16384
+"""Descriptors: 1,024 sessions, 256 connections without one, back ends, files, and room."""
 
 API_STOP_SECONDS: Final = 2
 """How long a stop waits for requests to the API that are under way, such as followed jobs."""
@@ -94,6 +98,16 @@ def serve(options: Options) -> None:
     keep_freed_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(options))
+
+
+def _raise_file_limit() -> None:
+    """Every session, back end and file takes a descriptor; the default of many systems is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < FILES:
+        log.warning("few files may be open", limit=wanted, wanted=FILES, next_step="ulimit -Hn")
 
 
 class Interrupted(Exception):

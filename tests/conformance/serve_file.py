@@ -1,5 +1,5 @@
 """A target with file LUs and nothing else, as a process: `serve_file.py [--block-size N]
-[--read-only] FILE...`
+[--read-only] [--memory BYTES] FILE...`
 
 LUN 0, 1, … are the files. Prints `HOST:PORT` of its portal, then `ready`, and serves until it
 is ended. It puts access, logical units and port together without the rest of the controller, so
@@ -26,7 +26,7 @@ from daiko.target.portal import Target
 IQN = "iqn.2026-11.test.daiko:conformance"
 
 
-async def serve(paths: list[Path], block_size: int, read_only: bool) -> None:
+async def serve(paths: list[Path], block_size: int, read_only: bool, memory: int) -> None:
     """Serve until SIGTERM."""
     units = {}
     for lun, path in enumerate(paths):
@@ -36,6 +36,8 @@ async def serve(paths: list[Path], block_size: int, read_only: bool) -> None:
     access = Access()
     access.publish({"*": units})
     target = Target(IQN, access)
+    if memory:
+        target.budget.total = memory
     bound = await target.listen("127.0.0.1:0")
     print(f"{bound}\nready", flush=True)
     stopped = asyncio.Event()
@@ -49,10 +51,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--block-size", type=int, default=512)
     parser.add_argument("--read-only", action="store_true")
+    parser.add_argument("--memory", type=int, default=0, help="bytes for data of commands")
     parser.add_argument("files", nargs="+", type=Path)
     arguments = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    uvloop.run(serve(arguments.files, arguments.block_size, arguments.read_only))
+    serving = serve(arguments.files, arguments.block_size, arguments.read_only, arguments.memory)
+    uvloop.run(serving)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,11 @@ class DataOutTransfer:
             grown[: len(self._buffer)] = self._buffer
             self._buffer = grown
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of memory that it holds."""
+        return len(self._buffer)
+
     def want(self, length: int) -> bool:
         """Ask for the first `length` bytes. True: they are all here already."""
         if self.wanted is not None or length > self.expected:

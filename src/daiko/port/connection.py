@@ -199,6 +199,17 @@ class Connection(asyncio.BufferedProtocol):
         self._header_digest = self.framer.header_digest = header
         self._data_digest = self.framer.data_digest = data
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        transport = self._transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def limit_unsent(self, limit: int) -> None:
+        """Count as congested when so many bytes wait, or `HIGH_WATER`."""
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=min(limit, HIGH_WATER))
+
     def pause_reading(self) -> None:
         if self._transport is not None and not self._closing:
             self._transport.pause_reading()

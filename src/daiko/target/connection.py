@@ -187,8 +187,9 @@ class TargetConnection:
         )  # fmt: skip
         access = self._target.access
         session = TargetSession(
-            access, nexus, login.tsih, connection, parameters, window, login.stat_sn
-        )
+            access, nexus, login.tsih, connection, parameters, window, login.stat_sn,
+            self._target.budget,
+        )  # fmt: skip
         phase = FullFeaturePhase(session, access, text, cid, self.close, self._target.reset)
         connection.framer.dispatch = phase.dispatch()
         connection.framer.place = phase.place

@@ -99,6 +99,12 @@ class PortTask(Task):
         self._then: Callable[[Buffer], None] | None = None
         self._failure: Sense | None = None
 
+    @property
+    def kept(self) -> int:
+        """Bytes that came with the command, or may come unasked, before it is taken up."""
+        transfer = self._transfer
+        return len(self._data) if transfer is None else len(self._data) + transfer.capacity
+
     # --- data out
 
     def data_at_once(self, length: int) -> Buffer | None:

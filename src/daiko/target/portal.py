@@ -21,6 +21,7 @@ from daiko.iscsi.login import Admission, Identity
 from daiko.iscsi.negotiation import OFFER, Offer
 from daiko.target.authentication import Authentication, FailureLimit
 from daiko.target.connection import TargetConnection
+from daiko.target.data_budget import DataBudget
 from daiko.target.discovery import (
     format_portal,
     parse_portal,
@@ -33,6 +34,9 @@ from daiko.target.session import TargetAccess, TargetSession
 log = structlog.get_logger(__name__)
 
 MAXIMUM_SESSIONS = 1024
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted: all hosts come back at once after a
+restart."""
 STOP_SECONDS = 5.0
 """How long `stop` waits for tasks in progress."""
 
@@ -49,6 +53,8 @@ class Target:
         self.authentication = Authentication()
         """Who has to prove who it is; nobody until told otherwise."""
         self.failure_limit = FailureLimit()
+        self.budget = DataBudget()
+        """Memory for the data of all hosts' commands."""
         self.login_room: LoginRoom[TargetConnection] = LoginRoom()
         self._offer = offer
         self._servers: dict[str, asyncio.Server] = {}
@@ -72,7 +78,7 @@ class Target:
             return TargetConnection(self, bound).connection
 
         server = await asyncio.get_running_loop().create_server(
-            accept, host or None, port, backlog=128, reuse_address=True
+            accept, host or None, port, backlog=BACKLOG, reuse_address=True
         )
         bound = format_portal(host, server.sockets[0].getsockname()[1])
         self._servers[bound] = server

@@ -1,10 +1,13 @@
 """A session at the target port: numbering, the tasks in progress, how much is taken up at once.
 
 MaxConnections is 1, so a session has one connection and one StatSN. Three bounds keep the memory
-that an initiator can make this side hold: the command window (tasks that exist), `ROOM` (bytes of
-data of the tasks that were taken up) and the transport's high-water mark (answers not yet read).
-Commands beyond the last two wait, in the order of their unit, and are taken up when there is room
-again.
+that an initiator can make this side hold: the command window (tasks that exist), the session's
+share of the memory for data (`data_budget.py`; at most `ROOM`) for the tasks that were taken up,
+and the transport's high-water mark (answers not yet read). Commands beyond the last two wait, in
+the order of their unit, and are taken up when there is room again. What came with commands that
+wait, their immediate data, may be as much again; then TASK SET FULL is the answer. While a session
+waits for memory of others, its command window shrinks as commands end, so that its host keeps the
+rest back.
 
 **No unit takes all.** A host has one session for all of its units, and one of them may lie on a
 back end that is slow or dead. So a unit may hold no more than what is still free, of the room and
@@ -23,14 +26,15 @@ from typing import Protocol
 
 import structlog
 
-from daiko.iscsi.bhs import TaskManagementFunction
+from daiko.iscsi.bhs import RESERVED_TAG, TaskManagementFunction
 from daiko.iscsi.error import RejectReason
 from daiko.iscsi.negotiation import Parameters
-from daiko.iscsi.pdu import Reject
-from daiko.iscsi.session import MASK, CommandWindow, TaskTags
+from daiko.iscsi.pdu import NopIn, Reject
+from daiko.iscsi.session import MASK, CommandWindow, TaskTags, serial_difference
 from daiko.port.connection import Connection
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense
+from daiko.target.data_budget import DataBudget
 from daiko.target.nexus import Nexus
 from daiko.target.port_task import PortTask
 from daiko.target.task import Task
@@ -42,9 +46,11 @@ WINDOW = 256
 UNCROWDED = WINDOW // 2
 """Commands in progress up to which no unit can have more than its share."""
 ROOM = 32 * 1024 * 1024
-"""Bytes of data-in and data-out of commands taken up; one larger command goes alone."""
-UNCONTESTED = ROOM // 2
-"""Bytes taken up to which no unit can have more than its share."""
+"""Bytes of data-in and data-out of commands taken up, at most; one larger command goes alone."""
+LARGEST = 8 * 1024 * 1024
+"""Bytes that count of one command: no unit takes a longer transfer, whatever is announced."""
+NARROW = 8
+"""Commands that the window still allows when memory is short."""
 _CLOSED = 1 << 62
 """Bytes taken off the room so that no command fits any more."""
 MAXIMUM_IMMEDIATE = 32
@@ -86,17 +92,24 @@ class TargetSession:
 
     __slots__ = (
         "_access",
+        "_budget",
         "_deferred",
         "_free",
         "_immediate",
+        "_is_draining",
         "_is_taking_up",
+        "_is_waiting",
+        "_kept",
         "_on_idle",
+        "_orphans",
         "_transfer_tags",
+        "_withheld",
         "collapse_limit",
         "connection",
         "is_lost",
         "nexus",
         "parameters",
+        "share",
         "stat_sn",
         "tasks",
         "tsih",
@@ -112,6 +125,7 @@ class TargetSession:
         parameters: Parameters,
         window: CommandWindow,
         stat_sn: int,
+        budget: DataBudget,
     ) -> None:
         self._access = access
         self.nexus = nexus
@@ -128,9 +142,23 @@ class TargetSession:
         """Tasks in progress by initiator task tag, deferred ones included."""
         self._deferred: dict[int, deque[PortTask]] = {}
         """By LUN field, never empty."""
-        self._free = UNCONTESTED
+        self._budget = budget
+        self.share = 0
+        """Bytes of data that may be held; changed by the budget."""
+        budget.join(self)
+        self._free = self.share // 2
         """Bytes that may be taken up without counting; below 0 where more is."""
+        connection.limit_unsent(self.share)
+        self._kept = 0
+        """Bytes that came with commands that wait."""
+        self._is_waiting = False
+        """For memory that others hold."""
+        self._withheld = 0
+        """Places of the window that ended commands have left, and that are not given back yet."""
+        self._orphans = 0
+        """Tasks at devices when the session was lost."""
         self._immediate = 0
+        self._is_draining = False
         self._is_taking_up = False
         self._transfer_tags = TaskTags()
         self.is_lost = False
@@ -172,25 +200,47 @@ class TargetSession:
                 task.complete(Status.TASK_SET_FULL)
                 return
         waiting = self._deferred.get(lun)
-        if waiting is not None:
-            waiting.append(task)
-        elif self.connection.is_congested or not self._has_room(lun, size):
-            self._deferred[lun] = deque((task,))
-        else:
+        if waiting is None and not self.connection.is_congested and self._finds_room(lun, size):
             self._free -= size
             self._access.submit(task)
+            return
+        kept = task.kept
+        if kept and self._kept + kept > self.share:
+            self._free -= size
+            task.complete(Status.TASK_SET_FULL)
+            return
+        self._kept += kept
+        if waiting is None:
+            self._deferred[lun] = deque((task,))
+        else:
+            waiting.append(task)
+
+    def _finds_room(self, lun: int, size: int) -> bool:
+        """May a unit take up its next command, of `size` bytes? Where the session's share is too
+        small for it, a larger one is asked for."""
+        while not self._has_room(lun, size):
+            wanted = min(max(2 * self.share, min(size + 1 & ~1, LARGEST)), ROOM)
+            if wanted <= self.share or self._is_draining:
+                return False
+            before = self.share
+            if not self._budget.grow(self, wanted):
+                self._is_waiting = True
+                return False
+            if self.share == before:
+                return False  # as large as it can be
+        return True
 
     def _has_room(self, lun: int, size: int) -> bool:
-        """May a unit take up its next command, of `size` bytes?"""
-        taken = UNCONTESTED - self._free
-        if not taken:
-            return True
+        share = self.share
+        taken = share // 2 - self._free
+        if taken <= 0:
+            return not self._is_draining and min(size, LARGEST) <= share
         of_unit = sum(_size(each) for each in self.tasks.values() if each.lun == lun)
         waiting = self._deferred.get(lun)
         of_unit -= size if waiting is None else sum(map(_size, waiting))
         if of_unit:
-            return of_unit + size <= ROOM - taken
-        return size <= ROOM - taken or taken + size <= 2 * ROOM
+            return of_unit + size <= share - taken
+        return size <= share - taken or (share >= ROOM and taken + size <= 2 * share)
 
     def answer_unsubmitted(self, task: PortTask, failure: Sense) -> None:
         """End a command with CHECK CONDITION that no unit ever saw."""
@@ -221,6 +271,8 @@ class TargetSession:
                 self._take_up_of(lun)
         finally:
             self._is_taking_up = False
+        if self._withheld and not self._is_waiting:
+            self._give_back_places()
 
     def _take_up_of(self, lun: int) -> None:
         """Take up what waits for one unit, in order."""
@@ -230,7 +282,7 @@ class TargetSession:
                 return
             task = waiting[0]
             size = _size(task)
-            if not self._has_room(lun, size):
+            if not self._finds_room(lun, size):
                 return
             self._leave_queue(task)
             self._free -= size
@@ -242,13 +294,18 @@ class TargetSession:
         if waiting is None or task not in waiting:
             return False
         waiting.remove(task)
+        self._kept -= task.kept
         if not waiting:
             del self._deferred[task.lun]
+            if self._is_waiting and not self._deferred:
+                self._is_waiting = False
+                self._budget.forget(self)
         return True
 
     def retire(self, task: PortTask) -> bool:
         """A task has its answer; whether the answer can be sent."""
         if self.is_lost:
+            self._orphan_ended()
             return False
         tasks, tag = self.tasks, task.tag
         if tasks.get(tag) is not task:
@@ -262,6 +319,8 @@ class TargetSession:
             window = self.window
             window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
         if self._deferred:
+            if self._is_waiting and not task.is_immediate:
+                self._withhold_place()
             # Later, so that this answer keeps its place before theirs.
             self.connection.call_soon(self.take_up)
         return True
@@ -274,8 +333,64 @@ class TargetSession:
         if self._on_idle is not None:
             self._tell_if_idle()
 
+    # --- memory (`data_budget.Client`)
+
+    def in_use(self) -> int:
+        """Bytes held: by tasks taken up, and by what the host has not read yet."""
+        if self._is_draining:
+            return self.share
+        taken = self.share // 2 - self._free
+        return max(taken, 0) + self._kept + self.connection.unsent
+
+    def progress(self) -> object | None:
+        """Where the host is waited for: what changes when it sends or reads something."""
+        connection = self.connection
+        if connection.is_congested or any(task.fetching for task in self.tasks.values()):
+            return (connection.batches, connection.unsent)
+        return None
+
+    def share_changed(self, before: int) -> None:
+        self._free += self.share // 2 - before // 2
+        self.connection.limit_unsent(self.share)
+        if self.share > before and self._is_waiting:
+            self._is_waiting = False
+            self.connection.call_soon(self.take_up)
+
+    def end_stalled(self) -> None:
+        log.warning(
+            "session ended", initiator=self.nexus.initiator_name, tsih=self.tsih, held=self.share,
+            reason="it holds memory that others wait for, and neither sends nor reads",
+        )  # fmt: skip
+        self.connection.abort()
+
+    def _withhold_place(self) -> None:
+        """Keep back the place in the window that an ended command has left. No PDU has told of it
+        yet."""
+        window = self.window
+        if serial_difference(window.max_cmd_sn, window.exp_cmd_sn) >= NARROW:
+            window.max_cmd_sn = window.max_cmd_sn - 1 & MASK
+            self._withheld += 1
+
+    def _give_back_places(self) -> None:
+        """Open the window again, and say so: the host may have nothing in progress whose answer
+        would."""
+        window = self.window
+        window.max_cmd_sn = window.max_cmd_sn + self._withheld & MASK
+        self._withheld = 0
+        self.connection.send(
+            NopIn(
+                0, RESERVED_TAG, RESERVED_TAG, self.stat_sn, window.exp_cmd_sn, window.max_cmd_sn
+            ).pack()
+        )
+
+    def _orphan_ended(self) -> None:
+        self._orphans -= 1
+        if self._orphans <= 0:
+            self._budget.leave(self)
+
     def drain(self, idle: Callable[[], None]) -> None:
         """Take up no more commands; call `idle` when those in progress have ended."""
+        self._is_draining = True
         self._free -= _CLOSED
         self._on_idle = idle
         self._tell_if_idle()
@@ -336,7 +451,12 @@ class TargetSession:
         if self.is_lost:
             return
         self.is_lost = True
+        self._orphans = len(self.tasks) - sum(map(len, self._deferred.values()))
         self._deferred.clear()
+        self._kept = 0
+        self._budget.forget(self)
+        if not self._orphans:
+            self._budget.leave(self)
         for task in self.tasks.values():
             task.aborted = True
         self._access.nexus_lost(self.nexus)

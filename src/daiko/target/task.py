@@ -34,6 +34,19 @@ class TaskAttribute(IntEnum):
     ACA = 4
 
 
+class Omitted:
+    """Stands behind the data of a command for bytes that the unit had to give, that the initiator
+    has no room for, and that were not read therefore: they count as residual."""
+
+    __slots__ = ("_length",)
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
 class Task(ABC):
     """One SCSI command between its arrival and its status."""
 

@@ -10,7 +10,7 @@ written (RFC 7143, 11.4.5: the residual says how much was not); part of a block 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from daiko.device import emulate
 from daiko.device.block import Atomic, BlockDevice, Buffer, Done, Level
@@ -23,6 +23,7 @@ from daiko.scsi.sense import CheckCondition
 from daiko.target import atomic_write
 from daiko.target.commands.durable import write_through
 from daiko.target.commands.handler import serves
+from daiko.target.task import Omitted
 
 if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 FUA = 0x08
 """Byte 1 of READ, WRITE and COMPARE AND WRITE: to and from the medium, not a volatile cache."""
 
+EXCESS = 8192
+"""Bytes that a READ may have to give beyond what the initiator has room for, and that are read."""
+
 GOOD = int(Status.GOOD)
 CONDITION_MET = int(Status.CONDITION_MET)
 
@@ -39,7 +43,9 @@ CONDITION_MET = int(Status.CONDITION_MET)
 @serves("READ_6", "READ_10", "READ_12", "READ_16")
 def read(unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int) -> None:
     """Data from the device to the initiator."""
-    if flags & FUA:
+    if blocks * unit.block_size > task.expected_in + EXCESS:
+        _read_in_part(unit, itl, task, flags, lba, blocks)
+    elif flags & FUA:
         _flush_and_read(unit, itl, task, lba, blocks)
     else:
         unit.device.read(lba, blocks, task.read_done)
@@ -56,6 +62,35 @@ def _flush_and_read(unit: LogicalUnit, itl: ItlNexus, task: Task, lba: int, bloc
             unit.fail(itl, task, error)
 
     device.flush(flushed)
+
+
+def _read_in_part(
+    unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
+) -> None:
+    """A READ of far more than the initiator has room for: only that much is read. What is announced
+    is what the port counts the memory of a command by."""
+    wanted = -(-task.expected_in // unit.block_size)
+    omitted = cast("Buffer", Omitted((blocks - wanted) * unit.block_size))
+    device = unit.device_for(task)
+
+    def done(error: DeviceError | None, data: Buffer) -> None:
+        if error is None:
+            itl.finish(task, GOOD, (data, omitted))
+        else:
+            unit.fail(itl, task, error)
+
+    def begin(error: DeviceError | None) -> None:
+        if error is not None:
+            unit.fail(itl, task, error)
+        elif wanted:
+            device.read(lba, wanted, done)
+        else:
+            itl.finish(task, GOOD, (omitted,))
+
+    if flags & FUA:
+        device.flush(begin)
+    else:
+        begin(None)
 
 
 @serves("WRITE_6", "WRITE_10", "WRITE_12", "WRITE_16")
