@@ -6,7 +6,7 @@ REPORT ?=
 SECONDS_OF_SOAK ?= 1800
 COUNT ?= 1000000
 
-.PHONY: setup demo test check format bench fuzz docs clean
+.PHONY: setup demo test check format bench soak fuzz docs clean
 
 setup:                ## the virtual environment and the Debian packages
 	@scripts/setup
@@ -30,6 +30,9 @@ format: setup
 
 bench: setup          ## the benchmarks; results in bench/results/latest.json
 	@PYTHONPATH=scripts:tests .venv/bin/python bench/run.py $(ARGS)
+
+soak: setup           ## verified load for SECONDS_OF_SOAK (1800) while everything round it fails
+	@PYTHONPATH=tests .venv/bin/python -m soak.run --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
 fuzz: setup           ## random bytes at every parser, COUNT each
 	@.venv/bin/python fuzz/run.py --count $(COUNT) $(ARGS)

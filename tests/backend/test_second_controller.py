@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from daiko.backend import lu_facts, second_controller
+from daiko.backend.lu_facts import LuFacts
 from daiko.backend.remote_lu import RemoteLu
 from daiko.backend.second_controller import SecondController
 from daiko.device import awaitable
-from daiko.device.error import Aborted, Refused, Unreachable
+from daiko.device.error import Aborted, Busy, Refused, Unreachable
 from daiko.initiator.settings import InitiatorSettings
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import SenseKey, parse_sense
@@ -371,3 +373,58 @@ class TestSilence:
             with pytest.raises(Unreachable, match="task management"):
                 await controller.execute(1, TestUnitReadyCdb.pack(), timeout=0.1)
             await controller.close()
+
+
+class TestLooksThatFail:
+    """What comes between while units are looked at says nothing of what they are."""
+
+    @pytest.fixture
+    async def told(self, controller: SecondController) -> asyncio.Queue[tuple[int, str]]:
+        told: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        controller.on_lu_changed = lambda _, lun, reason: told.put_nowait((lun, reason))
+        for lun in (1, 2):
+            controller.device(lun)
+        return told
+
+    @staticmethod
+    def failing(
+        monkeypatch: pytest.MonkeyPatch, lun: int, errors: list[Exception]
+    ) -> list[Exception]:
+        """Units are looked at as ever, but for one that fails so often first."""
+
+        async def read_facts(controller: SecondController, number: int) -> LuFacts:
+            if number == lun and errors:
+                raise errors.pop(0)
+            return await lu_facts.read_facts(controller, number)
+
+        monkeypatch.setattr(second_controller, "read_facts", read_facts)
+        return errors
+
+    async def test_unit_reset_by_another_host_meanwhile_is_asked_again_at_once(
+        self,
+        controller: SecondController,
+        told: asyncio.Queue[tuple[int, str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        errors = self.failing(monkeypatch, 1, [Aborted("reset"), Busy("no room")])
+        controller.unit_attention(1 << 48, 0x2A, 0x09)
+        while controller._looking is not None:
+            await asyncio.wait([controller._looking])
+        assert not errors
+        assert told.empty()
+
+    async def test_unit_that_does_not_answer_is_looked_at_until_it_does(
+        self,
+        controller: SecondController,
+        told: asyncio.Queue[tuple[int, str]],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        errors = self.failing(monkeypatch, 1, [Unreachable("no answer in time")] * 3)
+        controller.unit_attention(1 << 48, 0x3F, 0x0E)
+        assert await told.get() == (1, "it does not answer as before: no answer in time")
+        with pytest.raises(Unreachable, match="does not answer as before"):
+            await awaitable.read(controller.device(1), 0, 1)
+        await awaitable.read(controller.device(2), 0, 1)
+        assert await told.get() == (1, "")
+        assert not errors
+        await awaitable.read(controller.device(1), 0, 1)

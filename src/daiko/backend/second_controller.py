@@ -22,7 +22,7 @@ from daiko.backend.lu_facts import LuFacts, read_facts, report_luns
 from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
 from daiko.device.block import Buffer
-from daiko.device.error import DeviceError, Refused, Unreachable
+from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable
 from daiko.initiator.command import Command, CommandDone
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
@@ -53,6 +53,13 @@ _CAPACITY_CHANGED = (0x2A, 0x09)
 _INQUIRY_CHANGED = (0x3F, 0x03)
 _LUNS_CHANGED = (0x3F, 0x0E)
 _RESET_ASC = 0x29
+
+_PASSING = (Unreachable, Aborted, Busy)
+"""Errors that say nothing of what the unit is: it is looked at again."""
+_LOOKS = 3
+"""How often a unit is asked anew at once."""
+_LOOK_LONGEST = 30.0
+"""Seconds between two looks at a unit that does not answer, at most."""
 
 
 class Outcome(NamedTuple):
@@ -119,6 +126,10 @@ class SecondController:
         self._is_ready = False
         self._looking: asyncio.Task[None] | None = None
         self._look_again: set[int] = set()
+        self._not_seen: dict[int, int] = {}
+        """Units that did not answer when they were looked at -> how often in a row."""
+        self._later: dict[int, asyncio.TimerHandle] = {}
+        """When each of them is looked at again."""
 
     # --- open and close
 
@@ -144,7 +155,7 @@ class SecondController:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
-            self._looking = None
+        self._forget_looks()
         await self._paths.close()
 
     @property
@@ -312,9 +323,7 @@ class SecondController:
             self._look(set(self._devices), release=True)
 
     def nexus_lost(self, reason: str) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        self._forget_looks()
 
     def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
         number = lun_number(lun)
@@ -339,8 +348,12 @@ class SecondController:
     async def _look_at(self, release: bool) -> None:
         try:
             while self._look_again:
-                lun = self._look_again.pop()
-                await self._compare(lun)
+                luns, self._look_again = self._look_again, set()
+                # Side by side: one that does not answer keeps no other waiting for its turn.
+                compared = (self._compare(lun) for lun in luns)
+                for failure in await asyncio.gather(*compared, return_exceptions=True):
+                    if failure is not None:
+                        raise failure
         except Unreachable as error:
             # The session is gone, or is given up here: the next one is looked at again.
             log.warning("units not looked at", backend=self.name, error=str(error))
@@ -359,14 +372,19 @@ class SecondController:
         session = self._paths.session
         known = self.units.get(lun)
         reason = ""
+        facts: LuFacts | None = None
         try:
-            facts = await read_facts(self, lun)
+            facts = await self._facts(lun)
         except (DeviceError, MalformedData) as error:
             if session is None or self._paths.session is not session:
                 raise Unreachable(str(error)) from error
-            facts, reason = None, f"it does not answer as before: {error}"
-        if facts is not None and known is not None:
-            reason = _difference(known, facts)
+            reason = f"it does not answer as before: {error}"
+            if isinstance(error, _PASSING):
+                self._look_later(lun)
+        if facts is not None:
+            self._not_seen.pop(lun, None)
+            if known is not None:
+                reason = _difference(known, facts)
         changed = reason != device.absence
         if reason:
             device.withdraw(reason)
@@ -378,6 +396,36 @@ class SecondController:
             log.warning("logical unit changed", device=device.name, reason=reason)
             if self.on_lu_changed is not None:
                 self.on_lu_changed(self, lun, reason)
+
+    async def _facts(self, lun: int) -> LuFacts:
+        """What the unit says of itself; asked again at once where another host's reset, or a unit
+        without room, came between. Raises DeviceError, MalformedData."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return await read_facts(self, lun)
+            except (Aborted, Busy):
+                continue
+        return await read_facts(self, lun)
+
+    def _look_later(self, lun: int) -> None:
+        """A unit that did not answer may do so later, and nothing else would tell of it."""
+        tries = self._not_seen[lun] = self._not_seen.get(lun, 0) + 1
+        pause = min(self.settings.reconnect_first * 2**tries, _LOOK_LONGEST)
+        loop = asyncio.get_running_loop()
+        self._later[lun] = loop.call_later(pause, self._look_now, lun)
+
+    def _look_now(self, lun: int) -> None:
+        del self._later[lun]
+        self._look({lun}, release=False)
+
+    def _forget_looks(self) -> None:
+        """The nexus is gone: the next one is looked at as a whole."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
 
 
 def _difference(known: LuFacts, now: LuFacts) -> str:
