@@ -220,3 +220,21 @@ async def test_mapping_of_a_device_is_told_in_the_order_of_the_device(
         ("v", 0, 100, 10),
     ]
     assert len((await api.get("/mappings")).json()) == 5
+
+
+async def test_volume_and_its_back_end_grow(api: httpx.AsyncClient, attach: Attach) -> None:
+    await attach("a")
+    await api.post("/volumes", json={"how": "image", "name": "v", "device": "a/0"})
+    before = (await api.get("/volumes/v")).json()["size"]
+    grown = await api.post("/backends/a/grow", json={"size": before + 4096})
+    assert grown.json()["devices"][0]["blocks"] * 512 == before + 4096
+    assert (await api.post("/volumes/v/grow", json={"by": 512})).json()["size"] == before + 512
+    assert (await api.post("/volumes/v/grow", json={})).json()["size"] == before + 4096
+    refused = await api.post("/volumes/v/grow", json={"size": before})
+    assert (refused.status_code, refused.json()["field"]) == (409, "size")
+    refused = await api.post("/backends/a/grow", json={"size": before})
+    assert (refused.status_code, refused.json()["field"]) == (409, "size")
+    refused = await api.post("/volumes/v/grow", json={"by": 0})
+    assert refused.status_code == 422
+    refused = await api.post("/volumes/v/grow", json={"by": 1, "candidates": ["none"]})
+    assert refused.status_code == 404

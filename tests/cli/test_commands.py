@@ -96,6 +96,21 @@ def test_volume_is_made_automatically_and_forgotten(site: Site) -> None:
     site.run("volume", "show", "auto", code=3)
 
 
+def test_volume_and_its_file_grow(site: Site, tmp_path: Path) -> None:
+    site.run("backend", "add", "growing", str(image(tmp_path / "growing.img", MIB)))
+    site.run("volume", "add", "rising", "--image", "growing")
+    assert "2 MiB" in site.run("backend", "grow", "growing", "--size", "2MiB").stdout
+    assert site.json("volume", "grow", "rising", "--by", "512KiB")["size"] == 3 * MIB // 2
+    assert "2 MiB in 1 extent;" in site.run("volume", "grow", "rising", "--max").stdout
+    assert "does not shrink" in site.run("volume", "grow", "rising", "--size", "1M", code=4).stderr
+    site.run("volume", "grow", "rising", code=2)
+    site.run("volume", "grow", "rising", "--max", "--by", "1M", code=2)
+    assert site.json("backend", "grow", "growing", "--size", "3MiB")["devices"][0]["blocks"] == 6144
+    site.run("backend", "grow", "old", "--size", "1G", code=2)
+    site.run("volume", "rm", "rising")
+    site.run("backend", "rm", "growing")
+
+
 def test_image_volume_is_taken_in_and_given_back(site: Site, tmp_path: Path) -> None:
     disk = image(tmp_path / "old-disk.img", MIB, seed=9)
     before = disk.read_bytes()

@@ -13,7 +13,7 @@ import pytest
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
 from daiko.command_control.plan import Function
-from daiko.control import attachment, volumes
+from daiko.control import attachment, backends, volumes
 from daiko.control.error import Conflict, NotFound, Unavailable
 from daiko.control.system import System
 from daiko.device import awaitable
@@ -206,6 +206,28 @@ async def test_rescan_finds_new_lus(system: System, second: Second) -> None:
     assert [(facts.lun, facts.blocks) for facts in record.devices] == [(0, 2048), (4, 4096)]
     await volumes.take_image(system, "new", DeviceId("sd1", 4))
     assert (await awaitable.read(system.unit("new").device, 4095, 1)) == bytes(512)
+
+
+async def test_growth_of_a_second_controllers_lu_is_noticed_and_taken(
+    system: System, second: Second
+) -> None:
+    """Its unit attention (CAPACITY DATA HAS CHANGED) tells of it; nobody has to ask."""
+    await system.attach_backend(second.record())
+    await volumes.take_image(system, "alpha", DeviceId("sd1", 0))
+    await system.put_host(HostRecord(name="h", initiators=("*",), luns={0: "alpha"}))
+    host = Host(system.access)
+    assert second.system is not None
+    watch = Watch(system)
+    await backends.grow(second.system, "disk0", 4096 * 512)
+    await volumes.grow(second.system, "v0")
+    await system._inventory.attachment("sd1").look_for_growth()
+    change = await watch.next(BackendRecord)
+    assert isinstance(change.after, BackendRecord)
+    assert change.after.devices[0].blocks == 4096
+    assert host.run("00" * 6).status == 0
+    assert (await volumes.grow(system, "alpha")).blocks == 4096
+    assert host.run("00" * 6).condition == (0x6, 0x2A, 0x09)
+    assert await awaitable.read(system.unit("alpha").device, 4095, 1) == bytes(512)
 
 
 async def test_rescan_finds_a_file_that_has_grown(system: System, tmp_path: Path) -> None:

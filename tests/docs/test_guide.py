@@ -108,7 +108,7 @@ def test_command_of_a_page_is_one_that_the_command_line_takes(
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param("daiko volume grow alpha", id="no-such-verb"),
+        pytest.param("daiko volume shrink alpha", id="no-such-verb"),
         pytest.param("daiko volume add alpha --bigger", id="no-such-option"),
         pytest.param("daiko backup run alpha", id="required-option-missing"),
         pytest.param("daiko job show", id="argument-missing"),

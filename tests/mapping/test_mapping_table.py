@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daiko.mapping.extent import DeviceId, Extent, Piece
-from daiko.mapping.mapping_table import MappingTable, OutsideTable, joined
+from daiko.mapping.mapping_table import MappingTable, OutsideTable, begins_with, joined
 
 DEVICES = [DeviceId("sd1", 0), DeviceId("sd1", 1), DeviceId("sd2", 0), DeviceId("internal", 0)]
 FAR = 1 << 62
@@ -220,3 +220,39 @@ def test_columns_that_are_no_table_are_refused(
             array("Q", lbas),
             array("I", index),
         )
+
+
+# --- growth
+
+PARTS = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(1, 3)), min_size=1, max_size=4
+)
+
+
+def table_of(parts: list[tuple[str, int, int]]) -> MappingTable:
+    lba = 0
+    extents = []
+    for name, first, blocks in parts:
+        extents.append(Extent(lba, blocks, DeviceId(name, 0), first))
+        lba += blocks
+    return MappingTable(extents)
+
+
+@given(PARTS, PARTS, st.integers(0, 3))
+def test_table_begins_with_what_it_has_grown_from(
+    parts: list[tuple[str, int, int]], more: list[tuple[str, int, int]], longer: int
+) -> None:
+    name, first, blocks = parts[-1]
+    grown = [*parts[:-1], (name, first, blocks + longer), *more]
+    assert begins_with(table_of(grown), table_of(parts))
+    assert begins_with(table_of(parts), table_of(parts))
+    assert not begins_with(table_of(parts), table_of(grown))
+
+
+@given(PARTS, PARTS)
+def test_table_begins_with_another_only_where_every_block_lies_in_the_same_place(
+    longer: list[tuple[str, int, int]], shorter: list[tuple[str, int, int]]
+) -> None:
+    if begins_with(table_of(longer), table_of(shorter)):
+        a, b = table_of(longer), table_of(shorter)
+        assert all(a.locate(lba)[:2] == b.locate(lba)[:2] for lba in range(b.blocks))

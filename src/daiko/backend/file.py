@@ -551,9 +551,13 @@ class FileDevice(BlockDevice):
 
         workers.run(work, finished)
 
+    def length(self) -> int:
+        """Whole blocks that the file or block device has now. Raises OSError."""
+        return os.lseek(self._descriptor, 0, os.SEEK_END) // self.block_size
+
     def refresh(self) -> None:
         """Take the size as it is now; the file or block device may have grown. Raises OSError."""
-        self.blocks = os.lseek(self._descriptor, 0, os.SEEK_END) // self.block_size
+        self.blocks = self.length()
 
     def close(self) -> None:
         """Requests in threads complete with `Aborted` once their thread is done with the file."""

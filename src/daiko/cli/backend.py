@@ -172,6 +172,27 @@ def probe(context: typer.Context, name: option.BackendName, json: option.Json = 
         _show(found)
 
 
+@app.command("grow")
+def grow(
+    context: typer.Context,
+    name: option.BackendName,
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="How long its file is to be: 20G, 512MiB.")
+    ],
+    json: option.Json = False,
+) -> None:
+    """Make the file of a disk of this controller longer. Volumes may then grow onto it."""
+    found = client.of(context).post("backends", name, "grow", body={"size": option.size(size)})
+    if json:
+        render.as_json(found)
+        return
+    device = found["devices"][0]
+    render.said(
+        f"{name} has {render.size(device['blocks'] * device['block_size'])}; "
+        "let a volume on it grow with `daiko volume grow VOLUME --max`"
+    )
+
+
 @app.command("rescan")
 def rescan(
     context: typer.Context,

@@ -142,6 +142,55 @@ def set_volume(
         render.said(f"mode of {name}: {found['mode'] or 'as the system'}")
 
 
+@app.command("grow")
+def grow(
+    context: typer.Context,
+    name: option.VolumeName,
+    size: Annotated[
+        str, typer.Option("--size", metavar="SIZE", help="How large it is to be: 20G, 512MiB.")
+    ] = "",
+    by: Annotated[
+        str, typer.Option("--by", metavar="SIZE", help="By how much it is to grow.")
+    ] = "",
+    most: Annotated[
+        bool,
+        typer.Option(
+            "--max", help="All that is free behind its last extent, as where its LU has grown."
+        ),
+    ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="BACKEND[/LUN]",
+            help="Where to take room from, in this order. Default: right behind its last extent, "
+            "then anywhere on the LUs that it lies on.",
+            autocompletion=complete.places,
+        ),
+    ] = None,
+    json: option.Json = False,
+) -> None:
+    """Make a volume larger while hosts use it. They are told at once; nothing shrinks."""
+    if sum([bool(size), bool(by), most]) != 1:
+        raise option.usage(
+            "say in one way how large it is to be", "--size SIZE, --by SIZE or --max"
+        )
+    body: dict[str, Any] = {"candidates": source or []}
+    if size:
+        body["size"] = option.size(size)
+    if by:
+        body["by"] = option.size(by)
+    grown = client.of(context).post("volumes", name, "grow", body=body)
+    if json:
+        render.as_json(grown)
+        return
+    count = len(grown["extents"])
+    render.said(
+        f"{name} has {render.size(grown['size'])} in {count} extent{'s' * (count != 1)}; "
+        "hosts are told, and may enlarge their file systems"
+    )
+
+
 @app.command("rm")
 def rm(context: typer.Context, name: option.VolumeName) -> None:
     """Forget a volume. Its blocks become free; what is in them stays until they are used again."""

@@ -11,7 +11,7 @@ or given another identity: a document that asks for that is refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from daiko.control.error import Conflict, Invalid
 from daiko.control.listening import wanted_portals
 from daiko.control.system import System, put_host
 from daiko.iscsi.chap import name_fault
+from daiko.mapping.mapping_table import begins_with
 from daiko.state.record import (
     BackendRecord,
     CredentialRecord,
@@ -84,7 +85,13 @@ async def apply_document(
     """`apply` for a document that was read already."""
     _check(document)
     async with system.changing:
-        actions = tuple(differences(Document.of(system.store), document, prune=prune))
+        sizes = {
+            record.name: record.blocks * record.block_size
+            for record in system.store.list(VolumeRecord)
+            if record.name in document.volume
+        }
+        now = Document.of(system.store)
+        actions = tuple(differences(now, document, prune=prune, sizes=sizes))
         if dry_run or not actions:
             return actions
         for name in _names(actions, "backend", Verb.ADD):
@@ -145,8 +152,11 @@ def _check_chap(part: ChapPart | None, field: str) -> None:
         raise Invalid(fault, field=field)
 
 
-def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
-    """What makes `now` into `wanted`. Raises Conflict for what cannot be made."""
+def differences(
+    now: Document, wanted: Document, *, prune: bool, sizes: Mapping[str, int] | None = None
+) -> Iterator[Action]:
+    """What makes `now` into `wanted`; `sizes` are the bytes of the volumes that there are. Raises
+    Conflict for what cannot be made."""
     changed = {
         field: value
         for field, value in wanted.system.model_dump(
@@ -159,7 +169,7 @@ def differences(now: Document, wanted: Document, *, prune: bool) -> Iterator[Act
     yield from _chap_of(now.system.discovery_chap, wanted.system.discovery_chap, _DISCOVERY, "")
     yield from _portal_groups(now, wanted, prune=prune)
     yield from _backends(now, wanted)
-    yield from _volumes(now, wanted)
+    yield from _volumes(now, wanted, sizes or {})
     for name, host in wanted.host.items():
         there = now.host.get(name)
         yield from _chap_of(there.chap if there else None, host.chap, _HOST, name)
@@ -246,7 +256,7 @@ def _chap_of(
     yield Action(verb, "chap", f"{kind}:{name}", detail)
 
 
-def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
+def _volumes(now: Document, wanted: Document, sizes: Mapping[str, int]) -> Iterator[Action]:
     for name, volume in wanted.volume.items():
         there = now.volume.get(name)
         if there is None:
@@ -257,7 +267,19 @@ def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
                 f"volume {name} has the identity {there.naa}, which it keeps for ever",
                 field=f"volume.{name}.naa",
             )
-        if volume.extents and there.extents and volume.extents != there.extents:
+        size = parse_size(volume.size) if volume.source else 0
+        if size > sizes.get(name, size):
+            yield Action(Verb.CHANGE, "volume", name, f"grows to {volume.size}")
+        elif size and -(-size // 4096) * 4096 < sizes.get(name, size):
+            raise Conflict(
+                f"volume {name} has {sizes[name]} bytes, the document says {volume.size}: "
+                "a volume does not shrink",
+                "write the size that it has",
+                field=f"volume.{name}.size",
+            )
+        if _grows(volume, there):
+            yield Action(Verb.CHANGE, "volume", name, f"grows: {_lies_on(volume)}")
+        elif volume.extents and there.extents and volume.extents != there.extents:
             raise Conflict(
                 f"volume {name} lies elsewhere; applying a document moves no data",
                 field=f"volume.{name}.extents",
@@ -279,6 +301,15 @@ def _volumes(now: Document, wanted: Document) -> Iterator[Action]:
             )
         if volume.access is not None and volume.access != (there.access or {}):
             yield Action(Verb.CHANGE, "volume", name, "its states in target port groups")
+
+
+def _grows(wanted: VolumePart, there: VolumePart) -> bool:
+    """Whether the extents of a document are those that there are, and more behind them."""
+    return (
+        bool(wanted.extents and there.extents)
+        and wanted.extents != there.extents
+        and begins_with(wanted.extents.table, there.extents.table)
+    )
 
 
 def _cells(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
@@ -336,7 +367,9 @@ class _Applying:
             assert record is not None
             said = self._document.volume[name]
             access = record.access if said.access is None else said.access
-            change.put(record.model_copy(update={"mode": said.mode, "access": access}))
+            changed = record.model_copy(update={"mode": said.mode, "access": access})
+            change.put(changed)
+            self._grow_volume(changed, said)
         for name in _names(self._actions, "volume", Verb.ADD):
             self._add_volume(name, self._document.volume[name])
         for name, wanted in self._document.host.items():
@@ -369,6 +402,15 @@ class _Applying:
         for gone in _names(self._actions, "target_port_group", Verb.REMOVE):
             change.delete(TargetPortGroupRecord, f"{int(gone):05d}")
         portal_groups.drop_unused(change)
+
+    def _grow_volume(self, record: VolumeRecord, said: VolumePart) -> None:
+        """Let a volume have what its document says more than it has."""
+        if said.extents and said.extents != record.extents:
+            volumes.put_extended(self._change, record, said.extents)
+        elif said.source:
+            blocks = -(-parse_size(said.size) // record.block_size)
+            candidates = [volumes.parse_device(text) for text in said.source]
+            volumes.put_grown(self._change, record, blocks, candidates)
 
     def _add_volume(self, name: str, volume: VolumePart) -> None:
         volumes.put_new(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -25,6 +26,7 @@ from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, R
 from daiko.device.error import DeviceError, Unreachable
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
+from daiko.scsi.spc import TestUnitReady
 from daiko.state.record import BackendKind, BackendRecord, DeviceFacts
 
 log = structlog.get_logger(__name__)
@@ -103,6 +105,8 @@ class Attachment:
         self._kept_out: dict[int, str] = {}
         """Why an LU is not in use, by LUN."""
         self._watcher = watcher
+        self.on_grown: Callable[[Attachment], None] = lambda attachment: None
+        """Called when an LU has more blocks than it had; `record` says so already."""
         self._devices: dict[int, BlockDevice] = {}
         self._retrying: asyncio.Task[None] | None = None
 
@@ -194,6 +198,49 @@ class Attachment:
             else:
                 self._devices[known.lun] = self._device(known.lun)
         self._log_kept_out()
+        self._note_growth()
+        self._watcher.backend_changed(self.record.name)
+
+    async def look_for_growth(self) -> None:
+        """See whether LUs have grown: the length of an own disk; of a second controller each LU is
+        given a command, which it answers with a unit attention where there is news."""
+        if self._file is not None:
+            if self._devices and self._file.length() > self._file.blocks:
+                self._file.refresh()
+                self._grew()
+            return
+        if self.controller is None or not self.controller.is_connected:
+            return
+        for lun in list(self._devices):
+            # Whatever it answers: the news went to the controller, and what is wrong shows where
+            # the LU is used.
+            with suppress(DeviceError):
+                await self.controller.execute(lun, TestUnitReady.pack())
+
+    def _note_growth(self) -> bool:
+        """Take the sizes of LUs that have grown into the record; whether there are any."""
+        devices = []
+        for known in self.record.devices:
+            blocks = self._blocks_now(known)
+            larger = known.lun in self._devices and blocks > known.blocks
+            devices.append(known.model_copy(update={"blocks": blocks}) if larger else known)
+        if tuple(devices) == self.record.devices:
+            return False
+        self.record = self.record.model_copy(update={"devices": tuple(devices)})
+        return True
+
+    def _blocks_now(self, known: DeviceFacts) -> int:
+        if self._file is not None:
+            return self._file.blocks
+        facts = None if self.controller is None else self.controller.units.get(known.lun)
+        if facts is None or facts.capacity is None:
+            return known.blocks
+        return facts.capacity.blocks
+
+    def _grew(self) -> None:
+        if self._note_growth():
+            log.info("a device has grown", backend=self.record.name)
+            self.on_grown(self)
         self._watcher.backend_changed(self.record.name)
 
     def _log_kept_out(self) -> None:
@@ -234,7 +281,7 @@ class Attachment:
             self._kept_out[lun] = reason
         else:
             self._kept_out.pop(lun, None)
-        self._watcher.backend_changed(self.record.name)
+        self._grew()
 
     def _was_reset(self, controller: SecondController, lun: int) -> None:
         self._watcher.device_was_reset(DeviceId(self.record.name, lun))

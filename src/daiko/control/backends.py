@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -209,6 +212,65 @@ async def rescan(system: System, name: str) -> BackendState:
     async with system.changing:
         names.backend_of(system, name)
         return _state(system, await system.probe_backend(name, functions=False))
+
+
+async def grow(system: System, name: str, size: int) -> BackendState:
+    """Make the file of a disk of this controller `size` bytes long; what is on it stays. Volumes
+    may then grow onto it. Raises NotFound; Invalid for what is no file, and for a size that is no
+    whole number of blocks; Conflict where it would shrink; Unavailable where the file system
+    has no room or refuses."""
+    async with system.changing:
+        record = names.backend_of(system, name)
+        now = await asyncio.to_thread(_length, record.path)
+        if now is None:
+            raise Invalid(
+                f"{name!r} is not a file of this controller",
+                f"let it grow where it is, then `daiko backend rescan {name}`",
+            )
+        if size % record.block_size:
+            raise Invalid(
+                f"{size} bytes are no whole number of blocks of {record.block_size} bytes",
+                field="size",
+            )
+        if size < now:
+            raise Conflict(
+                f"{record.path} has {now} bytes, more than {size}: a disk does not shrink",
+                field="size",
+            )
+        try:
+            await asyncio.to_thread(_lengthen, record.path, now, size, record.preallocate)
+        except OSError as error:
+            raise Unavailable(
+                f"{record.path} cannot grow: {error.strerror}", "see that its file system has room"
+            ) from error
+        return _state(system, await system.probe_backend(name, functions=False))
+
+
+def _length(path: str) -> int | None:
+    """Bytes of a file; None for what is none."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return None
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def _lengthen(path: str, now: int, size: int, preallocate: bool) -> None:
+    """Give a file its new length, and room for it; a file that cannot have all of the room keeps
+    its length. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if preallocate and size > now:
+            try:
+                os.posix_fallocate(descriptor, now, size - now)
+            except OSError:
+                os.ftruncate(descriptor, now)
+                raise
+        else:
+            os.ftruncate(descriptor, size)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def rescan_all(system: System) -> list[BackendState]:

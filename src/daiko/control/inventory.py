@@ -39,6 +39,9 @@ from daiko.state.store import Store, Transaction
 
 log = structlog.get_logger(__name__)
 
+LOOK_SECONDS: Final = 30.0
+"""Between two looks at whether back ends have grown."""
+
 START_PATIENCE: Final = 5.0
 """Seconds that a start waits for back ends; those that need longer come in the background."""
 
@@ -52,6 +55,7 @@ class Inventory:
         self._watcher = watcher
         self._attachments: dict[str, Attachment] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._remembering: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Attach all back ends of the store. Those that do not answer are tried again in the
@@ -62,6 +66,7 @@ class Inventory:
         opening = [self._spawn(self._resume(a)) for a in self._attachments.values()]
         if opening:
             await asyncio.wait(opening, timeout=START_PATIENCE)
+        self._spawn(self._look_for_growth())
 
     async def stop(self) -> None:
         for task in self._background:
@@ -172,7 +177,31 @@ class Inventory:
     ) -> Attachment:
         found = credentials or self._store.get(CredentialRecord, chap.backend(record.name))
         account = None if found is None else chap.account_of(found)
-        return Attachment(record, self._initiator_iqn, self._watcher, account=account)
+        made = Attachment(record, self._initiator_iqn, self._watcher, account=account)
+        made.on_grown = self._grown
+        return made
+
+    def _grown(self, attachment: Attachment) -> None:
+        task = self._spawn(self._remember(attachment, fresh=False))
+        self._remembering.add(task)
+        task.add_done_callback(self._remembering.discard)
+
+    async def settled(self) -> None:
+        """Return when the store knows of all growth that was noticed so far."""
+        await asyncio.gather(*self._remembering)
+
+    async def _look_for_growth(self) -> None:
+        """Every so often, at all back ends side by side: a back end tells of its LUs only with the
+        answer to a command, and nothing tells of a file."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            found = await asyncio.gather(
+                *(attachment.look_for_growth() for attachment in self._attachments.values()),
+                return_exceptions=True,
+            )
+            for error in found:
+                if isinstance(error, Exception):
+                    log.warning("a back end was not looked at", error=str(error))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

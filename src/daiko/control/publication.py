@@ -22,6 +22,7 @@ from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId
+from daiko.mapping.mapping_table import begins_with
 from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import VolumesOf
 from daiko.state.record import (
@@ -96,6 +97,19 @@ class PublishedVolume:
             self._trackings[0].below = device
         else:
             self.unit.replace_device(device)
+
+    def grow(self, record: VolumeRecord) -> None:
+        """Take a record whose extents begin with those that there are: the hosts keep the unit and
+        everything in flight, and are told of the new capacity. What is tracked stays tracked."""
+        self.record = record
+        self.table = record.extents.table
+        device = self._build()
+        below = device
+        for tracking in self._trackings:
+            tracking.below = below
+            tracking.grow(device.capabilities)
+            below = tracking
+        self.unit.resize(below)
 
     def track(self) -> ChangeTracking:
         """Note every block that hosts write from now on. Each call needs an `untrack`.
@@ -283,6 +297,9 @@ class Publication:
             before, living.record = living.record, after
             if before.access != after.access:
                 living.unit.asymmetric_access.follow(own_access(after))
+            return False
+        if living is not None and begins_with(after.extents.table, living.table):
+            living.grow(after)
             return False
         if living is not None:
             self._intents.close(living.unit)

@@ -20,6 +20,7 @@ from daiko.control.system import System
 from daiko.copy_manager.request import places_of
 from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
 from daiko.mapping.extent import DeviceId
+from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import Extents
 from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
@@ -103,6 +104,103 @@ async def take_image(
             mode=mode,
             image=True,
         )
+
+
+async def grow(
+    system: System,
+    name: str,
+    *,
+    size: int | None = None,
+    by: int | None = None,
+    candidates: Sequence[DeviceId] = (),
+) -> VolumeRecord:
+    """Make a volume larger while hosts use it: to `size` bytes or more, by `by` bytes or more, or,
+    with neither, by all that is free behind its last extent. Room is taken in place where the last
+    extent's device has it right behind, else on the candidates (by default the devices that the
+    volume lies on).
+
+    Raises NotFound, Invalid, Conflict (it would shrink; there is not enough room).
+    """
+    if size is not None and by is not None:
+        raise Invalid("say either how large it is to be or by how much it is to grow", field="by")
+    if by is not None and by <= 0:
+        raise Invalid(f"a volume does not grow by {by} bytes", field="by")
+    async with system.changing, system.store.transaction() as change:
+        record = change.get(VolumeRecord, name)
+        if record is None:
+            raise NotFound(f"there is no volume {name}", "`daiko volume ls` shows all")
+        if by is not None:
+            wanted = record.blocks - (-by // record.block_size)
+        elif size is not None:
+            wanted = -(-size // record.block_size)
+        else:
+            wanted = record.blocks + room_behind(change, record)
+        return put_grown(change, record, wanted, candidates)
+
+
+def room_behind(change: Transaction, record: VolumeRecord) -> int:
+    """The free blocks right behind the last extent of a volume, on its device."""
+    last = record.extents[-1]
+    device = parse_device(last.device)
+    end = last.lba + last.blocks
+    size = device_facts(change.list(BackendRecord), device).blocks
+    used = change.index(BlocksInUse).by_device.get(device, RangeSet())
+    if end >= size:
+        return 0
+    first, length = next(iter(used.gaps(end, size - end)), (size, 0))
+    return length if first == end else 0
+
+
+def put_grown(
+    change: Transaction, record: VolumeRecord, blocks: int, candidates: Sequence[DeviceId] = ()
+) -> VolumeRecord:
+    """Put the record of a volume that is to have `blocks` blocks, inside a transaction. Raises as
+    `grow`."""
+    if blocks < record.blocks:
+        raise Conflict(
+            f"volume {record.name} has {record.blocks} blocks of {record.block_size} bytes, more "
+            f"than {blocks}: a volume does not shrink",
+            f"give a size of at least {record.blocks * record.block_size} bytes",
+            field="size",
+        )
+    if blocks == record.blocks:
+        return record
+    added = blocks - record.blocks
+    last = record.extents[-1]
+    in_place = 0
+    if not candidates or parse_device(last.device) in candidates:
+        in_place = min(room_behind(change, record), added)
+    extents = list(record.extents)
+    if in_place:
+        extents[-1] = last.model_copy(update={"blocks": last.blocks + in_place})
+    if added > in_place:
+        if record.image:
+            raise Conflict(
+                f"{record.name} is {last.device} as it is, which has {in_place} blocks more",
+                f"let that LU grow first, then `daiko backend rescan {record.extents.backends[0]}`",
+                field="size",
+            )
+        if in_place:
+            change.put(record.model_copy(update={"extents": Extents.of(extents)}))
+        size = (added - in_place) * record.block_size
+        extents += find_room(change, size, candidates or record.extents.devices, record.block_size)
+    grown = record.model_copy(update={"extents": Extents.of(extents)})
+    change.put(grown)
+    return grown
+
+
+def put_extended(
+    change: Transaction, record: VolumeRecord, extents: Sequence[ExtentRecord]
+) -> VolumeRecord:
+    """Put the record of a volume that is to have these extents, which begin with those that it has,
+    inside a transaction. Raises as `create_by_hand`."""
+    change.delete(VolumeRecord, record.name)
+    checked = put_new(
+        change, record.name, extents, naa=record.naa, mode=record.mode, access=record.access
+    )
+    grown = record.model_copy(update={"extents": checked.extents})
+    change.put(grown)
+    return grown
 
 
 async def set_mode(system: System, name: str, mode: Mode | None) -> VolumeRecord:
@@ -215,16 +313,28 @@ def check_access(access: Mapping[int, VolumeAccess], field: str) -> None:
             )
 
 
-def find_room(change: Transaction, size: int, candidates: Sequence[DeviceId]) -> list[ExtentRecord]:
-    """Extents of at least `size` bytes on free room of the candidates. Raises as
-    `create_automatic`."""
+def find_room(
+    change: Transaction,
+    size: int,
+    candidates: Sequence[DeviceId],
+    block_size: int | None = None,
+) -> list[ExtentRecord]:
+    """Extents of at least `size` bytes on free room of the candidates, whose blocks have all the
+    same size, or the one given. Raises as `create_automatic`."""
     if size <= 0:
         raise Invalid(f"a volume of {size} bytes cannot be", field="size")
     if not candidates:
         raise Invalid("no device is given to take room from", field="devices")
     backends = change.list(BackendRecord)
     facts = {device: device_facts(backends, device) for device in candidates}
-    block_size = one_block_size(facts.values())
+    found_size = one_block_size(facts.values())
+    if block_size not in (None, found_size):
+        raise Invalid(
+            f"the devices have blocks of {found_size} bytes, the volume has {block_size}",
+            "give devices with blocks of the same size",
+            field="candidates",
+        )
+    block_size = found_size
     try:
         extents = allocate(
             -(-size // block_size),

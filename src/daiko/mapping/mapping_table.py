@@ -314,3 +314,18 @@ def _complaint(extent: Extent, end: int) -> str:
             f"blocks {end} to {lba - 1} of the volume lie nowhere: the next extent begins at {lba}"
         )
     return f"the extent at block {lba} on {device} overlaps the one before, which ends at {end}"
+
+
+def begins_with(longer: MappingTable, shorter: MappingTable) -> bool:
+    """Whether all blocks of the one volume lie, in this order, where the first blocks of the other
+    do. (An extent that was made longer in its place is one extent in both.)"""
+    last = len(shorter) - 1
+    if len(longer) <= last or longer.blocks < shorter.blocks:
+        return False
+    for position in range(last + 1):
+        here, there = shorter[position], longer[position]
+        if (here.device, here.device_lba) != (there.device, there.device_lba):
+            return False
+        if here.blocks != there.blocks and (position < last or here.blocks > there.blocks):
+            return False
+    return True

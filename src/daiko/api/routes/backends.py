@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.backend import AddBackend, BackendView
+from daiko.api.schema.backend import AddBackend, BackendView, GrowBackend
 from daiko.api.schema.chap import SetChap
 from daiko.control import backends
 
@@ -56,6 +56,12 @@ async def remove(system: Running, name: str) -> None:
 async def probe(system: Running, name: str) -> BackendView:
     """Ask a back end everything again: devices, functions, limits, reachability."""
     return BackendView.of(await backends.probe(system, name))
+
+
+@router.post("/backends/{name}/grow", operation_id="growBackend")
+async def grow(system: Running, name: str, body: GrowBackend) -> BackendView:
+    """Make the file of a disk of this controller longer; volumes may then grow onto it."""
+    return BackendView.of(await backends.grow(system, name, body.size))
 
 
 @router.post("/backends/{name}/rescan", operation_id="rescanBackend")

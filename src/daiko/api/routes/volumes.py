@@ -17,6 +17,7 @@ from daiko.api.schema.volume import (
     AddByHand,
     AddVolume,
     ChangeVolume,
+    GrowVolume,
     Released,
     VolumeSummary,
     VolumeView,
@@ -72,6 +73,14 @@ async def show(system: Running, name: str) -> VolumeView:
 async def change(system: Running, name: str, body: ChangeVolume) -> VolumeView:
     """Override the system's mode for a volume, or let it hold again."""
     return _view(system, await volumes.set_mode(system, name, body.mode))
+
+
+@router.post("/volumes/{name}/grow", operation_id="growVolume")
+async def grow(system: Running, name: str, body: GrowVolume) -> VolumeView:
+    """Make a volume larger while hosts use it; they are told."""
+    candidates = names.devices(system, body.candidates, "candidates")
+    record = await volumes.grow(system, name, size=body.size, by=body.by, candidates=candidates)
+    return _view(system, record)
 
 
 @router.delete("/volumes/{name}", status_code=204, operation_id="removeVolume")

@@ -33,6 +33,12 @@ class BackendView(BackendRecord):
         )
 
 
+class GrowBackend(BaseModel, extra="forbid"):
+    """How large the file of a disk of this controller is to be."""
+
+    size: int = Field(gt=0, description="Bytes; a whole number of blocks", examples=[21474836480])
+
+
 class AddBackend(BaseModel, extra="forbid"):
     """A back end to attach."""
 

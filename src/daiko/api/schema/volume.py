@@ -112,6 +112,18 @@ class AddImage(BaseModel, extra="forbid"):
 AddVolume = Annotated[AddByHand | AddAutomatic | AddImage, Field(discriminator="how")]
 
 
+class GrowVolume(BaseModel, extra="forbid"):
+    """How large a volume is to be. With neither size: all that is free behind its last extent."""
+
+    size: int | None = Field(default=None, gt=0, description="Bytes that it is to have")
+    by: int | None = Field(default=None, gt=0, description="Bytes that are to be added")
+    candidates: list[str] = Field(
+        default=[],
+        description="BACKEND or BACKEND/LUN to take room from, in this order. Default: behind "
+        "the last extent, then anywhere on the devices that the volume lies on",
+    )
+
+
 class ChangeVolume(BaseModel, extra="forbid"):
     """What can be changed of a volume."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from daiko.device.block import BlockDevice, Buffer, Done
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done
 from daiko.device.layer.layer import Layer
 
 _MAXIMUM_BITMAP_BYTES = 4 << 20
@@ -38,6 +38,14 @@ class ChangeTracking(Layer):
         self._regions = (below.blocks + (1 << shift) - 1) >> shift
         self._bitmap = bytearray((self._regions + 7) // 8)
         self._changed_regions = 0
+
+    def grow(self, capabilities: Capabilities) -> None:
+        """The device below has more blocks now, and perhaps other capabilities. What was noted
+        stays noted."""
+        self.capabilities = capabilities
+        self.blocks = self.below.blocks
+        self._regions = (self.blocks + (1 << self._shift) - 1) >> self._shift
+        self._bitmap.extend(bytes((self._regions + 7) // 8 - len(self._bitmap)))
 
     @property
     def granularity(self) -> int:
