@@ -277,3 +277,105 @@ def test_large_data_segment_is_received_where_the_role_wants_it(run: Run) -> Non
         assert place == data
 
     run(scenario)
+
+
+class Written:
+    """A transport that notes each write."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(bytes(data))
+
+    def writelines(self, parts: list[Buffer]) -> None:
+        self.writes.append(b"".join(parts))
+
+
+class Feeder:
+    """A role that passes every PDU on to another connection."""
+
+    def __init__(self, target: Connection | None) -> None:
+        self.target = target
+        self.connection = Connection(self)
+        self.transport = Written()
+        self.connection.connection_made(self.transport)  # type: ignore[arg-type]
+
+    def dispatch(self) -> Sequence[Handler]:
+        return [self.receive] * 64
+
+    def connected(self) -> None:
+        pass
+
+    def receive(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
+        assert self.target is not None
+        self.target.send(NopOut(data=data).pack(), data)
+
+    def refused(self, error: RemoteProtocolError) -> None:
+        raise error
+
+    def congestion_ended(self) -> None:
+        pass
+
+    def lost(self, error: Exception | None) -> None:
+        pass
+
+    def read(self, stream: bytes) -> None:
+        """One read batch."""
+        room = self.connection.get_buffer(len(stream))
+        room[: len(stream)] = stream
+        self.connection.buffer_updated(len(stream))
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["joined", "gathered"])
+async def test_what_one_connection_feeds_leaves_at_the_end_of_its_batch(large: bool) -> None:
+    data = b"d" * (4096 if large else 4)
+    out = Feeder(None)
+    one, other = Feeder(out.connection), Feeder(out.connection)
+    batch = ping(data) * 8
+
+    one.read(batch)
+    assert out.transport.writes == [], "nobody knows yet that it is the only one"
+    await asyncio.sleep(0)
+    assert out.transport.writes == [batch]
+    one.read(batch)
+    assert out.transport.writes == [batch] * 2
+
+    other.read(batch)
+    one.read(batch)
+    assert out.transport.writes == [batch] * 2, "what two of them say goes out together"
+    await asyncio.sleep(0)
+    assert out.transport.writes == [batch] * 2 + [batch * 2]
+    out.connection.send(ping(b""))
+    assert len(out.transport.writes) == 3
+    await asyncio.sleep(0)
+    assert out.transport.writes[3:] == [ping(b"")]
+
+
+async def test_defect_in_a_batch_does_not_keep_back_what_it_sent() -> None:
+    out = Feeder(None)
+    one = Feeder(out.connection)
+    one.read(ping(b"") * 2)
+    await asyncio.sleep(0)
+    real = one.receive
+    seen = []
+
+    def receive(header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
+        real(header, at, ahs, data)
+        seen.append(1)
+        if len(seen) == 2:
+            raise ZeroDivisionError
+
+    one.connection.framer.dispatch = [receive] * 64
+    one.connection._transport = None  # it ends; there is no socket to be closed
+    one.read(ping(b"") * 3)
+    assert out.transport.writes[1:] == [ping(b"") * 2]
+    out.connection.send(ping(b""))
+    await asyncio.sleep(0)
+    assert out.transport.writes[2:] == [ping(b"")]

@@ -4,10 +4,13 @@ The source describes its target port and its initiator port as the same structur
 role [0042]; so does this module. `Connection` is the asyncio protocol; the role (a `Role`) gives
 it handlers for what comes in and calls `send` for what goes out.
 
-Sending. `send` only appends to a list. The list is handed to the transport in one `writelines`
-at the end of the read batch in which it grew, or, when an answer comes later, once in the next
-turn of the event loop. Data of `AT_ONCE` bytes or more does not wait for either: while a batch of
-such PDUs is put together, the peer would have nothing to do. Nothing else writes to the transport.
+Sending. `send` only appends to a list. The list is handed to the transport in one write at the end
+of the read batch in which it grew: the batch of this connection, or that of the one connection from
+which all that goes out here has come lately. Where several connections feed this one, or an answer
+comes outside a batch, it is once in the next turn of the event loop, so that what they all have to
+say goes out together. Data of `AT_ONCE` bytes or more does not wait for any of this: while a batch
+of such PDUs is put together, the peer would have nothing to do. Nothing else writes to the
+transport.
 
 Receiving. All connections of an event loop share one receive buffer (`iscsi/framing.py`).
 
@@ -22,6 +25,7 @@ its traceback and ends this connection only.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 from weakref import WeakKeyDictionary
@@ -46,7 +50,27 @@ _NODELAY_LEVEL = 6  # IPPROTO_TCP
 _NODELAY = 1  # TCP_NODELAY
 
 
-_receive_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, ReceiveBuffer] = WeakKeyDictionary()
+JOINED = 16 * 1024
+"""Bytes of a few PDUs up to which it costs less to join them than to have them gathered."""
+_FEW = 4
+"""Parts of a few PDUs."""
+
+
+class _Shared:
+    """What the connections of one event loop share."""
+
+    __slots__ = ("buffer", "reading", "waiting")
+
+    def __init__(self) -> None:
+        self.buffer = ReceiveBuffer()
+        self.reading = 0
+        """Number of the connection whose read batch is being worked on; 0: none."""
+        self.waiting: list[Connection] = []
+        """Connections to be flushed at its end."""
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
+_numbers = itertools.count(1)
 
 
 class Role(Protocol):
@@ -75,11 +99,15 @@ class Connection(asyncio.BufferedProtocol):
         "_closer",
         "_closing",
         "_data_digest",
+        "_fed_by",
+        "_has_data",
         "_header_digest",
         "_loop",
+        "_number",
         "_out",
         "_role",
         "_scheduled",
+        "_shared",
         "_transport",
         "batches",
         "framer",
@@ -94,6 +122,8 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._out: list[Buffer] = []
+        self._has_data = False
+        # Whether there are data segments in it.
         self._scheduled = False
         # True while a flush is certain to come: inside a read batch, or called for soon.
         self._closing = False
@@ -106,10 +136,14 @@ class Connection(asyncio.BufferedProtocol):
         self.reads_while_congested = True
         """A target reads nothing from a host that does not read either. Only one of two peers may
         do that, or each would wait for the other for ever."""
-        buffer = _receive_buffers.get(self._loop)
-        if buffer is None:
-            buffer = _receive_buffers[self._loop] = ReceiveBuffer()
-        self.framer = Framer(role.dispatch(), buffer=buffer, allocate=unfilled)
+        shared = _shared.get(self._loop)
+        if shared is None:
+            shared = _shared[self._loop] = _Shared()
+        self._shared = shared
+        self._number = next(_numbers)
+        self._fed_by = 0
+        # Number of the connection in whose batch something was sent last outside our own.
+        self.framer = Framer(role.dispatch(), buffer=shared.buffer, allocate=unfilled)
         self.local_address: tuple[str, int] = ("", 0)
         self.peer_address: tuple[str, int] = ("", 0)
 
@@ -130,6 +164,8 @@ class Connection(asyncio.BufferedProtocol):
         return self.framer.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        shared = self._shared
+        shared.reading = self._number
         self._scheduled = True
         self.batches += 1
         try:
@@ -139,7 +175,13 @@ class Connection(asyncio.BufferedProtocol):
         except Exception:
             log.exception("connection ended by a defect", peer=self.peer_address)
             self.abort()
+        finally:
+            shared.reading = 0
         self._flush()
+        if shared.waiting:
+            waiting, shared.waiting = shared.waiting, []
+            for connection in waiting:
+                connection._flush()
 
     def eof_received(self) -> bool:
         # An iSCSI connection is of no use half closed.
@@ -178,6 +220,7 @@ class Connection(asyncio.BufferedProtocol):
             out.append(digest(header + ahs))
         if data:
             out.append(data)
+            self._has_data = True
             padding = PADDING[len(data) & 3]
             if padding:
                 out.append(padding)
@@ -188,7 +231,13 @@ class Connection(asyncio.BufferedProtocol):
                 return
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            shared = self._shared
+            reading = shared.reading
+            if reading and reading == self._fed_by:
+                shared.waiting.append(self)
+            else:
+                self._fed_by = reading
+                self._loop.call_soon(self._flush)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Call back in the next turn of the event loop."""
@@ -259,10 +308,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write(self) -> None:
         out = self._out
-        if out:
-            self._out = []
-            if self._transport is not None and not self._closing:
-                self._transport.writelines(out)
+        if not out:
+            return
+        self._out = []
+        has_data, self._has_data = self._has_data, False
+        transport = self._transport
+        if transport is None or self._closing:
+            return
+        if not has_data or (len(out) <= _FEW and sum(map(len, out)) <= JOINED):
+            transport.write(b"".join(out))
+        else:
+            transport.writelines(out)
 
     def _refuse(self, error: RemoteProtocolError) -> None:
         log.warning("connection refused", peer=self.peer_address, reason=str(error))
