@@ -37,6 +37,17 @@ MODE_SENSE_6                               spc in   nothing       - by_attribute
 PREVENT_ALLOW_MEDIUM_REMOVAL               spc none nothing       - by_attribute reported no  no  no  no  no  yes no  -
 MODE_SELECT_10                             spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
 MODE_SENSE_10                              spc in   nothing       - by_attribute reported yes no  yes no  no  yes no  -
+LOG_SELECT                                 spc out  nothing       - by_attribute reported no  no  yes no  no  yes no  -
+LOG_SENSE                                  spc in   nothing       - by_attribute reported yes yes yes no  yes yes yes -
+RECEIVE_DIAGNOSTIC_RESULTS                 spc in   nothing       - by_attribute reported yes no  yes no  no  yes no  -
+SEND_DIAGNOSTIC                            spc out  nothing       - by_attribute reported no  no  yes no  no  no  no  -
+WRITE_BUFFER                               spc out  nothing       - by_attribute reported no  no  yes yes no  yes no  -
+READ_BUFFER_10                             spc in   nothing       - by_attribute reported yes no  yes yes no  yes no  -
+READ_BUFFER_16                             spc in   nothing       - by_attribute reported yes no  yes yes no  yes no  -
+REPORT_IDENTIFYING_INFORMATION             spc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
+SET_IDENTIFYING_INFORMATION                spc out  nothing       - by_attribute reported no  no  no  no  no  yes no  -
+REPORT_TIMESTAMP                           spc in   nothing       - by_attribute reported yes yes no  no  no  yes no  -
+SET_TIMESTAMP                              spc out  nothing       - by_attribute reported no  no  no  no  no  yes no  -
 REPORT_LUNS                                spc in   nothing       - at_once      passed   yes yes yes yes yes yes yes -
 REPORT_TARGET_PORT_GROUPS                  spc in   nothing       - by_attribute reported yes yes yes yes no  yes no  -
 SET_TARGET_PORT_GROUPS                     spc out  nothing       - by_attribute reported no  no  yes yes no  yes no  -
@@ -200,7 +211,7 @@ TIMEOUTS_BY_HAND = {
     (30, 180): """
         START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16
         REGISTER RESERVE RELEASE CLEAR PREEMPT PREEMPT_AND_ABORT REGISTER_AND_IGNORE_EXISTING_KEY
-        REGISTER_AND_MOVE
+        REGISTER_AND_MOVE SEND_DIAGNOSTIC
         """,
     (60, 600): "WRITE_SAME_10 WRITE_SAME_16 UNMAP EXTENDED_COPY_LID1",
     (3600, 604800): "",

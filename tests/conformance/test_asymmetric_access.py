@@ -15,7 +15,7 @@ from daiko.scsi.opcode import Status
 from daiko.scsi.target_port_groups import AccessState
 from daiko.target.access import Access
 from daiko.target.asymmetric_access import GroupAccess, TargetPortGroups
-from target.fake import FakeTask, Host, unit_of
+from target.fake import FakeTask, Host, MemoryKeeper, unit_of
 from target.test_logical_unit import CopyManager
 
 # 5.16.2.4.4 (standby), 5.16.2.4.5 (unavailable), 5.16.2.6 (transitions between states).
@@ -73,7 +73,15 @@ def host_at(state: AccessState) -> Host:
     groups = TargetPortGroups()
     groups.replace({1: 1, 2: 2}, {2: GroupAccess(state)})
     access = Access()
-    access.publish({"*": {0: unit_of(port_groups=groups, third_party_copy=CopyManager())}})
+    access.publish(
+        {
+            "*": {
+                0: unit_of(
+                    port_groups=groups, third_party_copy=CopyManager(), keeper=MemoryKeeper()
+                )
+            }
+        }
+    )
     host = Host(access, port=2)
     if state is AccessState.TRANSITIONING:
         assert host.nexus.units[0].bars, "the state bars something"

@@ -21,6 +21,7 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
             (Bar.STANDBY, row.state.standby),
             (Bar.FORMATTING, row.on_medium.in_progress),
             (Bar.SANITIZING, row.on_medium.in_progress),
+            (Bar.SELF_TEST, row.on_medium.in_progress),
             (Bar.FORMAT_FAILED, row.on_medium.format_failed),
             (Bar.SANITIZE_FAILED, row.on_medium.sanitize_failed),
             (Bar.TRANSITIONING, row.state.transitioning),
@@ -40,6 +41,7 @@ def test_row_is_barred_by_what_its_columns_say(row: CommandRow) -> None:
         pytest.param(Bar.STANDBY, (CHECK, sense.target_port_in_standby()), id="standby"),
         pytest.param(Bar.FORMATTING, (CHECK, sense.format_in_progress()), id="formatting"),
         pytest.param(Bar.SANITIZING, (CHECK, sense.sanitize_in_progress()), id="sanitizing"),
+        pytest.param(Bar.SELF_TEST, (CHECK, sense.self_test_in_progress(0)), id="self-test"),
         pytest.param(Bar.FORMAT_FAILED, (CHECK, sense.medium_format_corrupted()), id="no format"),
         pytest.param(Bar.SANITIZE_FAILED, (CHECK, sense.sanitize_command_failed()), id="unclean"),
         pytest.param(

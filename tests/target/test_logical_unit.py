@@ -15,7 +15,7 @@ from daiko.target.failure import answer_to
 from daiko.target.logical_unit import MAXIMUM_TRANSFER, LogicalUnit
 from daiko.target.nexus import ItlNexus, Nexus
 from daiko.target.task import Task
-from target.fake import BareDevice, Host, SlowDevice, host_of, unit_of
+from target.fake import BareDevice, Host, MemoryKeeper, SlowDevice, host_of, unit_of
 
 TEST_UNIT_READY = "00" * 6
 LBA_OUT_OF_RANGE = (0x5, 0x21, 0x00)
@@ -78,7 +78,7 @@ def test_handler_for_a_served_or_unknown_row_is_refused(name: str) -> None:
 def test_each_bit_that_the_layout_does_not_have_is_refused_with_a_pointer_to_it(
     row: CommandRow,
 ) -> None:
-    host = host_of(unit_of(third_party_copy=CopyManager()))
+    host = host_of(unit_of(third_party_copy=CopyManager(), keeper=MemoryKeeper()))
     mask = row.layout.mask
     whole = row.layout.pack()
     for byte in range(1, row.layout.length):
@@ -224,7 +224,7 @@ def test_write_protected_unit_refuses_exactly_what_writes(row: CommandRow) -> No
 
 @pytest.mark.parametrize("row", SERVED_HERE, ids=named)
 def test_unit_attention_is_reported_once_by_what_reports_it(row: CommandRow) -> None:
-    unit = unit_of()
+    unit = unit_of(keeper=MemoryKeeper())
     host = host_of(unit)
     unit.alert(sense.capacity_data_changed())
     first = host.start(row.layout.pack())

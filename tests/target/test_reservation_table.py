@@ -20,7 +20,7 @@ from daiko.scsi import persistent_reservation as layouts
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.persistent_reservation import MoveList, ReservationType, ReserveOutList
 from daiko.scsi.transport_id import TransportId
-from target.fake import FakeTask, Host, host_of, unit_of
+from target.fake import FakeTask, Host, MemoryKeeper, host_of, unit_of
 from target.reserving import GOOD, register, reserve
 from target.test_logical_unit import CopyManager
 
@@ -113,7 +113,7 @@ FORMS = {
     "PREVENT_ALLOW_MEDIUM_REMOVAL": {"allow": {}, "prevent": {"prevent": 1}},
     "START_STOP_UNIT": {"start": {"start": 1}, "stop": {}, "active": {"power_condition": 1}},
 }
-FAMILIES = {0x48: "SANITIZE", 0x3B: "WRITE_BUFFER", 0x3C: "READ_BUFFER"}
+FAMILIES = {0x48: "SANITIZE", 0x3B: "WRITE_BUFFER", 0x3C: "READ_BUFFER", 0x9B: "READ_BUFFER"}
 """Opcodes of which each service action or mode may be a row, and the standard has one line."""
 
 KEY, OWN_KEY = 0x1111, 0x2222
@@ -146,7 +146,7 @@ def command(host: Host, name: str, form: str, key: int) -> FakeTask:
 
 def situation(holds: ReservationType | None) -> tuple[Host, Host]:
     """(a host that has the unit reserved, another that is not registered)."""
-    unit = unit_of(third_party_copy=CopyManager())
+    unit = unit_of(third_party_copy=CopyManager(), keeper=MemoryKeeper())
     holder = host_of(unit)
     if holds is None:
         assert holder.run(layouts.Reserve6.pack()).status == GOOD

@@ -115,6 +115,94 @@ PreventAllowMediumRemoval = Layout(
     control(5),
 )
 
+# --- log pages, diagnostics, buffers -------------------------------------------------------------
+
+LogSelect = Layout(
+    "LogSelect",
+    10,
+    opcode(Opcode.LOG_SELECT),
+    bit("pcr", 1, 1),
+    bit("sp", 1, 0),
+    bits("pc", 2, 7, 6),
+    bits("page_code", 2, 5, 0),
+    number("subpage_code", 3, 1),
+    number("parameter_list_length", 7, 2),
+    control(9),
+)
+
+LogSense = Layout(
+    "LogSense",
+    10,
+    opcode(Opcode.LOG_SENSE),
+    bit("ppc", 1, 1, legal=False),
+    bit("sp", 1, 0),
+    bits("pc", 2, 7, 6),
+    bits("page_code", 2, 5, 0),
+    number("subpage_code", 3, 1),
+    number("parameter_pointer", 5, 2),
+    number("allocation_length", 7, 2),
+    control(9),
+)
+
+SendDiagnostic = Layout(
+    "SendDiagnostic",
+    6,
+    opcode(Opcode.SEND_DIAGNOSTIC),
+    bits("self_test_code", 1, 7, 5),
+    bit("pf", 1, 4),
+    bit("selftest", 1, 2),
+    bit("devoffl", 1, 1),
+    bit("unitoffl", 1, 0),
+    number("parameter_list_length", 3, 2),
+    control(5),
+)
+
+ReceiveDiagnosticResults = Layout(
+    "ReceiveDiagnosticResults",
+    6,
+    opcode(Opcode.RECEIVE_DIAGNOSTIC_RESULTS),
+    bit("pcv", 1, 0),
+    number("page_code", 2, 1),
+    number("allocation_length", 3, 2),
+    control(5),
+)
+
+WriteBuffer = Layout(
+    "WriteBuffer",
+    10,
+    opcode(Opcode.WRITE_BUFFER),
+    bits("mode_specific", 1, 7, 5, legal=False),
+    bits("mode", 1, 4, 0),
+    number("buffer_id", 2, 1),
+    number("buffer_offset", 3, 3),
+    number("parameter_list_length", 6, 3),
+    control(9),
+)
+
+ReadBuffer10 = Layout(
+    "ReadBuffer10",
+    10,
+    opcode(Opcode.READ_BUFFER_10),
+    bits("mode_specific", 1, 7, 5, legal=False),
+    bits("mode", 1, 4, 0),
+    number("buffer_id", 2, 1),
+    number("buffer_offset", 3, 3),
+    number("allocation_length", 6, 3),
+    control(9),
+)
+
+ReadBuffer16 = Layout(
+    "ReadBuffer16",
+    16,
+    opcode(Opcode.READ_BUFFER_16),
+    bits("mode_specific", 1, 7, 5, legal=False),
+    bits("mode", 1, 4, 0),
+    number("buffer_offset", 2, 8),
+    number("allocation_length", 10, 4),
+    number("buffer_id", 14, 1),
+    control(15),
+)
+
 # --- MAINTENANCE IN and OUT ----------------------------------------------------------------------
 
 ReportSupportedOperationCodes = Layout(
@@ -155,6 +243,44 @@ SetTargetPortGroups = Layout(
     12,
     opcode(Opcode.MAINTENANCE_OUT),
     service_action(MaintenanceOut.SET_TARGET_PORT_GROUPS),
+    number("parameter_list_length", 6, 4),
+    control(11),
+)
+
+ReportIdentifyingInformation = Layout(
+    "ReportIdentifyingInformation",
+    12,
+    opcode(Opcode.MAINTENANCE_IN),
+    service_action(MaintenanceIn.REPORT_IDENTIFYING_INFORMATION),
+    number("allocation_length", 6, 4),
+    bits("information_type", 10, 7, 1),
+    control(11),
+)
+
+SetIdentifyingInformation = Layout(
+    "SetIdentifyingInformation",
+    12,
+    opcode(Opcode.MAINTENANCE_OUT),
+    service_action(MaintenanceOut.SET_IDENTIFYING_INFORMATION),
+    number("parameter_list_length", 6, 4),
+    bits("information_type", 10, 7, 1),
+    control(11),
+)
+
+ReportTimestamp = Layout(
+    "ReportTimestamp",
+    12,
+    opcode(Opcode.MAINTENANCE_IN),
+    service_action(MaintenanceIn.REPORT_TIMESTAMP),
+    number("allocation_length", 6, 4),
+    control(11),
+)
+
+SetTimestamp = Layout(
+    "SetTimestamp",
+    12,
+    opcode(Opcode.MAINTENANCE_OUT),
+    service_action(MaintenanceOut.SET_TIMESTAMP),
     number("parameter_list_length", 6, 4),
     control(11),
 )

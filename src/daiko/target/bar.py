@@ -44,6 +44,8 @@ class Bar(IntFlag):
     """Another host holds a reservation of an exclusive access type."""
     RESERVED = 1 << 10
     """Another host has the unit by RESERVE(6) or RESERVE(10)."""
+    SELF_TEST = 1 << 11
+    """A self-test is at work in the foreground."""
     WRITE_PROTECTED = 1 << 4
     """The medium is not to be written."""
 
@@ -58,7 +60,7 @@ def barred_by(row: CommandRow) -> int:
     if not row.state.transitioning:
         bars |= Bar.TRANSITIONING
     if not row.on_medium.in_progress:
-        bars |= Bar.FORMATTING | Bar.SANITIZING
+        bars |= Bar.FORMATTING | Bar.SANITIZING | Bar.SELF_TEST
     if not row.on_medium.sanitize_failed:
         bars |= Bar.SANITIZE_FAILED
     if not row.on_medium.format_failed:
@@ -74,6 +76,9 @@ def barred_by(row: CommandRow) -> int:
     return int(bars)
 
 
+PORT_STATES = int(Bar.UNAVAILABLE | Bar.STANDBY | Bar.TRANSITIONING)
+"""The bars of the asymmetric access state of the target port."""
+
 BY_RESERVATION = int(Bar.WRITE_EXCLUSIVE | Bar.EXCLUSIVE_ACCESS | Bar.RESERVED)
 """The bars that a command in a harmless form passes (`command_table.passes_reservations`)."""
 
@@ -84,6 +89,7 @@ _ANSWERS: dict[Bar, Answer] = {
     Bar.TRANSITIONING: (Status.CHECK_CONDITION, sense.target_port_in_transition()),
     Bar.FORMATTING: (Status.CHECK_CONDITION, sense.format_in_progress()),
     Bar.SANITIZING: (Status.CHECK_CONDITION, sense.sanitize_in_progress()),
+    Bar.SELF_TEST: (Status.CHECK_CONDITION, sense.self_test_in_progress(0)),
     Bar.SANITIZE_FAILED: (Status.CHECK_CONDITION, sense.sanitize_command_failed()),
     Bar.FORMAT_FAILED: (Status.CHECK_CONDITION, sense.medium_format_corrupted()),
     Bar.WRITE_EXCLUSIVE: (Status.RESERVATION_CONFLICT, None),

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from daiko.backend.intent_log import IntentLog
 from daiko.command_control import command_table
@@ -30,7 +30,10 @@ from daiko.target.atomic_write import AtomicWrites
 from daiko.target.bar import BY_RESERVATION, Bar, answer_to_barred, barred_by
 from daiko.target.commands import (
     defects,
+    diagnostic,
+    identification,
     inquiry,
+    log,
     mode,
     provisioning,
     reservation,
@@ -47,7 +50,9 @@ from daiko.target.kept import Keeper
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
 from daiko.target.mode_settings import ROWS as MODE_PAGES
 from daiko.target.reservations import Reservations
+from daiko.target.self_test import ABORTED_OTHERWISE, SelfTest
 from daiko.target.task_set import TaskSet
+from daiko.target.unit_log import UnitLog
 
 if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
@@ -55,7 +60,10 @@ if TYPE_CHECKING:
 
 COMMAND_MODULES = (
     defects,
+    diagnostic,
+    identification,
     inquiry,
+    log,
     mode,
     provisioning,
     reservation,
@@ -155,11 +163,24 @@ _SERVED = tuple(_serve(row) for row in command_table.ROWS)
 _Place = _Served | dict[int, _Served] | None
 
 
-def _offers(row: CommandRow, has_copies: bool, has_intents: bool, device: Capabilities) -> bool:
+class _Means(NamedTuple):
+    """What a unit was given beside its device."""
+
+    copies: bool
+    """A copy manager."""
+    intents: bool
+    """A log for atomic writes."""
+    keeper: bool
+    """A place to keep something over restarts."""
+
+
+def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
+    if row.name in _NEED_A_KEEPER:
+        return has.keeper
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
-        return has_copies
+        return has.copies
     if row.opcode is Opcode.WRITE_ATOMIC_16:
-        return has_intents or device.atomic_blocks > 0
+        return has.intents or device.atomic_blocks > 0
     level = {
         Opcode.UNMAP: device.unmap,
         Opcode.WRITE_SAME_10: device.write_same,
@@ -168,13 +189,17 @@ def _offers(row: CommandRow, has_copies: bool, has_intents: bool, device: Capabi
     return level is not Level.NONE
 
 
+_NEED_A_KEEPER = frozenset({"REPORT_IDENTIFYING_INFORMATION", "SET_IDENTIFYING_INFORMATION"})
+"""Commands of a unit that keeps something over restarts."""
+
+
 @lru_cache(maxsize=64)
 def _repertoire(
-    has_copies: bool, has_intents: bool, device: Capabilities
+    has: _Means, device: Capabilities
 ) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
     """The rows of a unit over such a device, and the same laid out by opcode. Thousands of units
     share the few that there are."""
-    offered = [served for served in _SERVED if _offers(served.row, has_copies, has_intents, device)]
+    offered = [served for served in _SERVED if _offers(served.row, has, device)]
     places: list[_Place] = [None] * 256
     for served in offered:
         row = served.row
@@ -198,11 +223,13 @@ class LogicalUnit:
         "bare_device",
         "block_size",
         "blocks",
+        "data_buffer",
         "device",
         "exclusion",
         "identity",
         "is_write_protected",
         "keeper",
+        "log",
         "maximum_transfer",
         "mode",
         "mode_pages",
@@ -211,8 +238,10 @@ class LogicalUnit:
         "read_only",
         "reservations",
         "rows",
+        "self_test",
         "task_set",
         "third_party_copy",
+        "timestamp_offset",
         "write_through",
     )
 
@@ -262,6 +291,13 @@ class LogicalUnit:
         """Opens the log that makes atomic writes of ordinary ones; None: there is none."""
         self.atomic_writes: AtomicWrites | None = None
         """Made by `atomic_write.of`."""
+        self.log = UnitLog()
+        self.self_test: SelfTest | None = None
+        """The one that is at work."""
+        self.data_buffer: bytearray | None = None
+        """Of WRITE BUFFER; None until a host has written to it."""
+        self.timestamp_offset: int | None = None
+        """Milliseconds to the clock of the machine; None: no host has set the timestamp."""
         self.rows, self._places = self._repertoire()
         """`rows`: the commands that this unit has."""
         self.set_mode(self.saved_mode())
@@ -377,6 +413,7 @@ class LogicalUnit:
 
     def fail(self, itl: ItlNexus, task: Task, error: DeviceError) -> None:
         """End a task with what the device's error means to a host."""
+        self.log.note_failure(error)
         self._end(itl, task, *answer_to(error))
 
     def _end(self, itl: ItlNexus, task: Task, status: int, reported: Sense | bytes | None) -> None:
@@ -425,6 +462,8 @@ class LogicalUnit:
     def _bars_for(self, itl: ItlNexus) -> int:
         bars = self.asymmetric_access.bar_at(itl.nexus.portal_group_tag)
         bars |= self.reservations.bars_for(itl.nexus)
+        if self.self_test is not None and self.self_test.is_exclusive:
+            bars |= Bar.SELF_TEST
         if self.is_write_protected:
             bars |= Bar.WRITE_PROTECTED
         return int(bars)
@@ -464,11 +503,12 @@ class LogicalUnit:
 
     def _repertoire(self) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
         """The commands that the unit has with the device that it has now."""
-        return _repertoire(
-            self.third_party_copy is not None,
-            self.open_intents is not None,
-            self.bare_device.capabilities,
+        means = _Means(
+            copies=self.third_party_copy is not None,
+            intents=self.open_intents is not None,
+            keeper=self.keeper is not None,
         )
+        return _repertoire(means, self.bare_device.capabilities)
 
     def _take_device(self, device: BlockDevice) -> None:
         before = self.bare_device.capabilities
@@ -486,6 +526,18 @@ class LogicalUnit:
         for itl in self.nexuses:
             if itl is not but:
                 itl.attentions.establish(condition)
+
+    def begin_self_test(self, test: SelfTest) -> None:
+        """Begin a self-test; there must be none at work. It may end at once."""
+        self.self_test = test
+        self.refresh_bars()
+        test.begin()
+
+    def self_test_ended(self, test: SelfTest) -> None:
+        """The self-test at work has come to its end."""
+        if self.self_test is test:
+            self.self_test = None
+            self.refresh_bars()
 
     def saved_mode(self) -> ModeSettings:
         """The mode parameters that hold after a reset: the saved ones, else the defaults."""
@@ -506,10 +558,14 @@ class LogicalUnit:
         event: Event = Event.LOGICAL_UNIT_RESET,
     ) -> None:
         """Logical unit reset (SAM-5, 6.3.3): all tasks of all hosts end, mode parameters are the
-        saved ones again, and every host is told."""
+        saved ones again, echo buffers are empty, a self-test ends, and every host is told."""
         self.set_mode(self.saved_mode())
         self.reservations.reset()
+        for itl in self.nexuses:
+            itl.echo = None
         self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
+        if self.self_test is not None:
+            self.self_test.abort(ABORTED_OTHERWISE)
         self.announce(event)
 
     def call_back(self, task: Task) -> None:

@@ -70,7 +70,7 @@ class Nexus:
 class ItlNexus:
     """One initiator, one target port, one logical unit."""
 
-    __slots__ = ("attentions", "bars", "is_lost", "lun", "nexus", "tasks", "unit")
+    __slots__ = ("attentions", "bars", "echo", "is_lost", "lun", "nexus", "tasks", "unit")
 
     def __init__(self, nexus: Nexus, lun: int, unit: LogicalUnit) -> None:
         self.nexus = nexus
@@ -78,6 +78,8 @@ class ItlNexus:
         """The number (0 to 16383), not the LUN field."""
         self.unit = unit
         self.attentions = UnitAttentions()
+        self.echo: bytes | None = None
+        """The echo buffer (WRITE BUFFER); None: nothing is in it."""
         self.bars = 0
         """The bars that stand for this host (`bar.Bar`), kept by the unit."""
         self.tasks: set[Task] = set()

@@ -61,18 +61,21 @@ def _request_sense(cdb: bytes, luns: Sequence[int]) -> bytes:
     return condition.pack(descriptor_format=bool(fields.desc))[: fields.allocation_length]
 
 
-ALL_BUT_WELL_KNOWN, WELL_KNOWN, ALL = 0, 1, 2
-"""SELECT REPORT of REPORT LUNS (SPC-4, 6.33)."""
+ALL_BUT_WELL_KNOWN, WELL_KNOWN, ALL, ADMINISTRATIVE, NOT_SUBSIDIARY = 0x00, 0x01, 0x02, 0x10, 0x11
+"""SELECT REPORT of REPORT LUNS (SPC-5, 6.29). 12h, the subsidiary units of the addressed one, is
+for an administrative unit only, and there is none here."""
+_ORDINARY = (ALL_BUT_WELL_KNOWN, ALL, NOT_SUBSIDIARY)
+_SELECTIONS = (*_ORDINARY, WELL_KNOWN, ADMINISTRATIVE)
 
 
 def pack_luns(cdb: bytes, luns: Sequence[int]) -> bytes:
     """The answer to REPORT LUNS, cut to the allocation length. There are no well-known units."""
     fields = spc.ReportLuns.unpack(cdb)
-    if fields.select_report not in (ALL_BUT_WELL_KNOWN, WELL_KNOWN, ALL):
+    if fields.select_report not in _SELECTIONS:
         raise CheckCondition(sense.invalid_field_in_cdb(2))
     if fields.allocation_length < SHORTEST_LUN_LIST:
         raise CheckCondition(sense.invalid_field_in_cdb(6))
-    shown = () if fields.select_report == WELL_KNOWN else luns
+    shown = luns if fields.select_report in _ORDINARY else ()
     return pack_report_luns(map(lun_field, shown))[: fields.allocation_length]
 
 

@@ -26,9 +26,14 @@ def test_unit_ready(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
 
 @serves("REQUEST_SENSE")
 def request_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-    """A pending unit attention as data, or NO SENSE."""
+    """A pending unit attention as data, else what the unit is busy with, else NO SENSE."""
     cdb = spc.RequestSense.unpack(task.cdb)
-    condition = itl.report_attention(by_request_sense=True) if itl.attentions else sense.no_sense()
+    if itl.attentions:
+        condition = itl.report_attention(by_request_sense=True)
+    elif unit.self_test is not None:
+        condition = sense.self_test_in_progress(unit.self_test.progress)
+    else:
+        condition = sense.no_sense()
     data = condition.pack(descriptor_format=bool(cdb.desc))
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
