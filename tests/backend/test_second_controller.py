@@ -333,7 +333,9 @@ class TestLoss:
             await controller.close()
 
     async def test_close_aborts_what_is_in_flight(self, tmp_path: Path) -> None:
-        settings = InitiatorSettings(tick=0.05, task_management_timeout=0.3)
+        settings = InitiatorSettings(
+            tick=0.05, abort_timeout=0.3, reset_timeout=0.3, logout_timeout=0.3
+        )
         with Tgt(tmp_path, image(tmp_path / "disk", 8 << 20)) as tgt:
             controller = controller_of(tgt, settings=settings)
             await controller.open()
@@ -364,7 +366,12 @@ class TestSilence:
         self, tmp_path: Path
     ) -> None:
         settings = InitiatorSettings(
-            tick=0.05, task_management_timeout=0.1, grace=0.0, login_timeout=0.5
+            tick=0.05,
+            abort_timeout=0.1,
+            reset_timeout=0.1,
+            logout_timeout=0.1,
+            grace=0.0,
+            login_timeout=0.5,
         )
         with Tgt(tmp_path, image(tmp_path / "disk", 8 << 20)) as tgt:
             controller = controller_of(tgt, settings=settings)

@@ -116,6 +116,8 @@ class Multipath:
         self._grace_timer: asyncio.TimerHandle | None = None
         self._is_past_grace = False
         self._next_portal = 0
+        self._not_before: dict[Portal, float] = {}
+        # Portals that asked to be left alone for a while, until when.
         self._is_held = False
 
     @property
@@ -202,6 +204,18 @@ class Multipath:
         self.submit(command)
         return True
 
+    def reported(self, lun: int, asc: int, ascq: int) -> None:
+        """SessionOwner: a unit attention that came without a command."""
+        if asc == _RESET_ASC:
+            self.generation += 1
+        self._watcher.unit_attention(lun, asc, ascq)
+
+    def use_settings(self, settings: InitiatorSettings) -> None:
+        """Other time limits, from now on."""
+        self.settings = settings
+        if self.session is not None:
+            self.session.use_settings(settings)
+
     def _pause(self, command: Command, status: int) -> bool:
         """Send the command again after a while."""
         settings = self.settings
@@ -231,6 +245,9 @@ class Multipath:
             return
         tag = session.negotiated.target_portal_group_tag
         in_flight = session.in_flight
+        if session.time2wait and self.portal is not None:
+            wait = min(session.time2wait, self.settings.grace / 2)
+            self._not_before[self.portal] = asyncio.get_running_loop().time() + wait
         self.session = None
         self.portal = None
         self.generation += 1
@@ -294,8 +311,13 @@ class Multipath:
         words = []
         for turn in range(len(self.portals)):
             number = (self._next_portal + turn) % len(self.portals)
+            portal = self.portals[number]
+            if self._not_before.get(portal, 0.0) > asyncio.get_running_loop().time():
+                words.append(f"{portal}: it asked to be left alone for a moment")
+                continue
+            self._not_before.pop(portal, None)
             try:
-                await self._log_in(self.portals[number])
+                await self._log_in(portal)
             except (DeviceError, RemoteProtocolError) as error:
                 words.append(f"{self.portals[number]}: {error}")
             else:

@@ -83,6 +83,9 @@ class SessionOwner(Protocol):
         """The target answered with another status than GOOD, or `status` is a `Failure`. A
         command with the status GOOD is ended here without asking (`Command.end`)."""
 
+    def reported(self, lun: int, asc: int, ascq: int) -> None:
+        """The target told of a unit attention without being asked."""
+
     def lost(self, session: Session, error: str) -> None:
         """The connection is gone; `session.unfinished` gives what was not answered."""
 
@@ -113,6 +116,7 @@ class Session:
         "negotiated",
         "now",
         "tasks",
+        "time2wait",
     )
 
     def __init__(
@@ -142,6 +146,8 @@ class Session:
         self.now = self._loop.time() + settings.tick
         """Loop time of the next tick of `Upkeep`, which is as exact as time limits are."""
         self.is_ended = False
+        self.time2wait = 0
+        """Seconds for which the target wants no other login at this portal."""
         self._error = ""
         self.heard = True
         """Whether anything came in since `Upkeep` looked last."""
@@ -443,7 +449,25 @@ class Session:
         if not self.tasks:
             self._upkeep.request_logout()
 
+    def report(self, lun: int, asc: int, ascq: int) -> None:
+        """A unit attention that came by itself."""
+        self._owner.reported(lun, asc, ascq)
+
+    def use_send_limit(self, limit: int) -> None:
+        """The target takes data segments of up to `limit` bytes from now on."""
+        self.negotiated.send_limit = limit
+        if self.negotiated.immediate_data:
+            self.immediate_length = min(self.negotiated.first_burst_length, limit)
+
+    def use_settings(self, settings: InitiatorSettings) -> None:
+        """Other time limits, for commands sent from now on."""
+        self._settings = self._upkeep.settings = settings
+
     # --- the end
+
+    def request_logout(self) -> None:
+        """Log out now, whatever is in flight."""
+        self._upkeep.request_logout()
 
     async def log_out(self) -> None:
         """Leave in order: returns when the target has answered or the connection is gone."""

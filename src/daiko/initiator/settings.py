@@ -13,8 +13,14 @@ class InitiatorSettings:
     """For a TCP connection and the whole login over it."""
     command_timeout: float = 30.0
     """For a command that does not say otherwise; then ABORT TASK."""
-    task_management_timeout: float = 10.0
-    """For the answer to ABORT TASK, then LOGICAL UNIT RESET, then the connection is dropped."""
+    abort_timeout: float = 15.0
+    """For the answer to ABORT TASK; then LOGICAL UNIT RESET. A target answers when the task has
+    ended there, which may take a slow disk long; a reset ends other hosts' tasks, too."""
+    reset_timeout: float = 30.0
+    """For the answer to LOGICAL UNIT RESET; then the connection is dropped, and the login that
+    follows ends what this nexus left at the target (RFC 7143, 6.3.5)."""
+    logout_timeout: float = 10.0
+    """For the answer to a logout; then the connection is dropped."""
     ping_interval: float = 5.0
     """Silence after which the target is pinged (NOP-Out)."""
     ping_timeout: float = 10.0

@@ -1,9 +1,11 @@
-"""What a session does beside its commands: time limits, pings, messages of the target, the logout.
+"""What a session does beside its commands: time limits, pings, the logout.
 
 One timer a session looks at the commands in flight every `settings.tick` seconds. A command past
-its deadline is aborted (ABORT TASK); if that is not answered, or refused, the logical unit is
-reset; if that is not answered either, the connection is dropped. A silent target is pinged by
-NOP-Out, and the connection dropped when that stays without an answer too.
+its deadline is aborted (ABORT TASK); if that is not answered in its time, or refused, the logical
+unit is reset, once for all of its commands that are as late; if that is not answered either, the
+connection is dropped. No target is reset as a whole: it is not ours alone. A silent target is
+pinged by NOP-Out, and the connection dropped when that stays without an answer too. What the
+target says of itself is in `announcement.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daiko.device.block import Buffer
+from daiko.initiator.announcement import Announcements
 from daiko.initiator.command import Command, Failure, Stage
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.bhs import (
     RESERVED_TAG,
-    AsyncEvent,
     LogoutReason,
     Opcode,
     TaskManagementFunction,
@@ -27,7 +29,6 @@ from daiko.iscsi.bhs import (
 from daiko.iscsi.error import RemoteProtocolError
 from daiko.iscsi.framing import Handler
 from daiko.iscsi.pdu import (
-    AsyncMessage,
     LogoutRequest,
     LogoutResponse,
     NopIn,
@@ -47,19 +48,22 @@ class Upkeep:
     """Of one session."""
 
     __slots__ = (
+        "_announcements",
         "_logout",
         "_loop",
         "_management",
         "_pinged_at",
         "_quiet_since",
         "_session",
-        "_settings",
         "_timer",
+        "settings",
     )
 
     def __init__(self, session: Session, settings: InitiatorSettings) -> None:
         self._session = session
-        self._settings = settings
+        self.settings = settings
+        """May be exchanged at any time."""
+        self._announcements = Announcements(session, settings.max_recv_data_segment_length)
         self._loop = asyncio.get_running_loop()
         # Task management requests without an answer, by their tag.
         self._management: dict[int, tuple[TaskManagementFunction, Command]] = {}
@@ -74,17 +78,18 @@ class Upkeep:
             Opcode.NOP_IN: self._nop_in,
             Opcode.TASK_MANAGEMENT_RESPONSE: self._task_management_response,
             Opcode.LOGOUT_RESPONSE: self._logout_response,
-            Opcode.ASYNC_MESSAGE: self._async_message,
             Opcode.REJECT: self._reject,
+            **self._announcements.handlers(),
         }
 
     def uses(self, tag: int) -> bool:
         """Whether a request made here has this initiator task tag."""
-        return tag in self._management
+        return tag in self._management or self._announcements.uses(tag)
 
     def ended(self) -> None:
         """The session is over."""
         self._timer.cancel()
+        self._announcements.ended()
         if self._logout is not None and not self._logout.done():
             self._logout.set_result(None)
 
@@ -110,18 +115,6 @@ class Upkeep:
                 pdu.data,
             )
 
-    def _async_message(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        session = self._session
-        pdu = AsyncMessage.parse(header, at, data)
-        session.acknowledge(pdu.stat_sn, pdu.max_cmd_sn)
-        log.info("asynchronous message", target=session.name, code=pdu.event)
-        if pdu.event in (AsyncEvent.LOGOUT_REQUESTED, AsyncEvent.NEGOTIATION_REQUESTED):
-            session.drain()
-        elif pdu.event in (AsyncEvent.CONNECTION_DROPPED, AsyncEvent.ALL_CONNECTIONS_DROPPED):
-            session.drop("the target drops the connection")
-        elif pdu.event == AsyncEvent.ALL_TASKS_TERMINATED:
-            session.drop("the target ended all tasks")
-
     def _reject(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         pdu = Reject.parse(header, at, data)
         raise RemoteProtocolError(f"the target rejected a PDU, reason {pdu.reason:02x}h")
@@ -133,8 +126,8 @@ class Upkeep:
         if session.is_ended:
             return
         now = self._loop.time()
-        session.now = now + self._settings.tick
-        self._timer = self._loop.call_later(self._settings.tick, self._tick)
+        session.now = now + self.settings.tick
+        self._timer = self._loop.call_later(self.settings.tick, self._tick)
         session.regain_depth()
         for command in [task for task in session.tasks.values() if task.deadline < now]:
             self._escalate(command)
@@ -145,9 +138,9 @@ class Upkeep:
             self._quiet_since = now
             self._pinged_at = 0.0
         elif self._pinged_at:
-            if now - self._pinged_at > self._settings.ping_timeout:
-                session.drop(f"no answer to a ping in {self._settings.ping_timeout:g} s")
-        elif now - self._quiet_since >= self._settings.ping_interval:
+            if now - self._pinged_at > self.settings.ping_timeout:
+                session.drop(f"no answer to a ping in {self.settings.ping_timeout:g} s")
+        elif now - self._quiet_since >= self.settings.ping_interval:
             self._pinged_at = now
             tag = session.take_tag()
             session.connection.send(
@@ -164,11 +157,16 @@ class Upkeep:
             return
         if command.stage is Stage.WAITING:
             command.stage = Stage.ABORT_TASK
+            command.deadline = self._loop.time() + self.settings.abort_timeout
             function = TaskManagementFunction.ABORT_TASK
         else:
             command.stage = Stage.LOGICAL_UNIT_RESET
             function = TaskManagementFunction.LOGICAL_UNIT_RESET
-        command.deadline = self._loop.time() + self._settings.task_management_timeout
+            for asked, other in self._management.values():
+                if asked is function and other.lun == command.lun:
+                    command.deadline = other.deadline  # That reset ends this one as well.
+                    return
+            command.deadline = self._loop.time() + self.settings.reset_timeout
         tag = session.take_tag()
         self._management[tag] = (function, command)
         log.warning(
@@ -224,7 +222,7 @@ class Upkeep:
             self.request_logout()
         assert self._logout is not None
         try:
-            async with asyncio.timeout(self._settings.task_management_timeout):
+            async with asyncio.timeout(self.settings.logout_timeout):
                 await asyncio.shield(self._logout)
         except TimeoutError:
             session.drop("no answer to the logout")

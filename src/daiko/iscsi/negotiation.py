@@ -41,7 +41,7 @@ OFFER: dict[str, Value] = {
     "MaxRecvDataSegmentLength": 256 * 1024,
     "MaxBurstLength": 1024 * 1024,
     "FirstBurstLength": 256 * 1024,
-    "DefaultTime2Wait": 2,
+    "DefaultTime2Wait": 0,
     "DefaultTime2Retain": 0,
     "MaxOutstandingR2T": 16,
     "DataPDUInOrder": True,
