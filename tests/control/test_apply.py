@@ -212,7 +212,7 @@ async def test_portal_that_cannot_be_opened_leaves_the_others_as_they_are(bare: 
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
-        ("blocks = 100", "blocks = 101", Conflict, "moves no data"),
+        ("blocks = 100", "blocks = 99", Conflict, "moves no data"),
         ('path = "{}/c.img"', 'path = "{}/d.img"', Conflict, "back end c is"),
         ("[volume.alpha]", '[volume.alpha]\nnaa = "6{:031x}"', Conflict, "keeps for ever"),
         ('0 = "alpha"', '0 = "gamma"', NotFound, "no volume gamma"),

@@ -329,10 +329,15 @@ def test_resized_unit_tells_every_host_and_serves_the_new_blocks() -> None:
     unit = unit_of()
     host = host_of(unit)
     unit.resize(MemoryDevice(2048))
-    assert host.run(TEST_UNIT_READY).condition == (0x6, 0x2A, 0x09)
+    # It can do more at a time as well (page B0h), which is news of its own.
+    told = {host.run(TEST_UNIT_READY).condition for _ in range(2)}
+    assert told == {(0x6, 0x2A, 0x09), (0x6, 0x3F, 0x03)}
+    assert host.run(TEST_UNIT_READY).status == Status.GOOD
     assert host.run(sbc.Read10.pack(lba=2047, transfer_length=1)).status == Status.GOOD
     with pytest.raises(ValueError, match="block size"):
         unit.resize(MemoryDevice(2048, 4096))
+    with pytest.raises(ValueError, match="only grows"):
+        unit.resize(MemoryDevice(2047))
 
 
 # ---------------------------------------------------------------------- failures of the device

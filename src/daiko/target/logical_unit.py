@@ -476,20 +476,13 @@ class LogicalUnit:
         self._take_device(device)
 
     def resize(self, device: BlockDevice) -> None:
-        """Exchange the device for one of larger capacity, and tell the hosts; also where there are
-        other commands now, since blocks were added that cannot be unmapped. Raises ValueError for
+        """Exchange the device for one of larger capacity, and tell the hosts. Raises ValueError for
         one that is smaller or has other blocks."""
         if device.block_size != self.block_size or device.blocks < self.blocks:
             raise ValueError("a unit only grows, and keeps its block size")
         self._take_device(device)
         self.blocks = device.blocks
-        before = self.rows
-        self.rows, self._places = _repertoire(
-            self.third_party_copy is not None, device.capabilities
-        )
         self.announce(Event.CAPACITY_CHANGED)
-        if self.rows != before:
-            self.announce(Event.INQUIRY_DATA_CHANGED)
 
     def announce(
         self, event: Event, *, by: ItlNexus | None = None, to: Iterable[ItlNexus] = ()
