@@ -35,12 +35,15 @@ class Copying(Layer):
         self.outcome = outcome
         self.waiting: list[Callable[[], None]] = []
         self.asked: list[tuple[int, int]] = []
+        self.engaged: set[int] = set()
         self.holds = False
 
     def copy_from(
         self, lba: int, source: BlockDevice, source_lba: int, blocks: int, done: Done
     ) -> bool:
         self.asked.append((lba, blocks))
+        if lba in self.engaged:
+            return False
 
         def copied() -> None:
             error = self.outcome(source_lba)
@@ -79,7 +82,7 @@ def _copy(
     settings: CopySettings = SETTINGS,
 ) -> DeviceCopy:
     return DeviceCopy(
-        work, source, destination, settings=settings, halt=halt or Halt(), generation=lambda: 1
+        [work], source, destination, settings=settings, halt=halt or Halt(), generation=lambda _: 1
     )
 
 
@@ -143,6 +146,15 @@ async def test_what_fails_is_left_for_the_pump_and_the_rest_is_copied() -> None:
     await _copy(work, source, destination).run()
     assert list(work.missing()) == [(16, 8), (40, 8)]
     assert work.bytes_in_kernel == 84 * 512
+
+
+async def test_range_that_is_engaged_is_left_for_the_pump_and_the_rest_is_copied() -> None:
+    source, _ = await _filled(100)
+    destination = Copying(MemoryDevice(100))
+    destination.engaged = {16, 48}
+    work = _work(100)
+    await _copy(work, source, destination).run()
+    assert list(work.missing()) == [(16, 8), (48, 8)]
 
 
 async def test_halt_begins_nothing_more_and_what_is_in_flight_counts() -> None:

@@ -68,14 +68,14 @@ def _copy(
     halt: Halt | None = None,
 ) -> LocalCopy:
     return LocalCopy(
-        work,
+        [work],
         source,
         destination,
         budget=budget or TransferBudget(settings.buffer_bytes),
         settings=settings,
         retries=settings.retries,
         halt=halt or Halt(),
-        generation=lambda: 1,
+        generation=lambda _: 1,
         moved=lambda: None,
     )
 

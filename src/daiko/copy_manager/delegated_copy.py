@@ -26,14 +26,11 @@ from daiko.copy_manager.failure import Failure, Verdict
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.lane import CommandFailed, Halted, Lane
 from daiko.copy_manager.settings import Retries
-from daiko.copy_manager.step_work import StepWork
+from daiko.copy_manager.step_work import Run, StepWork, share_out
 from daiko.mapping.extent import DeviceId, Piece
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.sense import parse_sense
-
-Covered = tuple[StepWork, int, int]
-"""A run of a step: (step, first block, blocks)."""
 
 
 class Dropped(Exception):
@@ -97,11 +94,11 @@ class DelegatedCopy:
                 # A device was detached, or names itself no more, since the plan was made.
                 reason = f"it cannot be told of the devices any more: {gone}"
                 self._drop(Failure(Verdict.FALL_BACK, reason), self.works[0])
-        self._share_out(loop.time() - started, before)
+        share_out(self.works, loop.time() - started, before)
         if self._dropped is not None:
             raise self._dropped
 
-    def _commands(self) -> Iterator[tuple[SecondCommand, list[Covered]]]:
+    def _commands(self) -> Iterator[tuple[SecondCommand, list[Run]]]:
         """The second commands for all that is missing, each with the blocks that it covers."""
         origins: dict[int, tuple[StepWork, int]] = {}
         parts: list[Step] = []
@@ -126,7 +123,7 @@ class DelegatedCopy:
     async def _carry_out(
         self,
         command: SecondCommand,
-        covers: list[Covered],
+        covers: list[Run],
         room: asyncio.Semaphore,
     ) -> None:
         generations = [self._generation(work) for work, _, _ in covers]
@@ -150,17 +147,10 @@ class DelegatedCopy:
         if self._dropped is None:
             self._dropped = Dropped(failure, at)
 
-    def _note(self, covers: Sequence[Covered], generations: Sequence[int]) -> None:
+    def _note(self, covers: Sequence[Run], generations: Sequence[int]) -> None:
         for (work, first, blocks), generation in zip(covers, generations, strict=True):
             work.note_written(first, blocks, generation)
         self._moved()
-
-    def _share_out(self, seconds: float, before: Sequence[int]) -> None:
-        """The time goes to the steps by what was done of each."""
-        done = [work.copied_blocks - was for work, was in zip(self.works, before, strict=True)]
-        total = sum(done)
-        for work, blocks in zip(self.works, done, strict=True):
-            work.seconds += seconds * blocks / total if total else seconds / len(self.works)
 
 
 def _done_before(command: SecondCommand, sense: bytes) -> int:

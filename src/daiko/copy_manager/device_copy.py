@@ -1,45 +1,46 @@
 """Copying by the devices of this controller among themselves, where they can.
 
 Two own disks copy inside the kernel, at a fraction of what reading and writing costs. What is
-missing of a step is cut into short copies, so that a halt and a COMPARE AND WRITE wait for no more
-than one of them, and progress shows. Whatever the devices will not do, or fail at, stays missing:
-the pump (`local_copy.py`) comes next, and reads and writes it. That is also how it comes to light
-on which side an error is, and it is tried again there.
+missing of the steps is cut into short copies, so that a halt and a COMPARE AND WRITE wait for no
+more than one of them, and progress shows. Whatever the devices will not do, or fail at, stays
+missing: the pump (`local_copy.py`) comes next, and reads and writes it. That is also how it comes
+to light on which side an error is, and it is tried again there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.settings import CopySettings
-from daiko.copy_manager.step_work import StepWork
+from daiko.copy_manager.step_work import Run, StepWork, cut, share_out
 from daiko.device.awaitable import copy_from
 from daiko.device.block import BlockDevice
 from daiko.device.error import DeviceError, Unsupported
 
 
 class DeviceCopy:
-    """What of one step its two devices can do among themselves."""
+    """What two devices can do among themselves of steps from one to the other."""
 
     def __init__(
         self,
-        work: StepWork,
+        works: Sequence[StepWork],
         source: BlockDevice,
         destination: BlockDevice,
         *,
         settings: CopySettings,
         halt: Halt,
-        generation: Callable[[], int],
+        generation: Callable[[StepWork], int],
     ) -> None:
         """`generation` says over which connection the destination is reached now."""
-        self.work = work
+        self.works = works
         self.source = source
         self.destination = destination
         self._settings = settings
         self._halt = halt
         self._generation = generation
+        self._has_copied = False
         self._gave_up = False
         """They cannot at all: it would be the same with the rest."""
 
@@ -48,46 +49,45 @@ class DeviceCopy:
         Never fails: see above."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        before = [work.copied_blocks for work in self.works]
         ranges = self._cut()
         async with asyncio.TaskGroup() as group:
             for _ in range(self._settings.device_copies_in_flight):
                 group.create_task(self._copy(ranges))
-        self.work.seconds += loop.time() - started
+        share_out(self.works, loop.time() - started, before)
 
-    def _cut(self) -> Iterator[tuple[int, int]]:
-        work = self.work
-        unit = max(work.destination_block_size // work.block_size, 1)
-        """Source blocks in which both devices count."""
-        size = max(self._settings.device_copy_bytes // (unit * work.block_size), 1) * unit
-        for first, blocks in work.missing():
-            end = first + blocks
-            while first < end:
-                edge = min(end, (first // size + 1) * size)
-                yield first, edge - first
-                first = edge
+    def _cut(self) -> Iterator[Run]:
+        for work in self.works:
+            unit = max(work.destination_block_size // work.block_size, 1)
+            """Source blocks in which both devices count."""
+            size = max(self._settings.device_copy_bytes // (unit * work.block_size), 1) * unit
+            for first, blocks in cut(work.missing(), size):
+                yield work, first, blocks
 
-    async def _copy(self, ranges: Iterator[tuple[int, int]]) -> None:
+    async def _copy(self, ranges: Iterator[Run]) -> None:
         while not (self._gave_up or self._halt.requested):
             part = next(ranges, None)
             if part is None:
                 return
             await self._copy_one(*part)
 
-    async def _copy_one(self, first: int, blocks: int) -> None:
-        work = self.work
+    async def _copy_one(self, work: StepWork, first: int, blocks: int) -> None:
         step = work.part(first, blocks)
-        generation = self._generation()
+        generation = self._generation(work)
         try:
             is_copied = await copy_from(
                 self.destination, step.destination.lba, self.source, step.source.lba, blocks
             )
         except Unsupported:
-            is_copied = False
+            self._gave_up = True
+            return
         except DeviceError:
             return  # the pump will meet the error again, or get past it
         if not is_copied:
-            self._gave_up = True
+            # If only just now, because a host's command has the blocks: the pump will wait.
+            self._gave_up = not self._has_copied
             return
+        self._has_copied = True
         size = blocks * work.block_size
         work.bytes_through += size
         work.bytes_in_kernel += size

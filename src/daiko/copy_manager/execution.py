@@ -3,7 +3,8 @@
 Steps go in the order of the request. Those that touch different blocks run side by side, some at
 a time; a step that reads or writes what an earlier one writes waits for it (`Step.must_follow`).
 Steps of one second controller that follow one another are one batch, so that its copy manager
-gets as many segments a command as it takes.
+gets as many segments a command as it takes; so are steps of this controller from one device to one
+other, so that they share one flow of transfers.
 
 An executor that drops its steps is not the end. What it did is confirmed; the step is cut there,
 with the reason on record; what is missing is planned again without that executor (the decision
@@ -43,10 +44,10 @@ from daiko.copy_manager.settings import CopySettings, Retries
 from daiko.copy_manager.source_tracking import CopyWrites
 from daiko.copy_manager.step_work import StepWork
 from daiko.device.error import DeviceError, ReservationConflict
-from daiko.mapping.extent import DeviceId
+from daiko.mapping.extent import DeviceId, Piece
 
 _BATCH = 64
-"""Steps of one second controller that are handed to it together."""
+"""Steps that one executor gets together."""
 
 _TEST_UNIT_READY = bytes(6)
 
@@ -170,11 +171,7 @@ class Execution:
             work = works[place]
             if work.is_copied or id(work) in begun:
                 continue
-            if batch and (
-                work.step.executor != batch[0].step.executor
-                or not batch[0].step.executor.delegated
-                or len(batch) == _BATCH
-            ):
+            if batch and (len(batch) == _BATCH or not _go_together(work, batch[0])):
                 break
             if any(work.step.must_follow(other.step) for other in (*busy, *batch)):
                 break
@@ -188,7 +185,7 @@ class Execution:
             if batch[0].step.executor.delegated:
                 await self._delegate(batch)
             else:
-                await self._copy_here(batch[0])
+                await self._copy_here(batch)
 
     async def _delegate(self, batch: list[StepWork]) -> None:
         executor = batch[0].step.executor
@@ -215,31 +212,32 @@ class Execution:
             moved=self._job.tick,
         ).run()
 
-    async def _copy_here(self, work: StepWork) -> None:
+    async def _copy_here(self, batch: list[StepWork]) -> None:
+        step = batch[0].step
         try:
-            source = self._devices.block_device(work.step.source.device)
-            destination = self._devices.destination(work.step.destination)
+            source = self._devices.block_device(step.source.device)
+            destination = self._devices.destination(_hull(batch))
         except LookupError as gone:
-            raise CopyFailed(str(gone), segment=work.step.segment) from gone
+            raise CopyFailed(str(gone), segment=step.segment) from gone
         await DeviceCopy(
-            work,
+            batch,
             source,
             destination,
             settings=self._workshop.settings,
             halt=self._halt,
-            generation=lambda: self._generation(work),
+            generation=self._generation,
         ).run()
-        if work.is_copied:
+        if all(work.is_copied for work in batch):
             return
         await LocalCopy(
-            work,
+            batch,
             source,
             destination,
             budget=self._workshop.budget,
             settings=self._workshop.settings,
             retries=self._retries,
             halt=self._halt,
-            generation=lambda: self._generation(work),
+            generation=self._generation,
             moved=lambda: None,
         ).run()
 
@@ -372,6 +370,20 @@ class Execution:
     def _whole_device(self, device: DeviceId, blocks: int) -> Place:
         """The device as far as this step needs it."""
         return Place.of_device(self._devices.directory()[device], blocks)
+
+
+def _go_together(work: StepWork, other: StepWork) -> bool:
+    """Whether two steps can be one batch: of one executor, and here of one pair of devices."""
+    executor = work.step.executor
+    return executor == other.step.executor and (executor.delegated or _pair(work) == _pair(other))
+
+
+def _hull(batch: list[StepWork]) -> Piece:
+    """The shortest run of the destination with all blocks that the steps write."""
+    pieces = [work.step.destination for work in batch]
+    first = min(piece.lba for piece in pieces)
+    end = max(piece.lba + piece.blocks for piece in pieces)
+    return Piece(pieces[0].device, first, end - first)
 
 
 def _pair(work: StepWork) -> Pair:

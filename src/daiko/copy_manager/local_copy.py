@@ -1,9 +1,10 @@
 """Copying by this controller: a bounded pump that reads and writes.
 
-A step's missing ranges are cut into transfers. A transfer takes its buffer from the budget that
-all jobs share, reads from the source, writes what it read to the destination, and gives the
-buffer back. So many of them are in flight that a long link stays full; how much memory they hold
-is the budget's affair and does not depend on the size of the volume.
+What is missing of some steps from one device to one other is cut into transfers. A transfer takes
+its buffer from the budget that all jobs share, reads from the source, writes what it read to the
+destination, and gives the buffer back. So many of them are in flight that the way stays full
+(`window.py`); how much memory they hold is the budget's affair and does not depend on the size of
+the volume.
 
 Like everything that moves data here the pump works with completions: a transfer is one small
 object whose bound methods are the callbacks, and no task or future is made for it. A device may
@@ -18,25 +19,29 @@ what is in flight comes to its end, the first error is raised.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import lcm
+from time import monotonic
 
+from daiko.command_control.plan import Step
 from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.error import CopyFailed, Side
 from daiko.copy_manager.failure import Verdict, classify_error
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.settings import CopySettings, Retries
-from daiko.copy_manager.step_work import StepWork
+from daiko.copy_manager.step_work import Run, StepWork, cut, share_out
+from daiko.copy_manager.window import Window
 from daiko.device.block import BlockDevice, Buffer
 from daiko.device.error import DeviceError
 
 
 class LocalCopy:
-    """One step, carried out by this controller."""
+    """Steps of one source and one destination device that may run side by side, carried out by
+    this controller: begun in their order."""
 
     def __init__(
         self,
-        work: StepWork,
+        works: Sequence[StepWork],
         source: BlockDevice,
         destination: BlockDevice,
         *,
@@ -44,12 +49,12 @@ class LocalCopy:
         settings: CopySettings,
         retries: Retries,
         halt: Halt,
-        generation: Callable[[], int],
+        generation: Callable[[StepWork], int],
         moved: Callable[[], None],
     ) -> None:
         """`generation` says over which connection the destination is reached now; `moved` is
         called after each transfer."""
-        self.work = work
+        self.works = works
         self.source = source
         self.destination = destination
         self.retries = retries
@@ -61,7 +66,7 @@ class LocalCopy:
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._blocks = self._transfer_blocks(settings.transfer_bytes)
         self._bytes = self._blocks * source.block_size
-        self._slots = settings.transfers_in_flight
+        self._window = Window(settings.least_transfers_in_flight, settings.transfers_in_flight)
         self._ranges = self._cut()
         self._in_flight = 0
         self._resting: dict[_Transfer, asyncio.TimerHandle] = {}
@@ -72,10 +77,11 @@ class LocalCopy:
         self._failure: CopyFailed | None = None
 
     async def run(self) -> None:
-        """Copy what is missing of the step; return early when a halt was asked for, with nothing
+        """Copy what is missing of the steps; return early when a halt was asked for, with nothing
         in flight. Raises CopyFailed."""
         self.halt.listen(self._halted)
         started = self._loop.time()
+        before = [work.copied_blocks for work in self.works]
         try:
             self._schedule()
             await self._finished
@@ -86,7 +92,7 @@ class LocalCopy:
             raise
         finally:
             self.halt.unlisten(self._halted)
-            self.work.seconds += self._loop.time() - started
+            share_out(self.works, self._loop.time() - started, before)
         if self._failure is not None:
             raise self._failure
 
@@ -102,15 +108,11 @@ class LocalCopy:
         unit = lcm(self.source.block_size, self.destination.block_size)
         return max(size // unit, 1) * unit // self.source.block_size
 
-    def _cut(self) -> Iterator[tuple[int, int]]:
-        """The missing ranges in transfers, on a grid from the step's start."""
-        size = self._blocks
-        for first, blocks in self.work.missing():
-            end = first + blocks
-            while first < end:
-                edge = min(end, (first // size + 1) * size)
-                yield first, edge - first
-                first = edge
+    def _cut(self) -> Iterator[Run]:
+        """The missing ranges in transfers."""
+        for work in self.works:
+            for first, blocks in cut(work.missing(), self._blocks):
+                yield work, first, blocks
 
     @property
     def is_stopped(self) -> bool:
@@ -131,7 +133,7 @@ class LocalCopy:
         self._scheduled = False
         if self._is_ending:
             self._end_if_idle()
-        elif self._in_flight < self._slots and not self._asking:
+        elif self._in_flight < self._window.size and not self._asking:
             self._asking = True
             if self._budget.take(self._bytes, self._granted):
                 self._begin()
@@ -142,15 +144,15 @@ class LocalCopy:
 
     def _begin(self) -> None:
         self._asking = False
-        copy = None if self._is_ending else next(self._ranges, None)
-        if copy is None:
+        run = None if self._is_ending else next(self._ranges, None)
+        if run is None:
             self._exhausted = self._exhausted or not self._is_ending
             self._budget.give(self._bytes)
             self._end_if_idle()
             return
         self._in_flight += 1
         self._schedule()
-        _Transfer(self, *copy).read()
+        _Transfer(self, run).read()
 
     def _end_if_idle(self) -> None:
         if self._asking and self._budget.withdraw(self._granted):
@@ -168,21 +170,23 @@ class LocalCopy:
 
     # --- what transfers report ------------------------------------------------------------------
 
-    def transfer_done(self, first: int, blocks: int, generation: int) -> None:
-        """A transfer's blocks are at the destination."""
-        self.work.bytes_through += blocks * self.work.block_size
-        self.work.note_written(first, blocks, generation)
+    def transfer_done(self, run: Run, generation: int, begun: float) -> None:
+        """A transfer's blocks are at the destination. `begun`: when it was, 0 = it had to rest."""
+        if begun:
+            self._window.took(monotonic() - begun)
+        work, first, blocks = run
+        work.bytes_through += blocks * work.block_size
+        work.note_written(first, blocks, generation)
         self._moved()
         self._release()
 
-    def transfer_failed(self, side: Side, error: DeviceError) -> None:
-        """A transfer gave up."""
-        if self._failure is None:
+    def transfer_failed(self, work: StepWork, side: Side, error: DeviceError) -> None:
+        """A transfer gave up. Of several the one of the first segment counts: those before it were
+        begun, and come to their end."""
+        step = work.step
+        if self._failure is None or step.segment < self._failure.segment:
             self._failure = CopyFailed(
-                f"{self._name(side)}: {error}",
-                segment=self.work.step.segment,
-                side=side,
-                error=error,
+                f"{_name(step, side)}: {error}", segment=step.segment, side=side, error=error
             )
         self._release()
 
@@ -204,29 +208,29 @@ class LocalCopy:
         self._budget.give(self._bytes)
         self._schedule()
 
-    def _name(self, side: Side) -> str:
-        step = self.work.step
-        if side is Side.SOURCE:
-            return f"reading from {step.source.device}"
-        return f"writing to {step.destination.device}"
+
+def _name(step: Step, side: Side) -> str:
+    if side is Side.SOURCE:
+        return f"reading from {step.source.device}"
+    return f"writing to {step.destination.device}"
 
 
 class _Transfer:
     """One buffer on its way: read, then write; each tried again while that makes sense."""
 
-    __slots__ = ("_blocks", "_copy", "_data", "_first", "_generation", "_tries")
+    __slots__ = ("_begun", "_copy", "_data", "_generation", "_run", "_tries")
 
-    def __init__(self, copy: LocalCopy, first: int, blocks: int) -> None:
+    def __init__(self, copy: LocalCopy, run: Run) -> None:
         self._copy = copy
-        self._first = first
-        self._blocks = blocks
+        self._run = run
         self._data: Buffer = b""
         self._generation = 0
-        self._tries = copy.retries.begin(asyncio.get_running_loop().time)
+        self._tries = copy.retries.begin(monotonic)
+        self._begun = monotonic()  # (the loop's own clock counts whole milliseconds)
 
     def read(self) -> None:
-        copy = self._copy
-        copy.source.read(copy.work.step.source.lba + self._first, self._blocks, self._read_done)
+        work, first, blocks = self._run
+        self._copy.source.read(work.step.source.lba + first, blocks, self._read_done)
 
     def _read_done(self, error: DeviceError | None, data: Buffer) -> None:
         if error is not None:
@@ -238,9 +242,9 @@ class _Transfer:
 
     def _write(self) -> None:
         copy = self._copy
-        work = copy.work
-        self._generation = copy.generation()
-        skipped = self._first * work.block_size // work.destination_block_size
+        work, first, _ = self._run
+        self._generation = copy.generation(work)
+        skipped = first * work.block_size // work.destination_block_size
         copy.destination.write(work.step.destination.lba + skipped, self._data, self._write_done)
 
     def _write_done(self, error: DeviceError | None) -> None:
@@ -248,14 +252,15 @@ class _Transfer:
             self._again(Side.DESTINATION, error, self._write)
             return
         self._data = b""
-        self._copy.transfer_done(self._first, self._blocks, self._generation)
+        self._copy.transfer_done(self._run, self._generation, self._begun)
 
     def _again(self, side: Side, error: DeviceError, step: Callable[[], None]) -> None:
         delay = self._tries.failed()
+        self._begun = 0.0
         verdict = classify_error(error).verdict
         if verdict in (Verdict.FALL_BACK, Verdict.HOSTS_BUSINESS) or delay is None:
             self._data = b""
-            self._copy.transfer_failed(side, error)
+            self._copy.transfer_failed(self._run[0], side, error)
         elif self._copy.is_stopped:
             self._data = b""
             self._copy.transfer_dropped()

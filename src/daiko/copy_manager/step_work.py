@@ -13,7 +13,7 @@ or when the connection to the destination's controller was lost between the writ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from daiko.command_control.plan import (
     THIS_CONTROLLER,
@@ -196,6 +196,28 @@ class StepWork:
                 first.bytes_through -= part.bytes_through
             cut.append(part)
         return cut
+
+
+Run = tuple[StepWork, int, int]
+"""A run of a step: (step, first block, blocks)."""
+
+
+def cut(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
+    """Ranges in pieces of at most `size` blocks, on a grid from block 0."""
+    for first, blocks in ranges:
+        end = first + blocks
+        while first < end:
+            edge = min(end, (first // size + 1) * size)
+            yield first, edge - first
+            first = edge
+
+
+def share_out(works: Sequence[StepWork], seconds: float, before: Sequence[int]) -> None:
+    """Time that was spent on some steps together, by what each has copied beyond `before`."""
+    copied = [max(w.copied_blocks - then, 0) for w, then in zip(works, before, strict=True)]
+    total = sum(copied)
+    for work, blocks in zip(works, copied, strict=True):
+        work.seconds += seconds * blocks / total if total else seconds / len(works)
 
 
 def step_part(
