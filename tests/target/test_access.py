@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from daiko.device.error import Unreachable
+from daiko.iscsi.bhs import TaskManagementFunction
 from daiko.scsi import sbc, sense
 from daiko.scsi.opcode import Status
+from daiko.target import access as access_module
 from daiko.target.access import Access
 from daiko.target.event import Event
+from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import Nexus
 from daiko.target.unit_attention import UnitAttentions
 from target.fake import FakeTask, Host, SlowDevice, unit_of
@@ -200,3 +203,45 @@ def test_cleared_kind_is_gone_and_others_stay() -> None:
     pending.establish(sense.capacity_data_changed())
     pending.clear(Event.REPORTED_LUNS_CHANGED)
     assert pending == [sense.capacity_data_changed()]
+
+
+def many(count: int) -> dict[int, LogicalUnit]:
+    return {lun: unit_of() for lun in range(count)}
+
+
+def test_host_with_very_many_units_has_a_nexus_only_with_those_that_it_uses() -> None:
+    access = Access()
+    units = many(access_module.FEW + 1)
+    access.publish({"*": units})
+    host = Host(access, "iqn.a:1")
+    assert host.nexus.units == {}
+    answer = host.run("a00000000000000100000000")
+    assert int.from_bytes(answer.data_in[:4], "big") == 8 * len(units)
+    assert host.run(TEST_UNIT_READY, lun=7).condition == POWER_ON
+    assert host.run(TEST_UNIT_READY, lun=7).status == Status.GOOD
+    assert {itl.lun for itl in host.nexus.units.values()} == {0, 7}
+    assert [len(unit.nexuses) for unit in units.values()].count(1) == 2
+    assert host.run(TEST_UNIT_READY, lun=len(units)).condition == NO_UNIT
+    assert host.manage(TaskManagementFunction.LOGICAL_UNIT_RESET, lun=9) == [0]
+
+
+def test_publication_tells_a_host_with_very_many_units_where_it_is_in_use() -> None:
+    access = Access()
+    units = many(access_module.FEW + 2)
+    access.publish({"*": units})
+    host = Host(access, "iqn.a:1")
+    for lun in (3, 4):
+        host.run(TEST_UNIT_READY, lun=lun)
+    left = {lun: unit for lun, unit in units.items() if lun != 3}
+    access.publish({"*": left})
+    assert not units[3].nexuses
+    assert host.run(TEST_UNIT_READY, lun=3).condition == NO_UNIT
+    assert host.run(TEST_UNIT_READY, lun=4).condition == LUNS_CHANGED
+    assert host.run(TEST_UNIT_READY, lun=5).condition == POWER_ON
+    access.publish({"*": dict(left)})
+    assert host.run(TEST_UNIT_READY, lun=4).status == Status.GOOD
+    access.publish({"*": {4: units[4], 9: units[9]}})  # few now
+    assert {itl.lun for itl in host.nexus.units.values()} == {4, 9}
+    assert not units[5].nexuses
+    access.nexus_lost(host.nexus)
+    assert not any(unit.nexuses for unit in units.values())

@@ -24,7 +24,7 @@ from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
 from daiko.scsi.target_port_groups import AccessState
-from daiko.state.index import VolumesOf
+from daiko.state.index import SeenBy, VolumesOf
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
@@ -162,6 +162,8 @@ class Publication:
         self._store = store
         self._device_of = device_of
         self._volumes: dict[str, PublishedVolume] = {}
+        self._views: dict[str, tuple[Mapping[int, str], Mapping[int, LogicalUnit]]] = {}
+        """Host -> its LUNs as stored, and the units they stand for."""
         self.on_hosts_changed: Callable[[], None] = lambda: None
         """Called when the hosts, or what they may use, have become others."""
         self._port_groups = TargetPortGroups()
@@ -185,6 +187,7 @@ class Publication:
         for volume in self._volumes.values():
             self._intents.close(volume.unit)
         self._volumes.clear()
+        self._views.clear()
 
     def volume(self, name: str) -> PublishedVolume:
         """Raises KeyError."""
@@ -278,8 +281,13 @@ class Publication:
         for change in changes:
             if change.type is HostRecord:
                 concerned = True
+                self._views.pop(change.key, None)
             elif change.type is VolumeRecord:
-                concerned |= self._follow_volume(change)
+                seen_by = self._store.index(SeenBy).volume(change.key)
+                if self._follow_volume(change) and seen_by:
+                    concerned = True
+                    for sight in seen_by:
+                        self._views.pop(sight.host, None)
         if concerned:
             self._publish()
             self.on_hosts_changed()
@@ -309,14 +317,22 @@ class Publication:
         return True
 
     def _publish(self) -> None:
-        hosts: dict[str, dict[int, LogicalUnit]] = {}
+        hosts: dict[str, Mapping[int, LogicalUnit]] = {}
         tags: dict[str, tuple[int, ...]] = {}
         for host in self._store.list(HostRecord):
-            units = {lun: self._volumes[name].unit for lun, name in host.luns.items()}
+            units = self._units_of(host)
             for initiator in host.initiators:
                 hosts[initiator] = units
                 tags[initiator] = host.portal_groups
         self.access.publish(hosts, tags)
+
+    def _units_of(self, host: HostRecord) -> Mapping[int, LogicalUnit]:
+        """What a host sees; the same object as long as that does not change."""
+        known = self._views.get(host.name)
+        if known is None or known[0] is not host.luns:
+            units = {lun: self._volumes[name].unit for lun, name in host.luns.items()}
+            known = self._views[host.name] = (host.luns, units)
+        return known[1]
 
 
 ACCESS_STATES = {

@@ -14,11 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
+from daiko.scsi.report import lun_number
 from daiko.target.commands.absent import LARGEST_LUN, answer_for_absent, lun_fields
 from daiko.target.event import Event
 from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import ItlNexus, Nexus
 from daiko.target.task import Task
+
+FEW = 256
+"""Units of a host up to which each has its I_T_L nexus from the log-in on. A host that sees more
+of them than it will soon use would cost a kilobyte for each, in each session; there an I_T_L nexus
+is made with the first command, which meets a POWER ON as it would have otherwise."""
 
 ANY_INITIATOR = "*"
 """Stands for every initiator that no other entry names."""
@@ -58,7 +64,8 @@ class Access:
             for lun in luns:
                 if not 0 <= lun <= LARGEST_LUN:
                     raise ValueError(f"{lun} is not a LUN: 0 to {LARGEST_LUN} can be used")
-            table[name.lower()] = dict(luns)
+            known = self._hosts.get(name.lower())
+            table[name.lower()] = known if known == luns else dict(luns)
         self._hosts = table
         self._tags = {name.lower(): frozenset(of) for name, of in (tags or {}).items()}
         for nexus in list(self._nexuses):
@@ -87,21 +94,20 @@ class Access:
 
     def _show(self, nexus: Nexus, view: Mapping[int, LogicalUnit], *, is_new: bool) -> None:
         """Make `nexus.units` show `view`."""
+        if nexus.view is view:
+            return
+        nexus.view = view
         before = {itl.lun: itl for itl in nexus.units.values()}
-        after: dict[int, ItlNexus] = {}
-        for lun, unit in sorted(view.items()):
-            itl = before.get(lun)
-            if itl is None or itl.unit is not unit:
-                itl = ItlNexus(nexus, lun, unit)
-                unit.attach(itl)
-            after[lun] = itl
-        gone = [itl for lun, itl in before.items() if after.get(lun) is not itl]
-        nexus.units = {field: itl for lun, itl in after.items() for field in lun_fields(lun)}
-        for itl in gone:
-            itl.unit.detach(itl, is_session_lost=False)
-        has_changed = bool(gone) or after.keys() != before.keys()
-        if has_changed and not is_new:
-            for itl in after.values():
+        kept = {lun: itl for lun, itl in before.items() if view.get(lun) is itl.unit}
+        nexus.units = {field: itl for lun, itl in kept.items() for field in lun_fields(lun)}
+        if len(view) <= FEW:
+            for lun in sorted(view.keys() - kept.keys()):
+                kept[lun] = _attach(nexus, lun)
+        for lun, itl in before.items():
+            if lun not in kept or kept[lun] is not itl:
+                itl.unit.detach(itl, is_session_lost=False)
+        if not is_new:
+            for itl in kept.values():
                 itl.attentions.establish(Event.REPORTED_LUNS_CHANGED.sense)
 
     # ------------------------------------------------------------------ sessions
@@ -118,6 +124,7 @@ class Access:
             return
         units = {itl.lun: itl for itl in nexus.units.values()}
         nexus.units = {}
+        nexus.view = {}
         managers = []
         for itl in units.values():
             itl.unit.detach(itl, is_session_lost=True)
@@ -131,7 +138,7 @@ class Access:
 
     def submit(self, task: Task) -> None:
         """Carry out a command; it ends with `task.complete`, now or later."""
-        itl = task.nexus.units.get(task.lun)
+        itl = task.nexus.units.get(task.lun) or _find_unit(task.nexus, task.lun)
         if itl is None:
             answer_for_absent(task, reported_luns(task.nexus))
         else:
@@ -154,7 +161,7 @@ class Access:
         if asked is _Function.TASK_REASSIGN:
             done(_Response.REASSIGN_NOT_SUPPORTED)
             return
-        itl = nexus.units.get(lun)
+        itl = nexus.units.get(lun) or _find_unit(nexus, lun)
         if itl is None:
             done(_Response.LUN_DOES_NOT_EXIST)
             return
@@ -163,7 +170,7 @@ class Access:
     def _reset_all(self, nexus: Nexus, function: int, done: _Answer) -> None:
         """A reset touches the units that this host sees, and no others: a host that could end
         the work of others on units that it may not even know of would pass the masking."""
-        units = list({itl.unit: None for itl in nexus.units.values()})
+        units = list(dict.fromkeys(nexus.view.values()))
         left = len(units) + 1
 
         def one_done() -> None:
@@ -187,7 +194,25 @@ class Access:
 
 def reported_luns(nexus: Nexus) -> list[int]:
     """The LUNs of the units that a host sees, in ascending order."""
-    return sorted({itl.lun for itl in nexus.units.values()})
+    return sorted(nexus.view)
+
+
+def _attach(nexus: Nexus, lun: int) -> ItlNexus:
+    unit = nexus.view[lun]
+    itl = ItlNexus(nexus, lun, unit)
+    for field in lun_fields(lun):
+        nexus.units[field] = itl
+    unit.attach(itl)
+    return itl
+
+
+def _find_unit(nexus: Nexus, field: int) -> ItlNexus | None:
+    """What a LUN field that is not in `nexus.units` means; with the first command of a host to one
+    of its very many units the I_T_L nexus comes to be."""
+    lun = lun_number(field)
+    if lun is None or lun not in nexus.view or field not in lun_fields(lun):
+        return None
+    return _attach(nexus, lun)
 
 
 def _complete(done: _Answer) -> Callable[[], None]:

@@ -8,7 +8,7 @@ the data path: one look-up by the LUN field as it arrives leads to everything a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from daiko.device.block import Buffer
@@ -37,6 +37,7 @@ class Nexus:
         "portal_group_tag",
         "target_name",
         "units",
+        "view",
     )
 
     def __init__(
@@ -60,7 +61,10 @@ class Nexus:
         self.units: dict[int, ItlNexus] = {}
         """LUN field as it arrives (8 bytes as an integer) -> what is there for this initiator;
         a LUN below 256 stands in it in both of its forms. Kept by `Access`; empty before
-        `Access.nexus_started` and after `Access.nexus_lost`."""
+        `Access.nexus_started` and after `Access.nexus_lost`. Of a host that sees very many units
+        only those that it has sent a command to."""
+        self.view: Mapping[int, LogicalUnit] = {}
+        """LUN -> unit: all that this initiator sees. Shared by the sessions of a host."""
 
     @property
     def identity(self) -> tuple[str, bytes, str, int]:

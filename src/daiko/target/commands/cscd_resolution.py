@@ -129,20 +129,20 @@ class CscdResolution:
 
     def _unit_with(self, designator: Designator) -> LogicalUnit | None:
         """The unit among the host's own that shows this designator on page 83h."""
-        for itl in self._nexus.units.values():
-            for shown in itl.unit.designators:
+        for unit in self._nexus.view.values():
+            for shown in unit.designators:
                 if (
                     shown.data == designator.data
                     and shown.type == designator.type
                     and shown.code_set == designator.code_set
                     and shown.association == designator.association
                 ):
-                    return itl.unit
+                    return unit
         return None
 
     def _unit_at(self, lun: int) -> LogicalUnit | None:
-        itl = self._nexus.units.get(lun)
-        return None if itl is None else itl.unit
+        number = lun_number(lun)
+        return None if number is None else self._nexus.view.get(number)
 
     def _own(self, unit: LogicalUnit | None, byte: int, segment: int) -> Resolved:
         if unit is None:

@@ -49,8 +49,7 @@ def prevent_allow_medium_removal(unit: LogicalUnit, itl: ItlNexus, task: Task) -
 def report_luns(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """The units that this host sees. Having learnt of them it need not be told again that they
     have changed."""
-    luns = sorted({each.lun for each in itl.nexus.units.values()})
-    data = pack_luns(task.cdb, luns)
+    data = pack_luns(task.cdb, sorted(itl.nexus.view))
     for each in itl.nexus.units.values():
         each.attentions.clear(Event.REPORTED_LUNS_CHANGED)
     itl.finish(task, GOOD, (data,))
