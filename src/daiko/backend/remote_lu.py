@@ -102,18 +102,27 @@ class _Together:
             self.done(self.error)
 
 
-def _unused(error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
-    """The `done` of commands that have an `end` of their own."""
+class _Transfer(Command):
+    """A READ or WRITE of one command; nothing else is made for it.
 
+    Its fields are set in line by `RemoteLu`: a call of `__init__` would cost twice as much as all
+    of them together. What is the same for each of them is kept here."""
 
-class _Read(Command):
-    """A READ of one command; nothing else is made for it."""
+    __slots__ = ("lba", "unit")
 
-    __slots__ = ("lba", "then", "unit")
+    __init__ = object.__init__
 
     unit: RemoteLu
     lba: int
+    replay = True
+    urgent = False
+
+
+class _Read(_Transfer):
+    __slots__ = ("then",)
+
     then: ReadDone
+    data_out = b""
 
     def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
         if error is None and not status and len(data) == self.read_length:
@@ -122,14 +131,11 @@ class _Read(Command):
             self.then(self.unit.read_error(error, status, sense, self.lba), b"")
 
 
-class _Write(Command):
-    """A WRITE of one command; nothing else is made for it."""
+class _Write(_Transfer):
+    __slots__ = ("then",)
 
-    __slots__ = ("lba", "then", "unit")
-
-    unit: RemoteLu
-    lba: int
     then: Done
+    read_length = 0
 
     def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
         if status and error is None:
@@ -228,18 +234,19 @@ class RemoteLu(BlockDevice):
             self._read_parts(lba, blocks, done)
             return
         port = self._port
-        command = _Read(
-            self._field,
-            _range(_READ_10, lba, blocks, 0),
-            _unused,
-            b"",
-            blocks * self.block_size,
-            port.command_timeout,
-            True,
-        )
+        command = _Read()
         command.unit = self
         command.lba = lba
         command.then = done
+        command.lun = self._field
+        command.cdb = _range(_READ_10, lba, blocks, 0)
+        command.read_length = blocks * self.block_size
+        command.timeout = port.command_timeout
+        command.buffer = None
+        command.data = b""
+        command.attempts = 0
+        command.begun = 0.0
+        command.portal_group_tag = 0
         port.send(command)
 
     def _read_parts(self, lba: int, blocks: int, done: ReadDone) -> None:
@@ -311,18 +318,19 @@ class RemoteLu(BlockDevice):
 
     def _write_part(self, lba: int, blocks: int, data: Buffer, flags: int, done: Done) -> None:
         port = self._port
-        command = _Write(
-            self._field,
-            _range(_WRITE_10, lba, blocks, flags),
-            _unused,
-            data,
-            0,
-            port.command_timeout,
-            True,
-        )
+        command = _Write()
         command.unit = self
         command.lba = lba
         command.then = done
+        command.lun = self._field
+        command.cdb = _range(_WRITE_10, lba, blocks, flags)
+        command.data_out = data
+        command.timeout = port.command_timeout
+        command.buffer = None
+        command.data = b""
+        command.attempts = 0
+        command.begun = 0.0
+        command.portal_group_tag = 0
         port.send(command)
 
     def was_reset(self) -> None:

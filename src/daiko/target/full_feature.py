@@ -44,7 +44,7 @@ from daiko.iscsi.pdu import (
 )
 from daiko.iscsi.session import MASK, serial_difference
 from daiko.scsi import sense as condition
-from daiko.target.port_task import ATTRIBUTES, PortTask
+from daiko.target.port_task import ATTRIBUTES, PortTask, port_task
 from daiko.target.session import TargetAccess, TargetSession
 from daiko.target.text_exchange import TextExchange
 
@@ -153,11 +153,11 @@ class FullFeaturePhase:
             )  # fmt: skip
         elif data and not self._may_carry(data, expected_out):
             self._refuse_data(
-                PortTask(session, tag, lun, cdb, attribute, expected_out, expected_in, b"", False)
+                port_task(session, tag, lun, cdb, attribute, expected_out, expected_in, b"", False)
             )
         else:
             session.submit(
-                PortTask(session, tag, lun, cdb, attribute, expected_out, expected_in, data, False)
+                port_task(session, tag, lun, cdb, attribute, expected_out, expected_in, data, False)
             )
         if self._held:
             self._serve_held()
@@ -190,7 +190,7 @@ class FullFeaturePhase:
             self._reject_request(header, at, reason, is_immediate)
             return
         attribute = ATTRIBUTES[flags & ATTRIBUTE_MASK]
-        task = PortTask(
+        task = port_task(
             session, tag, lun, cdb, attribute, expected_out, expected_in, data, is_immediate
         )
         if (not flags & FINAL and session.parameters.initial_r2t) or (

@@ -70,34 +70,14 @@ class PortTask(Task):
         "is_immediate",
     )
 
-    def __init__(
-        self,
-        session: TargetSession,
-        tag: int,
-        lun: int,
-        cdb: bytes,
-        attribute: TaskAttribute,
-        expected_out: int,
-        expected_in: int,
-        data: Buffer,
-        is_immediate: bool,
-    ) -> None:
-        self._session = session
-        self.nexus = session.nexus
-        self.tag = tag
-        self.lun = lun
-        self.cdb = cdb
-        self.attribute = attribute
-        self.expected_out = expected_out
-        self.expected_in = expected_in
-        self._data = data
-        self.is_immediate = is_immediate
-        self.aborted = False
-        self.fetching = False
-        self._wanted = 0
-        self._transfer: DataOutTransfer | None = None
-        self._then: Callable[[Buffer], None] | None = None
-        self._failure: Sense | None = None
+    _session: TargetSession
+    _data: Buffer
+    is_immediate: bool
+    _wanted: int
+    """Bytes of data-out that were fetched."""
+    _transfer: DataOutTransfer | None
+    _then: Callable[[Buffer], None] | None
+    _failure: Sense | None
 
     @property
     def kept(self) -> int:
@@ -306,3 +286,36 @@ class PortTask(Task):
             ),
             payload,
         )  # fmt: skip
+
+
+def port_task(
+    session: TargetSession,
+    tag: int,
+    lun: int,
+    cdb: bytes,
+    attribute: TaskAttribute,
+    expected_out: int,
+    expected_in: int,
+    data: Buffer,
+    is_immediate: bool,
+) -> PortTask:
+    """A task for a command that has arrived; `data` came with it. A function, since calling a
+    class with an `__init__` costs twice as much as all that is done here."""
+    task = PortTask()
+    task._session = session
+    task.nexus = session.nexus
+    task.tag = tag
+    task.lun = lun
+    task.cdb = cdb
+    task.attribute = attribute
+    task.expected_out = expected_out
+    task.expected_in = expected_in
+    task._data = data
+    task.is_immediate = is_immediate
+    task.aborted = False
+    task.fetching = False
+    task._wanted = 0
+    task._transfer = None
+    task._then = None
+    task._failure = None
+    return task
