@@ -419,3 +419,26 @@ def test_session_lost_without_tasks_leaves_no_trace() -> None:
     assert not unit.nexuses
     assert not unit.task_set.is_gated
     assert access.sessions() == ()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        TaskManagementFunction.LOGICAL_UNIT_RESET,
+        TaskManagementFunction.CLEAR_TASK_SET,
+        TaskManagementFunction.TARGET_WARM_RESET,
+    ],
+)
+def test_write_of_a_lost_session_is_waited_for_by_what_ends_all_tasks(
+    function: TaskManagementFunction,
+) -> None:
+    device = SlowDevice()
+    access = Access()
+    access.publish({"*": {0: unit_of(device)}})
+    gone, host = Host(access, "iqn.a:1"), Host(access, "iqn.a:2")
+    gone.start(WRITE, bytes(512))
+    access.nexus_lost(gone.nexus)
+    responses = host.manage(function)
+    assert responses == []
+    device.step()
+    assert responses == COMPLETE

@@ -22,7 +22,7 @@ from daiko.state.record import (
 )
 from daiko.state.store import Store, StoreError, Transaction
 from daiko.target.kept import NOTHING_KEPT, Done, Kept
-from daiko.target.registrations import ItNexus, Registrations
+from daiko.target.registrations import NOBODY, ItNexus, Registrations
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class UnitKeeper:
     @property
     def registrations(self) -> Registrations:
         record = self._keepers.store.get(ReservationRecord, self.naa)
-        return Registrations() if record is None else registrations_of(record)
+        return NOBODY if record is None else registrations_of(record)
 
     def keep_registrations(self, state: Registrations, done: Done) -> None:
         def write(change: Transaction) -> None:

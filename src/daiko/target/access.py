@@ -237,8 +237,7 @@ def _abort_task_set(itl: ItlNexus, tag: int, done: _Answer) -> None:
 
 
 def _clear_task_set(itl: ItlNexus, tag: int, done: _Answer) -> None:
-    victims = [(each, task) for each in itl.unit.nexuses for task in each.tasks]
-    itl.unit.task_set.abort(victims, _complete(done), itl.nexus)
+    itl.unit.task_set.abort(itl.unit.task_set.tasks(), _complete(done), itl.nexus)
 
 
 def _reset_unit(itl: ItlNexus, tag: int, done: _Answer) -> None:

@@ -556,7 +556,7 @@ class LogicalUnit:
         self.reservations.reset()
         for itl in self.nexuses:
             itl.echo = None
-        self.task_set.abort([(itl, task) for itl in self.nexuses for task in itl.tasks], done, by)
+        self.task_set.abort(self.task_set.tasks(), done, by)
         if self.self_test is not None:
             self.self_test.abort(ABORTED_OTHERWISE)
         self.announce(event)

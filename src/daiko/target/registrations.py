@@ -94,6 +94,10 @@ class Registrations:
         return replace(self, keys={**self.keys, **dict.fromkeys(nexuses, key)})
 
 
+NOBODY = Registrations()
+"""Nobody is registered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One PERSISTENT RESERVE OUT, with everything in it that names a port looked up."""

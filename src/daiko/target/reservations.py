@@ -18,7 +18,6 @@ conflict, but for the exceptions of SPC-4, 5.13.3 (CRH).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,7 @@ from daiko.target.bar import Bar
 from daiko.target.event import Event
 from daiko.target.registrations import (
     MAXIMUM_REGISTRATIONS,
+    NOBODY,
     ItNexus,
     Outcome,
     Registrations,
@@ -54,10 +54,11 @@ class Reservations:
     def __init__(self, unit: LogicalUnit, keeper: Keeper | None = None) -> None:
         self._unit = unit
         self._keeper = keeper
-        self.state = Registrations() if keeper is None else keeper.registrations
+        self.state = NOBODY if keeper is None else keeper.registrations
         self.reserved_by: ItlNexus | None = None
         """Who has the unit by RESERVE."""
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: list[Callable[[], None]] = []
+        """Requests behind one that is being kept; seldom more than a few."""
         self._is_keeping = False
         self._pending: dict[ItNexus, list[Event]] = {}
         """What is to be told to I_T nexuses that are not in session, oldest first."""
@@ -202,7 +203,7 @@ class Reservations:
 
     def _advance(self) -> None:
         while self._waiting and not self._is_keeping:
-            self._waiting.popleft()()
+            self._waiting.pop(0)()
 
     def _keep(self, outcome: Outcome, then: Callable[[bool], None]) -> None:
         """Bring the new state to stable storage where it or the one before belongs there."""
@@ -244,11 +245,9 @@ class Reservations:
         who = frozenset(preempted)
         unit = self._unit
         victims = {
-            (victim, each)
-            for victim in unit.task_set.nexuses
-            if it_nexus(victim.nexus) in who
-            for each in victim.tasks
-            if each is not task
+            (owner, each)
+            for owner, each in unit.task_set.tasks()
+            if each is not task and it_nexus(owner.nexus) in who
         }
         copies = unit.third_party_copy.copies_at(unit) if unit.third_party_copy else ()
         elsewhere = [

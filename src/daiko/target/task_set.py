@@ -89,11 +89,10 @@ class TaskSet:
         """Nexuses lost with tasks at the device."""
         self._is_advancing = False
 
-    @property
-    def nexuses(self) -> tuple[ItlNexus, ...]:
-        """Whose tasks are in the set: every host in session, and those that are lost while tasks
-        of theirs are still at the device."""
-        return (*self._unit.nexuses, *self._lost)
+    def tasks(self) -> list[tuple[ItlNexus, Task]]:
+        """Everything in the set: of every host in session, and what is still at the device of
+        those whose session is lost."""
+        return [(itl, task) for itl in (*self._unit.nexuses, *self._lost) for task in itl.tasks]
 
     # ------------------------------------------------------------------ order
 
