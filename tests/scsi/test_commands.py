@@ -195,6 +195,16 @@ CDBS: dict[str, tuple[dict[str, Any], str]] = {
         {"fua": 1, "lba": LBA, "atomic_boundary": 0x0102, "transfer_length": 0x0304},
         "9c 08 01 02 03 04 05 06 07 08 01 02 03 04 00 00",
     ),
+    "SanitizeOverwrite": (
+        {"immed": 1, "znr": 1, "ause": 1, "parameter_list_length": 0x0204},
+        "48 e1 00 00 00 00 00 02 04 00",
+    ),
+    "SanitizeBlockErase": ({"ause": 1}, "48 22 00 00 00 00 00 00 00 00"),
+    "SanitizeExitFailureMode": ({"immed": 1}, "48 9f 00 00 00 00 00 00 00 00"),
+    "FormatUnit": (
+        {"fmtpinfo": 2, "longlist": 1, "fmtdata": 1, "defect_list_format": 6, "ffmt": 1},
+        "04 b6 00 00 01 00",
+    ),
     "CompareAndWrite": (
         {"fua": 1, "lba": LBA, "transfer_length": 9, "group_number": 3},
         "89 08 01 02 03 04 05 06 07 08 00 00 00 09 03 00",

@@ -28,6 +28,7 @@ from daiko.state.record import (
     HostRecord,
     JobRecord,
     JobState,
+    MediumWorkRecord,
     PortalGroupRecord,
     ReachRecord,
     Record,
@@ -90,6 +91,15 @@ ONE_OF_EACH: list[Record] = [
         access={7: VolumeAccess(state=GroupState.UNAVAILABLE, by_host=True)},
     ),
     UnitRecord(naa="602da10" + "0" * 25, mode_pages=("08120000",), identifying_text="e5a4a7"),
+    MediumWorkRecord(
+        naa="6" * 32,
+        work="overwrite",
+        pattern="aa55",
+        count=3,
+        invert=True,
+        is_restricted=True,
+        has_failed=False,
+    ),
     ReservationRecord(
         naa="602da10" + "0" * 25,
         type=5,

@@ -170,7 +170,7 @@ def test_every_command_has_a_line() -> None:
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=str)
-def test_command_is_carried_out_where_the_standard_says(name: str, form: str) -> None:
+async def test_command_is_carried_out_where_the_standard_says(name: str, form: str) -> None:
     plain_we, plain_ea, registered, rr_we, rr_ea, reserved = line_of(name, form)
     found, expected = {}, {}
     for type in ReservationType:
@@ -200,7 +200,7 @@ def test_command_is_carried_out_where_the_standard_says(name: str, form: str) ->
 
 @pytest.mark.parametrize("type", ReservationType, ids=lambda type: type.name)
 @pytest.mark.parametrize(("name", "form"), CASES, ids=str)
-def test_holder_is_never_kept_out(name: str, form: str, type: ReservationType) -> None:
+async def test_holder_is_never_kept_out(name: str, form: str, type: ReservationType) -> None:
     holder, _ = situation(type)
     task = command(holder, name, form, KEY)
     if name == "RESERVE" and type is not ReservationType.WRITE_EXCLUSIVE:
@@ -218,7 +218,7 @@ def test_unregistered_nexus_may_register_under_every_reservation() -> None:
 
 
 @pytest.mark.parametrize(("name", "form"), CASES, ids=str)
-def test_holder_of_a_reserve_is_kept_from_persistent_reservations_only(
+async def test_holder_of_a_reserve_is_kept_from_persistent_reservations_only(
     name: str, form: str
 ) -> None:
     holder, _ = situation(None)

@@ -15,13 +15,14 @@ import structlog
 
 from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state.record import (
+    MediumWorkRecord,
     RegistrationRecord,
     ReservationRecord,
     UnitRecord,
     VolumeRecord,
 )
 from daiko.state.store import Store, StoreError, Transaction
-from daiko.target.kept import NOTHING_KEPT, Done, Kept
+from daiko.target.kept import NOTHING_KEPT, Done, Kept, MediumWork, WorkKind
 from daiko.target.registrations import NOBODY, ItNexus, Registrations
 
 log = structlog.get_logger(__name__)
@@ -86,6 +87,20 @@ class UnitKeeper:
         return self._keepers.store.is_lasting
 
     @property
+    def medium_work(self) -> MediumWork | None:
+        record = self._keepers.store.get(MediumWorkRecord, self.naa)
+        return None if record is None else medium_work_of(record)
+
+    def keep_medium_work(self, work: MediumWork | None, done: Done) -> None:
+        def write(change: Transaction) -> None:
+            if work is None:
+                change.delete(MediumWorkRecord, self.naa)
+            else:
+                change.put(medium_work_record_of(self.naa, work))
+
+        self._keepers.begin(self, write, done)
+
+    @property
     def registrations(self) -> Registrations:
         record = self._keepers.store.get(ReservationRecord, self.naa)
         return NOBODY if record is None else registrations_of(record)
@@ -118,6 +133,31 @@ def kept_of(record: UnitRecord) -> Kept:
         mode_pages=None if pages is None else tuple(map(bytes.fromhex, pages)),
         identifying_information=bytes.fromhex(record.identifying_information),
         identifying_text=bytes.fromhex(record.identifying_text),
+    )
+
+
+def medium_work_record_of(naa: str, work: MediumWork) -> MediumWorkRecord:
+    """As it is stored."""
+    return MediumWorkRecord(
+        naa=naa,
+        work=work.kind.value,
+        pattern=work.pattern.hex(),
+        count=work.count,
+        invert=work.invert,
+        is_restricted=work.is_restricted,
+        has_failed=work.has_failed,
+    )
+
+
+def medium_work_of(record: MediumWorkRecord) -> MediumWork:
+    """`medium_work_record_of` the other way."""
+    return MediumWork(
+        WorkKind(record.work),
+        bytes.fromhex(record.pattern),
+        record.count,
+        record.invert,
+        record.is_restricted,
+        record.has_failed,
     )
 
 
@@ -156,3 +196,4 @@ def forget(change: Transaction, volume: VolumeRecord) -> None:
     """Drop what was kept for a volume's unit, inside the transaction that takes the volume away."""
     change.delete(UnitRecord, volume.naa)
     change.delete(ReservationRecord, volume.naa)
+    change.delete(MediumWorkRecord, volume.naa)

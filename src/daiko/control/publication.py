@@ -185,7 +185,7 @@ class Publication:
             self._unwatch = None
         self.access.publish({})
         for volume in self._volumes.values():
-            self._intents.close(volume.unit)
+            self._close(volume)
         self._volumes.clear()
         self._views.clear()
 
@@ -222,6 +222,9 @@ class Publication:
         )
         volume.unit.asymmetric_access.keeper = self
         self._intents.take_up(record, volume.unit)
+        work = self.keepers.of(record).medium_work
+        if work is not None:
+            volume.unit.medium.take_up(work)
 
     # What hosts and administrators say of target port groups
 
@@ -274,6 +277,12 @@ class Publication:
         for volume in self._volumes.values():
             volume.unit.asymmetric_access.follow()
 
+    def _close(self, volume: PublishedVolume) -> None:
+        """The volume is not served any more, or by another unit."""
+        self._intents.close(volume.unit)
+        if volume.unit.medium_state is not None:
+            volume.unit.medium_state.close()
+
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False
         if any(change.type in (PortalGroupRecord, TargetPortGroupRecord) for change in changes):
@@ -296,7 +305,7 @@ class Publication:
         """Take a volume as it is now; whether hosts see another unit for it."""
         after = change.after
         if not isinstance(after, VolumeRecord):
-            self._intents.close(self._volumes.pop(change.key).unit)
+            self._close(self._volumes.pop(change.key))
             if isinstance(change.before, VolumeRecord):
                 self._intents.forget(change.before)
             return True
@@ -310,7 +319,7 @@ class Publication:
             living.grow(after)
             return False
         if living is not None:
-            self._intents.close(living.unit)
+            self._close(living)
         self._add(after)
         if living is not None:
             self._volumes[change.key].unit.reservations.take_over(living.unit.reservations)

@@ -38,6 +38,7 @@ class Opcode(IntEnum):
     READ_BUFFER_10 = 0x3C
     WRITE_SAME_10 = 0x41
     UNMAP = 0x42
+    SANITIZE = 0x48
     LOG_SELECT = 0x4C
     LOG_SENSE = 0x4D
     MODE_SELECT_10 = 0x55
@@ -78,6 +79,15 @@ class ServiceActionIn16(IntEnum):
 
     READ_CAPACITY_16 = 0x10
     GET_LBA_STATUS = 0x12
+
+
+class Sanitize(IntEnum):
+    """Service actions of SANITIZE, 48h (SBC-4, 5.30)."""
+
+    SANITIZE_OVERWRITE = 0x01
+    SANITIZE_BLOCK_ERASE = 0x02
+    SANITIZE_CRYPTOGRAPHIC_ERASE = 0x03
+    SANITIZE_EXIT_FAILURE_MODE = 0x1F
 
 
 class ThirdPartyCopyOut(IntEnum):

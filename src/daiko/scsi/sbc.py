@@ -7,7 +7,7 @@ that are legal only as 0.
 from __future__ import annotations
 
 from daiko.scsi.layout import Field, Layout, bit, bits, number, span
-from daiko.scsi.opcode import Opcode, ServiceActionIn16
+from daiko.scsi.opcode import Opcode, Sanitize, ServiceActionIn16
 from daiko.scsi.spc import control, opcode, service_action
 
 
@@ -173,6 +173,39 @@ GetLbaStatus = Layout(
     number("lba", 2, 8),
     number("allocation_length", 10, 4),
     control(15),
+)
+
+
+def _sanitize(name: str, code: int) -> Layout:
+    return Layout(
+        name,
+        10,
+        opcode(Opcode.SANITIZE),
+        bit("immed", 1, 7),
+        bit("znr", 1, 6),
+        bit("ause", 1, 5),
+        service_action(code),
+        number("parameter_list_length", 7, 2),
+        control(9),
+    )
+
+
+# The service actions of SANITIZE.
+SanitizeOverwrite = _sanitize("SanitizeOverwrite", Sanitize.SANITIZE_OVERWRITE)
+SanitizeBlockErase = _sanitize("SanitizeBlockErase", Sanitize.SANITIZE_BLOCK_ERASE)
+SanitizeExitFailureMode = _sanitize("SanitizeExitFailureMode", Sanitize.SANITIZE_EXIT_FAILURE_MODE)
+
+FormatUnit = Layout(
+    "FormatUnit",
+    6,
+    opcode(Opcode.FORMAT_UNIT),
+    bits("fmtpinfo", 1, 7, 6, legal=False),
+    bit("longlist", 1, 5),
+    bit("fmtdata", 1, 4),
+    bit("cmplst", 1, 3),
+    bits("defect_list_format", 1, 2, 0),
+    bits("ffmt", 4, 1, 0, legal=False),
+    control(5),
 )
 
 ReadDefectData10 = Layout(

@@ -381,6 +381,8 @@ class BlockDeviceCharacteristics(_FixedPage):
         _PAGE_CODE,
         number("rotation_rate", 4, 2),
         number("product_type", 6, 1),
+        bits("wabereq", 7, 7, 6),
+        bits("wacereq", 7, 5, 4),
         bits("form_factor", 7, 3, 0),
         bit("fuab", 8, 1),
         bit("vbuls", 8, 0),
@@ -389,6 +391,10 @@ class BlockDeviceCharacteristics(_FixedPage):
     rotation_rate: int = 0
     """Revolutions a minute; 0 = not said, 1 = not a rotating medium."""
     product_type: int = 0
+    wabereq: int = 0
+    """Must blocks be written after BLOCK ERASE before they can be read? 0 = not said, 1 = no."""
+    wacereq: int = 0
+    """The same for CRYPTOGRAPHIC ERASE."""
     form_factor: int = 0
     fuab: int = 0
     vbuls: int = 0

@@ -229,6 +229,26 @@ class UnitRecord(Record):
         return self.naa
 
 
+class MediumWorkRecord(Record):
+    """A FORMAT UNIT or SANITIZE that is at work on a volume, or has failed."""
+
+    kind: ClassVar[str] = "medium_work"
+    naa: str
+    """The volume's."""
+    work: str
+    """format, overwrite, block erase."""
+    pattern: str
+    """In hex."""
+    count: int
+    invert: bool
+    is_restricted: bool
+    has_failed: bool
+
+    @property
+    def key(self) -> str:
+        return self.naa
+
+
 class RegistrationRecord(BaseModel):
     """An I_T nexus that is registered for persistent reservations of a unit."""
 

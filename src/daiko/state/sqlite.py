@@ -51,6 +51,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.VolumeRecord,
         records.UnitRecord,
         records.ReservationRecord,
+        records.MediumWorkRecord,
         records.HostRecord,
         records.CredentialRecord,
         records.JobRecord,

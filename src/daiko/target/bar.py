@@ -50,6 +50,10 @@ class Bar(IntFlag):
     """The medium is not to be written."""
 
 
+OF_MEDIUM = Bar.FORMATTING | Bar.SANITIZING
+"""Bars whose answer says how far the work is."""
+
+
 def barred_by(row: CommandRow) -> int:
     """The bars under which the command is not carried out."""
     bars = Bar(0)

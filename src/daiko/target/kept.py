@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from daiko.target.registrations import Registrations
@@ -25,6 +26,30 @@ class Kept:
     """Of type 0000000b, binary."""
     identifying_text: bytes = b""
     """Of type 0000010b: UTF-8, without the NUL."""
+
+
+class WorkKind(StrEnum):
+    """What is done with all blocks of a medium."""
+
+    FORMAT = "format"
+    OVERWRITE = "overwrite"
+    BLOCK_ERASE = "block erase"
+
+
+@dataclass(frozen=True, slots=True)
+class MediumWork:
+    """A FORMAT UNIT or SANITIZE that is at work, or has failed (`target/medium.py`)."""
+
+    kind: WorkKind
+    pattern: bytes = b"\0"
+    """At least 1 byte; repeated from the start of each block."""
+    count: int = 1
+    """Passes."""
+    invert: bool = False
+    """Each pass writes the inverse of what the one before wrote."""
+    is_restricted: bool = False
+    """SANITIZE with AUSE 0: after a failure only another such SANITIZE opens the unit."""
+    has_failed: bool = False
 
 
 NOTHING_KEPT = Kept()
@@ -46,6 +71,13 @@ class Keeper(Protocol):
     @property
     def is_lasting(self) -> bool:
         """What is kept is there after a restart: the controller has no store for once only."""
+
+    @property
+    def medium_work(self) -> MediumWork | None:
+        """As last kept."""
+
+    def keep_medium_work(self, work: MediumWork | None, done: Done) -> None:
+        """Keep what is at work on the medium from now on (None: nothing); `done` is called once."""
 
     @property
     def registrations(self) -> Registrations:

@@ -21,19 +21,21 @@ from daiko.command_control import command_table
 from daiko.command_control.command_table import Addresses, Attention, CommandRow, Order
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Level
 from daiko.device.error import DeviceError
+from daiko.scsi import sbc as cdbs
 from daiko.scsi import sense
 from daiko.scsi.opcode import Opcode
-from daiko.scsi.sense import CheckCondition, Sense
+from daiko.scsi.sense import CheckCondition, Sense, SenseKey
 from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
 from daiko.target.atomic_write import AtomicWrites
-from daiko.target.bar import BY_RESERVATION, Bar, answer_to_barred, barred_by
+from daiko.target.bar import BY_RESERVATION, OF_MEDIUM, Bar, answer_to_barred, barred_by
 from daiko.target.commands import (
     defects,
     diagnostic,
     identification,
     inquiry,
     log,
+    medium,
     mode,
     provisioning,
     reservation,
@@ -47,6 +49,7 @@ from daiko.target.event import Event, Told
 from daiko.target.exclusion import Exclusion
 from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
+from daiko.target.medium import Medium
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
 from daiko.target.mode_settings import ROWS as MODE_PAGES
 from daiko.target.reservations import Reservations
@@ -64,6 +67,7 @@ COMMAND_MODULES = (
     identification,
     inquiry,
     log,
+    medium,
     mode,
     provisioning,
     reservation,
@@ -179,6 +183,8 @@ def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
         return has.keeper
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
         return has.copies
+    if row.layout is cdbs.SanitizeBlockErase:
+        return device.unmap is not Level.NONE
     if row.opcode is Opcode.WRITE_ATOMIC_16:
         return has.intents or device.atomic_blocks > 0
     level = {
@@ -231,6 +237,7 @@ class LogicalUnit:
         "keeper",
         "log",
         "maximum_transfer",
+        "medium_state",
         "mode",
         "mode_pages",
         "nexuses",
@@ -298,6 +305,8 @@ class LogicalUnit:
         """Of WRITE BUFFER; None until a host has written to it."""
         self.timestamp_offset: int | None = None
         """Milliseconds to the clock of the machine; None: no host has set the timestamp."""
+        self.medium_state: Medium | None = None
+        """Made with the first FORMAT UNIT or SANITIZE (`medium`)."""
         self.rows, self._places = self._repertoire()
         """`rows`: the commands that this unit has."""
         self.set_mode(self.saved_mode())
@@ -356,8 +365,22 @@ class LogicalUnit:
             bars &= ~BY_RESERVATION
             if not bars:
                 return False
-        self._end(itl, task, *answer_to_barred(bars))
+        status, condition = answer_to_barred(bars)
+        if isinstance(condition, Sense) and condition.key == SenseKey.NOT_READY:
+            condition = self.pollable_sense() if bars & OF_MEDIUM else condition
+        self._end(itl, task, status, condition)
         return True
+
+    def pollable_sense(self) -> Sense:
+        """How far a FORMAT UNIT or SANITIZE is; NO SENSE where none is at work."""
+        return sense.no_sense() if self.medium_state is None else self.medium_state.condition()
+
+    @property
+    def medium(self) -> Medium:
+        """FORMAT UNIT and SANITIZE."""
+        if self.medium_state is None:
+            self.medium_state = Medium(self)
+        return self.medium_state
 
     def _unknown(self, cdb: bytes) -> Sense:
         if self._places[cdb[0]] is None:
@@ -466,6 +489,8 @@ class LogicalUnit:
             bars |= Bar.SELF_TEST
         if self.is_write_protected:
             bars |= Bar.WRITE_PROTECTED
+        if self.medium_state is not None:
+            bars |= self.medium_state.bars
         return int(bars)
 
     def replace_device(self, device: BlockDevice) -> None:
@@ -504,12 +529,12 @@ class LogicalUnit:
         return _repertoire(means, self.bare_device.capabilities)
 
     def _take_device(self, device: BlockDevice) -> None:
-        before = self.bare_device.capabilities
         self.bare_device = device
         self.device = device if self.exclusion is None else self.exclusion.replace(device)
-        if device.capabilities != before:
+        rows, self._places = self._repertoire()
+        if rows != self.rows:
             # A volume that was published while its back end was away learns now what it can do.
-            self.rows, self._places = self._repertoire()
+            self.rows = rows
             self.announce(Event.INQUIRY_DATA_CHANGED)
         if self.atomic_writes is not None:
             self.atomic_writes.devices_changed()
@@ -566,6 +591,8 @@ class LogicalUnit:
         ends it in its own time, or with the copy manager, which can be told."""
         if task.cdb[0] == Opcode.EXTENDED_COPY and self.third_party_copy is not None:
             self.third_party_copy.aborted(task)
+        elif self.medium_state is not None:
+            self.medium_state.let_go(task)
 
 
 def _illegal_bit(cdb: bytes, row: CommandRow) -> Sense:

@@ -136,7 +136,14 @@ NON_ROTATING = 1
 
 def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
     rotation = 0 if unit.device.capabilities.rotational else NON_ROTATING
-    return vpd.BlockDeviceCharacteristics(rotation_rate=rotation, fuab=0).pack()
+    can_erase = unit.device.capabilities.unmap is not Level.NONE
+    return vpd.BlockDeviceCharacteristics(
+        rotation_rate=rotation, wabereq=READS_AFTER_ERASE if can_erase else 0, fuab=0
+    ).pack()
+
+
+READS_AFTER_ERASE = 1
+"""WABEREQ: a block can be read after BLOCK ERASE without having been written."""
 
 
 def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:

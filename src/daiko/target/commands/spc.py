@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daiko.scsi import sense, spc
+from daiko.scsi import spc
 from daiko.scsi.opcode import Status
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
@@ -33,7 +33,7 @@ def request_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     elif unit.self_test is not None:
         condition = sense.self_test_in_progress(unit.self_test.progress)
     else:
-        condition = sense.no_sense()
+        condition = unit.pollable_sense()
     data = condition.pack(descriptor_format=bool(cdb.desc))
     itl.finish(task, GOOD, (data[: cdb.allocation_length],))
 
