@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daiko.scsi import spc
+from daiko.scsi import sense, spc
 from daiko.scsi.opcode import Status
 from daiko.target.commands.absent import pack_luns
 from daiko.target.commands.handler import serves
