@@ -6,12 +6,17 @@ from daiko.iscsi.bhs import Stage
 from daiko.iscsi.error import LoginStatus, RejectReason
 from daiko.iscsi.login import _SECURITY_KEYS, LOGIN_PDU_LIMIT, STAGES, USES
 from daiko.iscsi.text_key import KEYS
-from daiko.target.connection import LOGIN_SECONDS, SILENCE_SECONDS
+from daiko.state.record import SystemRecord
+from daiko.target.connection import LOGIN_SECONDS
 from reference_docs.markdown import code, head, said, spoken, table, text
 
 
 def _stage(stage: int | None) -> str:
     return "none yet" if stage is None else spoken(Stage(stage).name)
+
+
+def _default(field: str) -> float:
+    return float(SystemRecord.model_fields[field].default)
 
 
 def _state(stage: int | None) -> str:
@@ -45,9 +50,9 @@ def document() -> str:
     lines += ["    FULL_FEATURE_PHASE --> [*]", "```", ""]
     lines += [
         f"A text of a login goes in PDUs of at most {LOGIN_PDU_LIMIT} bytes, continued with the C",
-        f"bit. A connection that has not logged in after {LOGIN_SECONDS:g} s is closed; a session",
-        f"that is silent for {SILENCE_SECONDS:g} s is pinged, and closed when it stays silent for",
-        "as long again.",
+        f"bit. A connection that has not logged in after {LOGIN_SECONDS:g} s is closed. A session",
+        f"that is silent for {_default('ping_interval'):g} s is pinged, and closed when it does",
+        f"not answer in {_default('ping_timeout'):g} s; `daiko system set` changes both.",
         "",
         "## Keys in each stage",
         "",

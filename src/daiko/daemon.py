@@ -195,7 +195,8 @@ async def _initialise(store: Store, options: Options) -> None:
         mode=options.mode or (known.mode if known is not None else _mode_for(options)),
     )
     if known is not None:
-        record = record.model_copy(update={"company_id": known.company_id})
+        said = record.model_dump(include={"iqn", "initiator_iqn", "mode"})
+        record = known.model_copy(update=said)
     async with store.transaction() as change:
         change.put(record)
         if not named and not change.list(PortalGroupRecord):

@@ -76,9 +76,9 @@ async def host(portal: str) -> AsyncIterator[RawInitiator]:
         yield made
 
 
-async def logged_in(portal: str, **keys: str) -> RawInitiator:
+async def logged_in(portal: str, isid: bytes = ISID, **keys: str) -> RawInitiator:
     made = await RawInitiator.connect(portal)
-    assert (await made.login(IQN, keys=keys)).status == 0
+    assert (await made.login(IQN, keys=keys, isid=isid)).status == 0
     return made
 
 
@@ -595,6 +595,17 @@ async def test_silent_initiator_is_pinged_then_closed(
     role._watch()
     assert await host.is_closed()
     assert access.lost == access.started
+
+
+async def test_ping_keeps_to_the_times_that_are_set(portal: str, target: Target) -> None:
+    target.ping_interval, target.ping_timeout = 0.01, 3600.0
+    async with await logged_in(portal) as patient:
+        assert isinstance(await patient.receive(), NopIn)
+        target.ping_timeout = 0.01
+        async with await logged_in(portal, isid=bytes(6)) as hasty:
+            assert isinstance(await hasty.receive(), NopIn)
+            assert await hasty.is_closed()
+        assert await alive(patient)
 
 
 async def test_send_targets_in_a_normal_session_names_its_own_target(

@@ -169,6 +169,12 @@ class SecondController:
         Unreachable where no portal answers."""
         await self._paths.check_account(account)
 
+    def use_settings(self, settings: InitiatorSettings) -> None:
+        """Other time limits, for commands sent from now on."""
+        self.settings = settings
+        self.command_timeout = settings.command_timeout
+        self._paths.use_settings(settings)
+
     def use_account(self, account: Account | None) -> None:
         """From the next login on."""
         self._paths.account = account

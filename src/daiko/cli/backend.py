@@ -120,6 +120,56 @@ def show(context: typer.Context, name: option.BackendName, json: option.Json = F
         _show(found)
 
 
+def _seconds(name: str, help_: str) -> Any:
+    return typer.Option(name, metavar="S", min=1, max=3600, help=help_)
+
+
+@app.command("set")
+def set_backend(
+    context: typer.Context,
+    name: option.BackendName,
+    command_timeout: Annotated[
+        float | None, _seconds("--command-timeout", "For a command; then it is aborted.")
+    ] = None,
+    abort_timeout: Annotated[
+        float | None, _seconds("--abort-timeout", "For that; then the LU is reset.")
+    ] = None,
+    reset_timeout: Annotated[
+        float | None, _seconds("--reset-timeout", "For that; then the connection is dropped.")
+    ] = None,
+    ping_interval: Annotated[
+        float | None, _seconds("--ping-interval", "Of silence; then it is pinged.")
+    ] = None,
+    ping_timeout: Annotated[
+        float | None, _seconds("--ping-timeout", "For its answer to a ping.")
+    ] = None,
+    json: option.Json = False,
+) -> None:
+    """Change how many seconds a second controller may take, from now on. For an array with slow
+    disks, give --abort-timeout more: a reset of an LU ends the commands of its other hosts, too."""
+    given = {
+        "command": command_timeout,
+        "abort": abort_timeout,
+        "reset": reset_timeout,
+        "ping_interval": ping_interval,
+        "ping_timeout": ping_timeout,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise option.usage("nothing is to be changed", "give one of the options: see --help")
+    found = client.of(context).patch("backends", name, body={"patience": changes})
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"{name} may take, in seconds: {_patience(found)}")
+
+
+def _patience(backend: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value:g}" for key, value in backend["patience"].items()
+    )
+
+
 @app.command("set-chap")
 def set_chap(
     context: typer.Context,
@@ -227,6 +277,7 @@ def _show(backend: dict[str, Any]) -> None:
             ("answers", "yes" if backend["connected"] else f"no: {backend['detail']}"),
             ("note", backend["detail"] if backend["connected"] else ""),
             ("CHAP", "" if backend["path"] else secret.said(backend["chap"])),
+            ("seconds", "" if backend["path"] else _patience(backend)),
             ("used by", ", ".join(backend["used_by"]) or "no volume"),
             ("asked at", render.moment(backend["probed_at"])),
         ]

@@ -119,6 +119,7 @@ for name, noun in (
     ("job", job.app),
     ("explain", explain.app),
     ("discovery", discovery.app),
+    ("system", system.app),
 ):
     app.add_typer(noun, name=name)
 app.command("status")(system.status)

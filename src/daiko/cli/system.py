@@ -14,6 +14,46 @@ from daiko.cli import client, follow, option, render
 _SIGN: Final = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
 
 
+app = typer.Typer(no_args_is_help=True, help="The controller as a whole.")
+
+
+@app.command("set")
+def set_system(
+    context: typer.Context,
+    mode: Annotated[
+        str, typer.Option("--mode", metavar="delegate|direct|local", help="Who moves the data.")
+    ] = "",
+    ping_interval: Annotated[
+        float | None,
+        typer.Option(
+            "--ping-interval", metavar="S", min=1, max=3600,
+            help="Seconds of silence after which a host is pinged.",
+        ),
+    ] = None,
+    ping_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--ping-timeout", metavar="S", min=1, max=3600,
+            help="Seconds for its answer; then its session is ended.",
+        ),
+    ] = None,
+    json: option.Json = False,
+) -> None:  # fmt: skip
+    """Change the mode, or how hosts are pinged; at once."""
+    given = {**option.mode(mode), "ping_interval": ping_interval, "ping_timeout": ping_timeout}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        raise option.usage("nothing is to be changed", "give one of the options: see --help")
+    found = client.of(context).patch("system", body=changes)
+    if json:
+        render.as_json(found)
+    else:
+        render.said(
+            f"mode {found['mode']}; hosts are pinged after {found['ping_interval']:g} s of silence "
+            f"and have {found['ping_timeout']:g} s for the answer"
+        )
+
+
 def status(context: typer.Context, json: option.Json = False) -> None:
     """Show the controller at a glance."""
     found = client.of(context).get("system")

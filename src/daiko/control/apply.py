@@ -36,6 +36,7 @@ from daiko.state.record import (
     ExtentRecord,
     FunctionRecord,
     HostRecord,
+    Patience,
     PortalGroupRecord,
     ReachRecord,
     Record,
@@ -106,6 +107,8 @@ async def apply_document(
             await system.change_record(
                 document.system.model_dump(exclude_none=True, exclude={"discovery_chap"})
             )
+        for name in _names(actions, "backend", Verb.CHANGE):
+            await system.change_patience(name, document.backend[name].patience)
         for name in _names(actions, "backend", Verb.REMOVE):
             await system.detach_backend(name)
         return actions
@@ -230,12 +233,20 @@ def _backends(now: Document, wanted: Document) -> Iterator[Action]:
             )
         if there is None:
             yield Action(Verb.ADD, "backend", name, _where(backend))
-        elif there.model_copy(update={"chap": backend.chap}) != backend:
+        elif _but_for_login(there) != _but_for_login(backend):
             raise Conflict(
                 f"back end {name} is {_where(now.backend[name])}, not {_where(backend)}",
                 "detach it and attach it anew, or give the new one another name",
                 field=f"backend.{name}",
             )
+        elif there.patience != backend.patience:
+            said = _said(backend.patience.model_dump())
+            yield Action(Verb.CHANGE, "backend", name, f"seconds that it may take: {said}")
+
+
+def _but_for_login(part: BackendPart) -> BackendPart:
+    """What cannot be changed while it is attached."""
+    return part.model_copy(update={"chap": None, "patience": Patience()})
 
 
 _HOST = "host"

@@ -24,10 +24,11 @@ from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
+from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.spc import TestUnitReady
-from daiko.state.record import BackendKind, BackendRecord, DeviceFacts
+from daiko.state.record import BackendKind, BackendRecord, DeviceFacts, Patience
 
 log = structlog.get_logger(__name__)
 
@@ -93,8 +94,9 @@ class Attachment:
         self.controller: SecondController | None = None
         if record.type is BackendKind.ISCSI:
             self.controller = SecondController(
-                record.name, record.iqn, record.portals, initiator_iqn, account=account
-            )
+                record.name, record.iqn, record.portals, initiator_iqn, account=account,
+                settings=settings_of(record.patience),
+            )  # fmt: skip
             self.controller.on_lu_changed = self._lu_changed
             self.controller.on_reset = self._was_reset
         self.found: ProbeResult | None = None
@@ -142,6 +144,12 @@ class Attachment:
             if facts.lun == lun:
                 return facts
         raise LookupError(f"back end {self.record.name} has no LU {lun}")
+
+    def use_patience(self, patience: Patience) -> None:
+        """Other time limits, from now on."""
+        self.record = self.record.model_copy(update={"patience": patience})
+        if self.controller is not None:
+            self.controller.use_settings(settings_of(patience))
 
     async def open(self) -> tuple[DeviceFacts, ...]:
         """Connect or open it, and ask what it has. Returns what its devices are now, without
@@ -316,6 +324,17 @@ class Attachment:
             vendor="DAIKO",
             product="INTERNAL",
         )
+
+
+def settings_of(patience: Patience) -> InitiatorSettings:
+    """As the initiator takes it."""
+    return InitiatorSettings(
+        command_timeout=patience.command,
+        abort_timeout=patience.abort,
+        reset_timeout=patience.reset,
+        ping_interval=patience.ping_interval,
+        ping_timeout=patience.ping_timeout,
+    )
 
 
 def open_file(path: Path, block_size: int, *, preallocate: bool = False) -> FileDevice:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
 
 from daiko.control import chap, functions, names
 from daiko.control.chap import Chap, ChapState
@@ -18,7 +21,13 @@ from daiko.initiator.discovery import discover
 from daiko.initiator.portal import Portal
 from daiko.iscsi.error import LoginRefused, RemoteProtocolError
 from daiko.state.index import VolumesOf
-from daiko.state.record import TERMINAL, BackendKind, BackendRecord, CredentialRecord
+from daiko.state.record import (
+    TERMINAL,
+    BackendKind,
+    BackendRecord,
+    CredentialRecord,
+    Patience,
+)
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -281,6 +290,20 @@ async def rescan_all(system: System) -> list[BackendState]:
             with suppress(Unavailable):
                 await system.probe_backend(record.name, functions=False)
     return ls(system)
+
+
+async def set_patience(system: System, name: str, changes: Mapping[str, float]) -> BackendState:
+    """Change how long a second controller may take, by the fields of `Patience`. Raises NotFound,
+    Invalid."""
+    async with system.changing:
+        record = names.backend_of(system, name)
+        try:
+            patience = Patience(**{**record.patience.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise Invalid(f"{field}: {first['msg']}", field=f"patience.{field}") from error
+        return _state(system, await system.change_patience(name, patience))
 
 
 async def set_chap(system: System, name: str, login: Chap) -> BackendState:

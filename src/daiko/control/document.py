@@ -73,6 +73,7 @@ from daiko.state.record import (
     FunctionRecord,
     GroupState,
     HostRecord,
+    Patience,
     PortalGroupRecord,
     ReachRecord,
     SystemRecord,
@@ -124,6 +125,8 @@ class SystemPart(_Part):
     iqn: str | None = None
     initiator_iqn: str | None = None
     mode: Mode | None = None
+    ping_interval: float | None = Field(default=None, ge=1, le=3600)
+    ping_timeout: float | None = Field(default=None, ge=1, le=3600)
     discovery_chap: ChapPart | None = None
 
 
@@ -158,6 +161,7 @@ class BackendPart(_Part):
     path: str = ""
     block_size: int = 512
     preallocate: bool = False
+    patience: Patience = Patience()
     chap: ChapPart | None = None
 
     @model_validator(mode="after")
@@ -179,6 +183,7 @@ class BackendPart(_Part):
             path=self.path,
             block_size=self.block_size,
             preallocate=self.preallocate,
+            patience=self.patience,
         )
 
 

@@ -33,6 +33,7 @@ from daiko.state.record import (
     CredentialRecord,
     DeviceFacts,
     FunctionRecord,
+    Patience,
     ReachRecord,
 )
 from daiko.state.store import Store, Transaction
@@ -123,6 +124,13 @@ class Inventory:
         cell = await self._probe_reach(self._attachments[name], self.directory()[device])
         await self._store.put(ReachRecord(backend=name, device=str(device), cell=cell))
         return cell
+
+    async def use_patience(self, name: str, patience: Patience) -> BackendRecord:
+        """Other time limits for a back end, from now on. Raises KeyError."""
+        attachment = self._attachments[name]
+        attachment.use_patience(patience)
+        await self._store.put(attachment.record)
+        return attachment.record
 
     async def use_credentials(self, name: str, credentials: CredentialRecord | None) -> str:
         """Log in by these from now on, or by the name alone, and store that. They are tried first,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from daiko.control.error import Invalid
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -60,3 +64,16 @@ def show(system: System) -> Status:
         jobs_active=sum(job.state not in TERMINAL for job in jobs),
         jobs_failed=sum(job.state is JobState.FAILED for job in jobs),
     )
+
+
+async def change(system: System, changes: Mapping[str, Any]) -> Status:
+    """Change the mode and how hosts are pinged. Raises Invalid."""
+    async with system.changing:
+        try:
+            SystemRecord.model_validate({**system.record.model_dump(), **changes})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise Invalid(f"{field}: {first['msg']}", field=field) from error
+        await system.change_record(changes)
+    return show(system)

@@ -36,6 +36,7 @@ from daiko.state.record import (
     FunctionRecord,
     HostRecord,
     JobRecord,
+    Patience,
     PortalGroupRecord,
     ReachRecord,
     SystemRecord,
@@ -68,6 +69,7 @@ class System:
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
         self._target = Target(record.iqn, self.access)
+        self._follow_record(record)
         self._publication.on_hosts_changed = self._target.check_sessions
         self.listening = Listening(store, self._target)
 
@@ -163,6 +165,11 @@ class System:
                 )
         wanted = now.model_copy(update=dict(changes))
         await self.store.put(wanted)
+        self._follow_record(wanted)
+
+    def _follow_record(self, record: SystemRecord) -> None:
+        self._target.ping_interval = record.ping_interval
+        self._target.ping_timeout = record.ping_timeout
 
     # Back ends
 
@@ -201,6 +208,13 @@ class System:
                     f"job {job.id} works on {name}", f"`daiko job cancel {job.id}` first"
                 )
         await self._inventory.detach(name)
+
+    async def change_patience(self, name: str, patience: Patience) -> BackendRecord:
+        """Give a back end other time limits, from now on. Raises NotFound; Invalid for an own
+        disk."""
+        if self._existing(name).path:
+            raise Invalid(f"{name} is a disk of this controller: nothing is waited for there")
+        return await self._inventory.use_patience(name, patience)
 
     async def change_backend_credentials(
         self, name: str, credentials: CredentialRecord | None

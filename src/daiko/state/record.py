@@ -45,6 +45,10 @@ class SystemRecord(Record):
     mode: Mode = Mode.DELEGATE
     company_id: int = 0x02DA10
     """IEEE company id (24 bits) of the NAA designators that this controller gives."""
+    ping_interval: float = Field(default=60.0, ge=1, le=3600)
+    """Seconds of silence after which a host is pinged."""
+    ping_timeout: float = Field(default=60.0, ge=1, le=3600)
+    """Seconds that it may take for its answer; then its session is ended."""
 
     @property
     def key(self) -> str:
@@ -129,6 +133,22 @@ class DeviceFacts(Record):
     """The 3PC bit of standard INQUIRY."""
 
 
+class Patience(BaseModel):
+    """How long a second controller may take before the next step is made; seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    command: float = Field(default=30.0, ge=1, le=3600)
+    """For a command; then ABORT TASK."""
+    abort: float = Field(default=15.0, ge=1, le=3600)
+    """For the answer to that; then LOGICAL UNIT RESET."""
+    reset: float = Field(default=30.0, ge=1, le=3600)
+    """For the answer to that; then the connection is dropped."""
+    ping_interval: float = Field(default=5.0, ge=1, le=3600)
+    """Of silence, after which it is pinged."""
+    ping_timeout: float = Field(default=10.0, ge=1, le=3600)
+    """For the answer to a ping; then the connection is dropped."""
+
+
 class BackendRecord(Record):
     """A second controller as attached, or an INTERNAL device."""
 
@@ -145,6 +165,8 @@ class BackendRecord(Record):
     """Of an INTERNAL device."""
     preallocate: bool = False
     """An INTERNAL file has all of its room, and keeps it when blocks are unmapped."""
+    patience: Patience = Patience()
+    """With a second controller (ISCSI)."""
     devices: tuple[DeviceFacts, ...] = ()
     probed_at: float = 0.0
 

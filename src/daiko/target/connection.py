@@ -37,8 +37,8 @@ LOGIN_SECONDS = 15.0
 """A connection that has not logged in by then is closed."""
 LOGOUT_SECONDS = 10
 """How long a host that was asked to log out has for it."""
-SILENCE_SECONDS = 60.0
-"""A session silent for so long is pinged; silent for as long again, it is closed."""
+DISCOVERY_SECONDS = 60.0
+"""A discovery session lasts no longer."""
 
 
 class TargetConnection:
@@ -176,7 +176,7 @@ class TargetConnection:
             connection.framer.dispatch = discovery.dispatch()
             connection.framer.on_data_digest_error = discovery.data_digest_error
             self._timer = asyncio.get_running_loop().call_later(
-                SILENCE_SECONDS, self._discovery_too_slow
+                DISCOVERY_SECONDS, self._discovery_too_slow
             )
             return
         self._target.login_room.leave(self)
@@ -243,7 +243,9 @@ class TargetConnection:
         self._last_activity = (session.stat_sn, self.connection.batches)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(SILENCE_SECONDS, self._watch)
+        target = self._target
+        pause = target.ping_timeout if self._pinged else target.ping_interval
+        self._timer = asyncio.get_running_loop().call_later(pause, self._watch)
 
     def _ping(self, session: TargetSession) -> None:
         """A NOP-In that asks for an answer carries the next StatSN and does not advance it."""

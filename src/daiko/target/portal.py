@@ -53,6 +53,10 @@ class Target:
         self.authentication = Authentication()
         """Who has to prove who it is; nobody until told otherwise."""
         self.failure_limit = FailureLimit()
+        self.ping_interval = 60.0
+        """Seconds of silence after which an initiator is pinged."""
+        self.ping_timeout = 60.0
+        """Seconds that it may take for its answer; then its session is ended."""
         self.budget = DataBudget()
         """Memory for the data of all hosts' commands."""
         self.login_room: LoginRoom[TargetConnection] = LoginRoom()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.backend import AddBackend, BackendView, GrowBackend
+from daiko.api.schema.backend import AddBackend, BackendView, ChangeBackend, GrowBackend
 from daiko.api.schema.chap import SetChap
 from daiko.control import backends
 
@@ -44,6 +44,13 @@ async def rescan_all(system: Running) -> list[BackendView]:
 async def show(system: Running, name: str) -> BackendView:
     """One back end."""
     return BackendView.of(backends.show(system, name))
+
+
+@router.patch("/backends/{name}", operation_id="changeBackend")
+async def change(system: Running, name: str, body: ChangeBackend) -> BackendView:
+    """Change how long a second controller may take, from now on."""
+    changes = body.patience.model_dump(exclude_none=True)
+    return BackendView.of(await backends.set_patience(system, name, changes))
 
 
 @router.delete("/backends/{name}", status_code=204, operation_id="removeBackend")

@@ -6,7 +6,13 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.system import ApplyRequest, ApplyResult, ChangeView, SystemView
+from daiko.api.schema.system import (
+    ApplyRequest,
+    ApplyResult,
+    ChangeSystem,
+    ChangeView,
+    SystemView,
+)
 from daiko.control import apply, status
 
 router = APIRouter(tags=["system"])
@@ -16,6 +22,12 @@ router = APIRouter(tags=["system"])
 async def show(system: Running) -> SystemView:
     """This controller at a glance."""
     return SystemView.of(status.show(system))
+
+
+@router.patch("/system", operation_id="changeSystem")
+async def change(system: Running, body: ChangeSystem) -> SystemView:
+    """Change the mode, or how hosts are pinged; at once."""
+    return SystemView.of(await status.change(system, body.model_dump(exclude_none=True)))
 
 
 @router.post("/apply", operation_id="apply")

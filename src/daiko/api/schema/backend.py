@@ -39,6 +39,26 @@ class GrowBackend(BaseModel, extra="forbid"):
     size: int = Field(gt=0, description="Bytes; a whole number of blocks", examples=[21474836480])
 
 
+class ChangePatience(BaseModel, extra="forbid"):
+    """How long a second controller may take, 1 to 3600 seconds each; what is not given stays."""
+
+    command: float | None = Field(default=None, description="For a command; then ABORT TASK")
+    abort: float | None = Field(default=None, description="For that; then LOGICAL UNIT RESET")
+    reset: float | None = Field(
+        default=None, description="For that; then the connection is dropped"
+    )
+    ping_interval: float | None = Field(default=None, description="Of silence; then it is pinged")
+    ping_timeout: float | None = Field(
+        default=None, description="For its answer; then the connection is dropped"
+    )
+
+
+class ChangeBackend(BaseModel, extra="forbid"):
+    """What can be changed of a back end that is attached."""
+
+    patience: ChangePatience
+
+
 class AddBackend(BaseModel, extra="forbid"):
     """A back end to attach."""
 

@@ -25,6 +25,8 @@ class SystemView(BaseModel):
     initiator_iqn: str = Field(description="iSCSI name towards second controllers")
     portals: list[str] = Field(description="HOST:PORT where hosts reach the target")
     mode: Mode
+    ping_interval: float = Field(description="Seconds of silence after which a host is pinged")
+    ping_timeout: float = Field(description="Seconds that a host has for its answer to that")
     backends: int
     unreachable: list[Unreachable] = Field(description="Back ends that do not answer")
     volumes: int
@@ -42,6 +44,8 @@ class SystemView(BaseModel):
             initiator_iqn=status.record.initiator_iqn,
             portals=list(status.portals),
             mode=status.record.mode,
+            ping_interval=status.record.ping_interval,
+            ping_timeout=status.record.ping_timeout,
             backends=status.backends,
             unreachable=[Unreachable(backend=b, reason=r) for b, r in status.unreachable],
             volumes=status.volumes,
@@ -51,6 +55,14 @@ class SystemView(BaseModel):
             jobs_active=status.jobs_active,
             jobs_failed=status.jobs_failed,
         )
+
+
+class ChangeSystem(BaseModel, extra="forbid"):
+    """What can be changed of the controller as a whole; what is not given stays."""
+
+    mode: Mode | None = None
+    ping_interval: float | None = Field(default=None, description="1 to 3600 seconds")
+    ping_timeout: float | None = Field(default=None, description="1 to 3600 seconds")
 
 
 class ApplyRequest(BaseModel):
