@@ -334,8 +334,10 @@ class Tgt(Process):
         )
         return done.stdout
 
+    host = "127.0.0.1"
+
     def wait_ready(self) -> None:
-        wait_for_port(self, self.port)
+        wait_for_port(self, self.port, self.host)
         self.admin("--mode", "target", "--op", "new", "--tid", "1", "-T", self.iqn)
         for number, file in enumerate(self.files, 1):
             self.add(number, file)
@@ -355,7 +357,7 @@ class Tgt(Process):
         return 0
 
 
-def wait_for_port(process: Process, port: int) -> None:
+def wait_for_port(process: Process, port: int, host: str = "127.0.0.1") -> None:
     """Return when somebody listens on the loopback port. Raises ProcessFailed when the process
     ends before, or the patience does."""
     assert process.popen is not None
@@ -363,7 +365,7 @@ def wait_for_port(process: Process, port: int) -> None:
     while time.monotonic() < deadline:
         if process.popen.poll() is not None:
             raise process.failed(f"ended with status {process.popen.returncode}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         # A process that has not begun to listen sends no event that could be waited for.
         time.sleep(0.01)

@@ -912,12 +912,40 @@ async def test_stop_finishes_tasks_takes_up_no_more_and_says_so(
         assert await alive(host)
         access.release()
         assert (await host.receive()).initiator_task_tag == 1
-        announced: AsyncMessage = await host.receive()
-        assert announced.event == AsyncEvent.ALL_CONNECTIONS_DROPPED
+        asked: AsyncMessage = await host.receive()
+        assert asked.event == AsyncEvent.LOGOUT_REQUESTED
+        assert asked.parameter3 == portal_module.LEAVE_SECONDS
+        host.send(LogoutRequest(0, 3, 0, host.cmd_sn))
+        assert isinstance(await host.receive(), LogoutResponse)
         assert await host.is_closed()
         assert len(access.submitted) == 1
         await host.close()
         await stopping
+
+
+async def test_stop_tells_who_does_not_log_out_that_the_connection_is_dropped(
+    access: MemoryAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_module, "LEAVE_SECONDS", 0)
+    async with serving(access) as (target, portal), await RawInitiator.connect(portal) as host:
+        await host.login(IQN)
+        stopping = asyncio.create_task(target.stop())
+        events = [(await host.receive()).event for _ in range(2)]
+        assert events == [AsyncEvent.LOGOUT_REQUESTED, AsyncEvent.ALL_CONNECTIONS_DROPPED]
+        assert await host.is_closed()
+        await host.close()
+        await stopping
+
+
+async def test_host_that_is_none_any_more_is_asked_to_log_out(
+    host: RawInitiator, portal: str, target: Target, access: MemoryAccess
+) -> None:
+    async with await RawInitiator.connect(portal) as other:
+        assert (await other.login(IQN, name="iqn.other")).status == 0
+        access.allowed = lambda name: name == "iqn.other"
+        target.check_sessions()
+        assert (await host.receive()).event == AsyncEvent.LOGOUT_REQUESTED
+        assert await alive(other)
 
 
 # --- discovery

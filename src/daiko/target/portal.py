@@ -13,6 +13,7 @@ with; where there is none, it is refused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 
@@ -39,6 +40,8 @@ BACKLOG = 1024
 restart."""
 STOP_SECONDS = 5.0
 """How long `stop` waits for tasks in progress."""
+LEAVE_SECONDS = 1
+"""How long `stop` waits for initiators to log out, and then for what was sent to be read."""
 
 
 class Target:
@@ -110,13 +113,16 @@ class Target:
                 role.request_logout(reason)
 
     def check_sessions(self) -> None:
-        """What hosts may use has changed: ask those to log out that came through a portal group
-        that they may not use any more."""
+        """What hosts may use has changed: ask those to log out that are no hosts here any more, or
+        came through a portal group that they may not use any more."""
         for role in list(self.connections):
             session = role.session
-            if session is not None and not self._may_use(
-                session.nexus.initiator_name, session.nexus.portal_group_tag
-            ):
+            if session is None:
+                continue
+            name = session.nexus.initiator_name
+            if not self.access.authorize(name, self.iqn):
+                role.request_logout("the initiator is no host here any more")
+            elif not self._may_use(name, session.nexus.portal_group_tag):
                 role.request_logout("the host may not use this portal group any more")
 
     @property
@@ -144,8 +150,8 @@ class Target:
             role.close(reason)
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Stop listening, wait for tasks in progress (at most `seconds`), announce the end to
-        the initiators, close."""
+        """Stop listening, wait for tasks in progress (at most `seconds`), ask the initiators to log
+        out, announce the end to those that do not, close."""
         self._is_stopping = True
         servers, self._servers = self._servers, {}
         self._tags = {}
@@ -157,17 +163,22 @@ class Target:
                     await idle.wait()
         except TimeoutError:
             log.warning("tasks in progress are given up", sessions=len(self._sessions))
-        closing = list(self.connections)
-        for role in closing:
+        for role in list(self.connections):
+            role.request_logout("the target stops", LEAVE_SECONDS)
+        await self._wait_until_gone(LEAVE_SECONDS)
+        for role in list(self.connections):
             role.announce_end()
             role.close("the target stops")
-        try:
-            async with asyncio.timeout(1.0):
-                for role in closing:
+        await self._wait_until_gone(LEAVE_SECONDS)
+        for role in list(self.connections):
+            role.connection.abort()
+
+    async def _wait_until_gone(self, seconds: float) -> None:
+        """Wait for the connections that there are to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                for role in list(self.connections):
                     await role.gone.wait()
-        except TimeoutError:
-            for role in closing:
-                role.connection.abort()
 
     # --- sessions
 
