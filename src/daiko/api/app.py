@@ -11,7 +11,7 @@ import secrets
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 
 from daiko.api import access, problem
 from daiko.api.routes import (
@@ -72,23 +72,23 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
     # Versions of jobs count from 0 in each process; this tells the processes apart in ETags.
     app.state.boot = secrets.token_hex(4)
     problem.install(app)
-    v1 = APIRouter(prefix="/v1", responses=problem.RESPONSES)
+    # A request is compared with one route after the other, so what is asked most comes first; and
+    # with all of them once more for each router that stands in another.
     for routes in (
+        jobs,
+        copies,
+        backups,
+        plans,
+        volumes,
         system_routes,
         backends,
-        volumes,
         mappings,
         hosts,
         portals,
         functions,
-        plans,
-        backups,
-        copies,
-        jobs,
         discovery,
     ):
-        v1.include_router(routes.router)
-    app.include_router(v1)
+        app.include_router(routes.router, prefix="/v1", responses=problem.RESPONSES)
     _describe(app)
     return app
 
