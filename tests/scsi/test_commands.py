@@ -34,6 +34,58 @@ CDBS: dict[str, tuple[dict[str, Any], str]] = {
         {"select_report": 2, "allocation_length": LENGTH},
         "a0 00 02 00 00 00 0a 0b 0c 0d 00 00",
     ),
+    "LogSelect": (
+        {"pcr": 1, "sp": 1, "pc": 3, "page_code": 6, "subpage_code": 1, "parameter_list_length": 9},
+        "4c 03 c6 01 00 00 00 00 09 00",
+    ),
+    "LogSense": (
+        {
+            "sp": 1,
+            "pc": 1,
+            "page_code": 0x2F,
+            "subpage_code": 0xFF,
+            "parameter_pointer": 0x102,
+            "allocation_length": 0x304,
+        },
+        "4d 01 6f ff 00 01 02 03 04 00",
+    ),
+    "SendDiagnostic": (
+        {
+            "self_test_code": 5,
+            "pf": 1,
+            "selftest": 1,
+            "devoffl": 1,
+            "unitoffl": 1,
+            "parameter_list_length": 0x102,
+        },
+        "1d b7 00 01 02 00",
+    ),
+    "ReceiveDiagnosticResults": (
+        {"pcv": 1, "page_code": 0x40, "allocation_length": 0x102},
+        "1c 01 40 01 02 00",
+    ),
+    "WriteBuffer": (
+        {"mode": 2, "buffer_id": 3, "buffer_offset": 0x10203, "parameter_list_length": 0x40506},
+        "3b 02 03 01 02 03 04 05 06 00",
+    ),
+    "ReadBuffer10": (
+        {"mode": 11, "buffer_id": 3, "buffer_offset": 0x10203, "allocation_length": 0x40506},
+        "3c 0b 03 01 02 03 04 05 06 00",
+    ),
+    "ReadBuffer16": (
+        {"mode": 2, "buffer_id": 3, "buffer_offset": LBA, "allocation_length": LENGTH},
+        "9b 02 01 02 03 04 05 06 07 08 0a 0b 0c 0d 03 00",
+    ),
+    "ReportIdentifyingInformation": (
+        {"allocation_length": LENGTH, "information_type": 0x7F},
+        "a3 05 00 00 00 00 0a 0b 0c 0d fe 00",
+    ),
+    "SetIdentifyingInformation": (
+        {"parameter_list_length": LENGTH, "information_type": 2},
+        "a4 06 00 00 00 00 0a 0b 0c 0d 04 00",
+    ),
+    "ReportTimestamp": ({"allocation_length": LENGTH}, "a3 0f 00 00 00 00 0a 0b 0c 0d 00 00"),
+    "SetTimestamp": ({"parameter_list_length": LENGTH}, "a4 0f 00 00 00 00 0a 0b 0c 0d 00 00"),
     "PreventAllowMediumRemoval": ({"prevent": 1}, "1e 00 00 00 01 00"),
     "ReportSupportedOperationCodes": (
         {

@@ -24,6 +24,7 @@ from daiko.cli import (
     function,
     host,
     job,
+    management,
     mapping,
     option,
     portal,
@@ -120,6 +121,7 @@ for name, noun in (
     ("explain", explain.app),
     ("discovery", discovery.app),
     ("system", system.app),
+    ("management", management.app),
 ):
     app.add_typer(noun, name=name)
 app.command("status")(system.status)

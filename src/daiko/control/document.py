@@ -127,6 +127,7 @@ class SystemPart(_Part):
     mode: Mode | None = None
     ping_interval: float | None = Field(default=None, ge=1, le=3600)
     ping_timeout: float | None = Field(default=None, ge=1, le=3600)
+    management_urls: tuple[str, ...] | None = None
     discovery_chap: ChapPart | None = None
 
 

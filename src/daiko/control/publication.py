@@ -31,6 +31,7 @@ from daiko.state.record import (
     GroupState,
     HostRecord,
     PortalGroupRecord,
+    SystemRecord,
     TargetPortGroupRecord,
     VolumeAccess,
     VolumeRecord,
@@ -41,6 +42,7 @@ from daiko.target.asymmetric_access import GroupAccess, OwnAccess, TargetPortGro
 from daiko.target.event import Event
 from daiko.target.kept import Keeper
 from daiko.target.logical_unit import Identity, LogicalUnit, ThirdPartyCopy
+from daiko.target.management import ManagementAddresses
 from daiko.virtual_lu.virtual_lu import VirtualLu
 
 log = structlog.get_logger(__name__)
@@ -60,6 +62,7 @@ class PublishedVolume:
         is_real: bool,
         keeper: Keeper | None = None,
         port_groups: TargetPortGroups | None = None,
+        management: ManagementAddresses | None = None,
         open_intents: Callable[[], IntentLog] | None = None,
     ) -> None:
         self.record = record
@@ -76,6 +79,7 @@ class PublishedVolume:
             third_party_copy=third_party_copy,
             keeper=keeper,
             port_groups=port_groups,
+            management=management,
             open_intents=open_intents,
         )
         self.unit.asymmetric_access.follow(own_access(record))
@@ -167,12 +171,14 @@ class Publication:
         self.on_hosts_changed: Callable[[], None] = lambda: None
         """Called when the hosts, or what they may use, have become others."""
         self._port_groups = TargetPortGroups()
+        self._management = ManagementAddresses()
         self._keeping: set[asyncio.Task[None]] = set()
         self._unwatch: Callable[[], None] | None = None
 
     def start(self) -> None:
         """Publish all that the store has, and follow the store from now on."""
         self._follow_port_groups()
+        self._follow_system()
         for record in self._store.list(VolumeRecord):
             self._add(record)
         self._publish()
@@ -218,6 +224,7 @@ class Publication:
             is_real=is_real_lu(self._store, record),
             keeper=self.keepers.of(record),
             port_groups=self._port_groups,
+            management=self._management,
             open_intents=self._intents.opener(record),
         )
         volume.unit.asymmetric_access.keeper = self
@@ -225,6 +232,16 @@ class Publication:
         work = self.keepers.of(record).medium_work
         if work is not None:
             volume.unit.medium.take_up(work)
+
+    def _follow_system(self) -> None:
+        """Tell hosts the management's addresses as the store has them now."""
+        record = self._store.get(SystemRecord, "system")
+        urls = () if record is None else record.management_urls
+        if urls == self._management.urls:
+            return
+        self._management.urls = urls
+        for volume in self._volumes.values():
+            volume.unit.announce(Event.INQUIRY_DATA_CHANGED)
 
     # What hosts and administrators say of target port groups
 
@@ -291,6 +308,8 @@ class Publication:
             if change.type is HostRecord:
                 concerned = True
                 self._views.pop(change.key, None)
+            elif change.type is SystemRecord:
+                self._follow_system()
             elif change.type is VolumeRecord:
                 seen_by = self._store.index(SeenBy).volume(change.key)
                 if self._follow_volume(change) and seen_by:

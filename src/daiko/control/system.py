@@ -24,6 +24,7 @@ from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
+from daiko.control.management import check_urls
 from daiko.control.publication import Publication
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
@@ -154,7 +155,8 @@ class System:
 
     async def change_record(self, changes: Mapping[str, Any]) -> None:
         """Change what the system record says. The mode changes at once; the iSCSI names, by which
-        hosts and back ends know this controller, only at a restart with --iqn. Raises Conflict."""
+        hosts and back ends know this controller, only at a restart with --iqn. Raises Conflict,
+        Invalid."""
         now = self.record
         for name in ("iqn", "initiator_iqn"):
             if changes.get(name, getattr(now, name)) != getattr(now, name):
@@ -163,6 +165,8 @@ class System:
                     "stop it, and start it with --iqn",
                     field=f"system.{name}",
                 )
+        if "management_urls" in changes:
+            changes = {**changes, "management_urls": check_urls(changes["management_urls"])}
         wanted = now.model_copy(update=dict(changes))
         await self.store.put(wanted)
         self._follow_record(wanted)

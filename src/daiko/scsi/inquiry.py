@@ -42,6 +42,7 @@ class VersionDescriptor:
     SAM_5 = 0x00A0
     SPC_4 = 0x0460
     SBC_3 = 0x04C0
+    SBC_4 = 0x0600
     ISCSI = 0x0960
 
 

@@ -3,7 +3,7 @@
 Each page is a value with `pack` (the whole page as a target answers it) and `parse` (as an
 initiator reads it). `parse` raises MalformedData when the page code is another one or the answer
 is cut short; a page of an older, shorter form reads as zeros in what it lacks. Page 8Fh has a
-module of its own, `third_party_page.py`.
+module of its own, `third_party_page.py`; 85h, 87h and 88h are in `target_page.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ class PageCode(IntEnum):
     SUPPORTED_VPD_PAGES = 0x00
     UNIT_SERIAL_NUMBER = 0x80
     DEVICE_IDENTIFICATION = 0x83
+    MANAGEMENT_NETWORK_ADDRESSES = 0x85
     EXTENDED_INQUIRY_DATA = 0x86
     MODE_PAGE_POLICY = 0x87
+    SCSI_PORTS = 0x88
     THIRD_PARTY_COPY = 0x8F
     BLOCK_LIMITS = 0xB0
     BLOCK_DEVICE_CHARACTERISTICS = 0xB1
@@ -284,7 +286,7 @@ _PAGE_CODE = constant("page_code", 1, 0)
 
 @dataclass(frozen=True, slots=True)
 class ExtendedInquiry(_FixedPage):
-    """Page 86h (SPC-4, 7.8.7): the bits that a disk has use for."""
+    """Page 86h (SPC-5, 7.7.7), every field."""
 
     CODE: ClassVar[int] = PageCode.EXTENDED_INQUIRY_DATA
     _LAYOUT: ClassVar[Layout] = Layout(
@@ -293,27 +295,80 @@ class ExtendedInquiry(_FixedPage):
         _PAGE_CODE,
         bits("activate_microcode", 4, 7, 6),
         bits("spt", 4, 5, 3),
+        bit("grd_chk", 4, 2),
+        bit("app_chk", 4, 1),
+        bit("ref_chk", 4, 0),
         bit("uask_sup", 5, 5),
         bit("group_sup", 5, 4),
+        bit("prior_sup", 5, 3),
         bit("headsup", 5, 2),
         bit("ordsup", 5, 1),
         bit("simpsup", 5, 0),
+        bit("wu_sup", 6, 3),
+        bit("crd_sup", 6, 2),
+        bit("nv_sup", 6, 1),
         bit("v_sup", 6, 0),
+        bit("no_pi_chk", 7, 5),
+        bit("p_i_i_sup", 7, 4),
         bit("luiclr", 7, 0),
+        bit("r_sup", 8, 4),
+        bit("rtd_sup", 8, 3),
+        bit("hssrelef", 8, 1),
+        bit("cbcs", 8, 0),
+        bits("multi_nexus_microcode", 9, 3, 0),
+        number("extended_self_test_minutes", 10, 2),
+        bit("poa_sup", 12, 7),
+        bit("hra_sup", 12, 6),
+        bit("vsa_sup", 12, 5),
+        bit("dms_valid", 12, 4),
         number("maximum_sense_length", 13, 1),
     )
 
     activate_microcode: int = 0
     spt: int = 0
+    """Protection types supported."""
+    grd_chk: int = 0
+    app_chk: int = 0
+    ref_chk: int = 0
     uask_sup: int = 0
+    """UNIT ATTENTION comes with sense-key specific data."""
     group_sup: int = 0
+    """The grouping function is supported."""
+    prior_sup: int = 0
+    """Command priority is supported."""
     headsup: int = 0
     """HEAD OF QUEUE is supported."""
     ordsup: int = 0
     simpsup: int = 0
+    wu_sup: int = 0
+    """WRITE LONG with WR_UNCOR."""
+    crd_sup: int = 0
+    """WRITE LONG with COR_DIS."""
+    nv_sup: int = 0
+    """There is a non-volatile cache."""
     v_sup: int = 0
     """There is a volatile cache."""
+    no_pi_chk: int = 0
+    p_i_i_sup: int = 0
     luiclr: int = 0
+    """REPORTED LUNS DATA HAS CHANGED, once reported by one unit, is cleared in all of them."""
+    r_sup: int = 0
+    """Referrals are supported."""
+    rtd_sup: int = 0
+    """MODE SELECT with RTD."""
+    hssrelef: int = 0
+    """No vendor-specific alternatives to a history snapshot."""
+    cbcs: int = 0
+    """Capability-based command security."""
+    multi_nexus_microcode: int = 0
+    extended_self_test_minutes: int = 0
+    """0 = there is none, or not said."""
+    poa_sup: int = 0
+    """Downloaded microcode is activated by power on (next: by a hard reset, in another way)."""
+    hra_sup: int = 0
+    vsa_sup: int = 0
+    dms_valid: int = 0
+    """The fields about the download of microcode mean something."""
     maximum_sense_length: int = 0
     """Bytes; 0 = not said."""
 

@@ -49,6 +49,8 @@ class SystemRecord(Record):
     """Seconds of silence after which a host is pinged."""
     ping_timeout: float = Field(default=60.0, ge=1, le=3600)
     """Seconds that it may take for its answer; then its session is ended."""
+    management_urls: tuple[str, ...] = ()
+    """Where administrators reach this controller, as hosts are told (VPD page 85h)."""
 
     @property
     def key(self) -> str:

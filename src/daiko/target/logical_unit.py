@@ -49,6 +49,7 @@ from daiko.target.event import Event, Told
 from daiko.target.exclusion import Exclusion
 from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
+from daiko.target.management import NO_ADDRESSES, ManagementAddresses
 from daiko.target.medium import Medium
 from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
 from daiko.target.mode_settings import ROWS as MODE_PAGES
@@ -236,6 +237,7 @@ class LogicalUnit:
         "is_write_protected",
         "keeper",
         "log",
+        "management",
         "maximum_transfer",
         "medium_state",
         "mode",
@@ -261,6 +263,7 @@ class LogicalUnit:
         read_only: bool = False,
         port_groups: TargetPortGroups | None = None,
         keeper: Keeper | None = None,
+        management: ManagementAddresses | None = None,
         open_intents: Callable[[], IntentLog] | None = None,
     ) -> None:
         self.identity = identity
@@ -276,6 +279,8 @@ class LogicalUnit:
         self.read_only = read_only or device.capabilities.read_only
         self.keeper = keeper
         """Keeps what a host tells the unit to keep; None: nothing is kept."""
+        self.management: ManagementAddresses = management or NO_ADDRESSES
+        """Where administrators reach the controller."""
         self.mode_pages: tuple[ModePageRow, ...] = MODE_PAGES
         """The mode pages that this unit has, in ascending order."""
         self.mode = DEFAULT

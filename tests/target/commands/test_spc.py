@@ -18,8 +18,16 @@ from daiko.scsi.report import (
     parse_report_luns,
 )
 from daiko.scsi.sense import parse_sense
+from daiko.scsi.target_page import (
+    parse_management_addresses,
+    parse_mode_page_policy,
+    parse_scsi_ports,
+)
 from daiko.scsi.vpd import PageCode
 from daiko.target.access import Access
+from daiko.target.asymmetric_access import TargetPortGroups
+from daiko.target.management import ManagementAddresses
+from daiko.target.mode_settings import ROWS as MODE_PAGES
 from target.fake import NAA, BareDevice, FakeTask, Host, host_of, unit_of
 from target.test_logical_unit import CopyManager
 
@@ -40,7 +48,7 @@ def test_standard_inquiry() -> None:
     got = StandardInquiry.parse(data)
     assert (got.vendor, got.product, got.revision) == ("DAIKO", "VIRTUAL LU", "0001")
     assert (got.version, got.cmdque, got.tpgs, got.third_party_copy) == (6, True, 3, False)
-    assert got.version_descriptors == (0x00A0, 0x0460, 0x04C0, 0x0960)
+    assert got.version_descriptors == (0x00A0, 0x0460, 0x04C0, 0x0600, 0x0960)
     assert len(data) == 96
     assert data[3] & 0x0F == 2
 
@@ -55,13 +63,17 @@ def test_inquiry_is_cut_to_the_allocation_length(room: int) -> None:
     assert len(inquire(host_of(unit_of()), room=room).data_in) == room
 
 
-def test_supported_pages_are_exactly_those_that_are_answered() -> None:
+@pytest.mark.parametrize("urls", [(), ("https://daiko.example.com",)], ids=["no URL", "URL"])
+def test_supported_pages_are_exactly_those_that_are_answered(urls: tuple[str, ...]) -> None:
     for manager in (None, CopyManager()):
-        host = host_of(unit_of(third_party_copy=manager))
+        management = ManagementAddresses(urls)
+        host = host_of(unit_of(third_party_copy=manager, management=management))
         listed = vpd.parse_supported_vpd_pages(inquire(host, 0).data_in)
         answered = [page for page in range(256) if inquire(host, page).status == Status.GOOD]
         assert list(listed) == answered
         assert (PageCode.THIRD_PARTY_COPY in listed) is (manager is not None)
+        assert (PageCode.MANAGEMENT_NETWORK_ADDRESSES in listed) is bool(urls)
+        assert list(listed) == sorted(listed)
         for page in listed:
             assert inquire(host, page).data_in[1] == page
 
@@ -125,7 +137,32 @@ def test_thin_device_states_its_provisioning() -> None:
 
 def test_extended_inquiry_states_the_task_attributes() -> None:
     page = vpd.ExtendedInquiry.parse(inquire(host_of(unit_of()), 0x86).data_in)
-    assert (page.headsup, page.ordsup, page.simpsup, page.v_sup) == (1, 1, 1, 1)
+    assert page == vpd.ExtendedInquiry(
+        headsup=1, ordsup=1, simpsup=1, v_sup=1, luiclr=1, maximum_sense_length=252
+    )
+
+
+def test_management_addresses_are_those_of_the_target() -> None:
+    unit = unit_of(management=ManagementAddresses(("https://a.example", "http://b.example:80")))
+    page = parse_management_addresses(inquire(host_of(unit), 0x85).data_in)
+    assert page == ((2, 1, "https://a.example"), (2, 1, "http://b.example:80"))
+
+
+def test_mode_page_policy_names_every_page_as_shared() -> None:
+    host = host_of(unit_of())
+    page = parse_mode_page_policy(inquire(host, 0x87).data_in)
+    assert page == tuple((*row.key, 0) for row in MODE_PAGES)
+
+
+def test_scsi_ports_are_all_ports_of_the_target_with_their_names() -> None:
+    groups = TargetPortGroups()
+    groups.replace({2: 1, 1: 1, 9: 4}, {})
+    unit = unit_of(port_groups=groups)
+    page = parse_scsi_ports(inquire(host_of(unit), 0x88).data_in)
+    assert [(port, [each.text for each in names]) for port, names in page] == [
+        (port, [f"iqn.2026-11.test:target,t,0x{port:04x}"]) for port in (1, 2, 9)
+    ]
+    assert all(each.association == 1 for _, names in page for each in names)
 
 
 def test_block_device_characteristics_say_no_moving_parts() -> None:
@@ -158,7 +195,13 @@ def several() -> tuple[Access, Host]:
 
 @pytest.mark.parametrize(
     ("select", "luns"),
-    [(0, [0, 3, 255, 256, 16383]), (1, []), (2, [0, 3, 255, 256, 16383])],
+    [
+        (0x00, [0, 3, 255, 256, 16383]),
+        (0x01, []),
+        (0x02, [0, 3, 255, 256, 16383]),
+        (0x10, []),
+        (0x11, [0, 3, 255, 256, 16383]),
+    ],
 )
 def test_report_luns_lists_what_the_host_sees(select: int, luns: list[int]) -> None:
     _, host = several()
@@ -168,8 +211,12 @@ def test_report_luns_lists_what_the_host_sees(select: int, luns: list[int]) -> N
 
 @pytest.mark.parametrize(
     "fields",
-    [{"select_report": 3, "allocation_length": 64}, {"allocation_length": 15}],
-    ids=["unknown selection", "no room for one entry"],
+    [
+        {"select_report": 3, "allocation_length": 64},
+        {"select_report": 0x12, "allocation_length": 64},
+        {"allocation_length": 15},
+    ],
+    ids=["unknown selection", "units of an administrative unit", "no room for one entry"],
 )
 def test_report_luns_refuses(fields: dict[str, int]) -> None:
     assert several()[1].run(spc.ReportLuns.pack(**fields)).condition == INVALID_FIELD

@@ -11,9 +11,10 @@ from daiko.api.schema.system import (
     ApplyResult,
     ChangeSystem,
     ChangeView,
+    ManagementUrls,
     SystemView,
 )
-from daiko.control import apply, status
+from daiko.control import apply, management, status
 
 router = APIRouter(tags=["system"])
 
@@ -28,6 +29,12 @@ async def show(system: Running) -> SystemView:
 async def change(system: Running, body: ChangeSystem) -> SystemView:
     """Change the mode, or how hosts are pinged; at once."""
     return SystemView.of(await status.change(system, body.model_dump(exclude_none=True)))
+
+
+@router.put("/system/management-urls", operation_id="setManagementUrls")
+async def set_management_urls(system: Running, body: ManagementUrls) -> ManagementUrls:
+    """Tell hosts where administrators reach this controller."""
+    return ManagementUrls(urls=list(await management.set_urls(system, body.urls)))
 
 
 @router.post("/apply", operation_id="apply")

@@ -27,6 +27,9 @@ class SystemView(BaseModel):
     mode: Mode
     ping_interval: float = Field(description="Seconds of silence after which a host is pinged")
     ping_timeout: float = Field(description="Seconds that a host has for its answer to that")
+    management_urls: list[str] = Field(
+        description="Where administrators reach this controller, as hosts are told"
+    )
     backends: int
     unreachable: list[Unreachable] = Field(description="Back ends that do not answer")
     volumes: int
@@ -46,6 +49,7 @@ class SystemView(BaseModel):
             mode=status.record.mode,
             ping_interval=status.record.ping_interval,
             ping_timeout=status.record.ping_timeout,
+            management_urls=list(status.record.management_urls),
             backends=status.backends,
             unreachable=[Unreachable(backend=b, reason=r) for b, r in status.unreachable],
             volumes=status.volumes,
@@ -63,6 +67,15 @@ class ChangeSystem(BaseModel, extra="forbid"):
     mode: Mode | None = None
     ping_interval: float | None = Field(default=None, description="1 to 3600 seconds")
     ping_timeout: float | None = Field(default=None, description="1 to 3600 seconds")
+
+
+class ManagementUrls(BaseModel):
+    """Where administrators reach this controller, as hosts are told (VPD page 85h)."""
+
+    urls: list[str] = Field(
+        description="http:// or https://; none: hosts are told nothing",
+        examples=[["https://daiko.example.com:3261"]],
+    )
 
 
 class ApplyRequest(BaseModel):

@@ -5,10 +5,11 @@ Every bit says what the unit does. A page that has nothing to say for a unit is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from daiko.device.block import Level
-from daiko.scsi import sense, spc, vpd
+from daiko.scsi import sense, spc, target_page, vpd
 from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
 from daiko.scsi.opcode import PeripheralQualifier, Status
 from daiko.scsi.sense import CheckCondition
@@ -33,6 +34,7 @@ VERSION_DESCRIPTORS = (
     VersionDescriptor.SAM_5,
     VersionDescriptor.SPC_4,
     VersionDescriptor.SBC_3,
+    VersionDescriptor.SBC_4,
     VersionDescriptor.ISCSI,
 )
 
@@ -46,7 +48,7 @@ def inquiry(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     cdb = spc.Inquiry.unpack(task.cdb)
     if cdb.evpd:
         page = PAGES.get(cdb.page_code)
-        if page is None or (cdb.page_code == PageCode.THIRD_PARTY_COPY and not _copies(unit)):
+        if page is None or not _has_page(unit, cdb.page_code):
             raise CheckCondition(sense.invalid_field_in_cdb(2))
         data = page(unit, itl.nexus)
     elif cdb.page_code:
@@ -63,6 +65,11 @@ def _copies(unit: LogicalUnit) -> bool:
     return unit.third_party_copy is not None
 
 
+def _has_page(unit: LogicalUnit, code: int) -> bool:
+    is_there = _CONDITIONAL.get(code)
+    return is_there is None or is_there(unit)
+
+
 def standard_inquiry(unit: LogicalUnit) -> bytes:
     """SPC-4, 6.6.2."""
     return StandardInquiry(
@@ -77,8 +84,7 @@ def standard_inquiry(unit: LogicalUnit) -> bytes:
 
 
 def _supported_pages(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    codes = [code for code in sorted(PAGES) if code != PageCode.THIRD_PARTY_COPY or _copies(unit)]
-    return vpd.pack_supported_vpd_pages(codes)
+    return vpd.pack_supported_vpd_pages([code for code in PAGES if _has_page(unit, code)])
 
 
 def _unit_serial_number(unit: LogicalUnit, nexus: Nexus) -> bytes:
@@ -86,23 +92,53 @@ def _unit_serial_number(unit: LogicalUnit, nexus: Nexus) -> bytes:
 
 
 def _device_identification(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    port = f"{nexus.target_name},t,0x{nexus.portal_group_tag:04x}"
     group = unit.asymmetric_access.groups.group_of(nexus.portal_group_tag)
     return vpd.pack_device_identification(
         [
             *unit.designators,
             Designator.relative_target_port(nexus.portal_group_tag),
             *([] if group is None else [Designator.target_port_group(group)]),
-            Designator.scsi_name(port, Association.TARGET_PORT),
+            _port_name(nexus, nexus.portal_group_tag),
             Designator.scsi_name(nexus.target_name, Association.TARGET_DEVICE),
         ]
     )
 
 
+def _port_name(nexus: Nexus, port: int) -> Designator:
+    """The SCSI name string of a target port: iSCSI name and portal group tag (RFC 7143, 4.4.1)."""
+    name = f"{nexus.target_name},t,0x{port:04x}"
+    return Designator.scsi_name(name, Association.TARGET_PORT)
+
+
+def _management_network_addresses(unit: LogicalUnit, nexus: Nexus) -> bytes:
+    service = target_page.ManagementService.STORAGE_CONFIGURATION
+    return target_page.pack_management_addresses(
+        [(Association.TARGET_DEVICE, service, url) for url in unit.management.urls]
+    )
+
+
 def _extended_inquiry(unit: LogicalUnit, nexus: Nexus) -> bytes:
+    """What is not named here is not supported: protection information, groups, priorities, WRITE
+    LONG, a cache that outlives a loss of power, referrals, microcode."""
     return vpd.ExtendedInquiry(
-        uask_sup=0, headsup=1, ordsup=1, simpsup=1, v_sup=1, maximum_sense_length=252
+        headsup=1,
+        ordsup=1,
+        simpsup=1,
+        v_sup=1,
+        luiclr=1,
+        maximum_sense_length=sense.MAXIMUM_LENGTH,
     ).pack()
+
+
+def _mode_page_policy(unit: LogicalUnit, nexus: Nexus) -> bytes:
+    return target_page.pack_mode_page_policy(
+        [(*row.key, target_page.PagePolicy.SHARED) for row in unit.mode_pages]
+    )
+
+
+def _scsi_ports(unit: LogicalUnit, nexus: Nexus) -> bytes:
+    ports = unit.asymmetric_access.groups.ports
+    return target_page.pack_scsi_ports([(port, [_port_name(nexus, port)]) for port in ports])
 
 
 def _third_party_copy(unit: LogicalUnit, nexus: Nexus) -> bytes:
@@ -162,9 +198,18 @@ PAGES = {
     PageCode.SUPPORTED_VPD_PAGES: _supported_pages,
     PageCode.UNIT_SERIAL_NUMBER: _unit_serial_number,
     PageCode.DEVICE_IDENTIFICATION: _device_identification,
+    PageCode.MANAGEMENT_NETWORK_ADDRESSES: _management_network_addresses,
     PageCode.EXTENDED_INQUIRY_DATA: _extended_inquiry,
+    PageCode.MODE_PAGE_POLICY: _mode_page_policy,
+    PageCode.SCSI_PORTS: _scsi_ports,
     PageCode.THIRD_PARTY_COPY: _third_party_copy,
     PageCode.BLOCK_LIMITS: _block_limits,
     PageCode.BLOCK_DEVICE_CHARACTERISTICS: _block_device_characteristics,
     PageCode.LOGICAL_BLOCK_PROVISIONING: _logical_block_provisioning,
 }
+
+_CONDITIONAL: dict[int, Callable[[LogicalUnit], bool]] = {
+    PageCode.MANAGEMENT_NETWORK_ADDRESSES: lambda unit: bool(unit.management.urls),
+    PageCode.THIRD_PARTY_COPY: _copies,
+}
+"""Pages that a unit has only where there is something to say."""
