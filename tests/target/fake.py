@@ -19,7 +19,7 @@ from daiko.device.error import DeviceError
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense, parse_sense
 from daiko.target.access import Access
-from daiko.target.kept import NOTHING_KEPT, Kept
+from daiko.target.kept import NOTHING_KEPT, Kept, MediumWork
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.nexus import Nexus
 from daiko.target.registrations import Registrations
@@ -189,13 +189,19 @@ class MemoryKeeper:
         self.kept = kept
         self.registrations = registrations or Registrations()
         self.is_lasting = is_lasting
-        self.waiting: list[tuple[Kept | Registrations, Callable[[bool], None]]] = []
+        self.medium_work: MediumWork | None = None
+        self.waiting: list[
+            tuple[Kept | Registrations | MediumWork | None, Callable[[bool], None]]
+        ] = []
 
     def keep(self, kept: Kept, done: Callable[[bool], None]) -> None:
         self.waiting.append((kept, done))
 
     def keep_registrations(self, state: Registrations, done: Callable[[bool], None]) -> None:
         self.waiting.append((state, done))
+
+    def keep_medium_work(self, work: MediumWork | None, done: Callable[[bool], None]) -> None:
+        self.waiting.append((work, done))
 
     def settle(self, is_kept: bool = True) -> None:
         """Bring the oldest to its end."""
@@ -204,6 +210,8 @@ class MemoryKeeper:
             self.kept = value
         elif is_kept and isinstance(value, Registrations):
             self.registrations = value if value.is_kept else Registrations()
+        elif is_kept and not isinstance(value, Kept | Registrations):
+            self.medium_work = value
         done(is_kept)
 
     def after_restart(self) -> MemoryKeeper:
