@@ -25,7 +25,6 @@ Errors: ENOSPC and EDQUOT -> SpaceExhausted, EROFS -> WriteProtected, all others
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -33,8 +32,19 @@ import stat
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from daiko.backend.file_calls import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    create,
+    fallocate,
+    pwrite,
+    queue_fact,
+    runs_of,
+    unmap_mode_of,
+)
 from daiko.backend.kernel_copy import DataRun, KernelCannot, KernelCopy
 from daiko.backend.worker import Work, Workers
 from daiko.device.block import (
@@ -46,7 +56,6 @@ from daiko.device.block import (
     Level,
     PrefetchDone,
     ReadDone,
-    Run,
     StatusDone,
 )
 from daiko.device.emulate import first_difference, ored
@@ -63,13 +72,11 @@ from daiko.device.error import (
 from daiko.device.memory import unfilled
 from daiko.device.range_lock import RangeLock
 
-_KEEP_SIZE = 0x01
-_PUNCH_HOLE = 0x02
-_ZERO_RANGE = 0x10
-"""Modes of fallocate(2)."""
-
 _BLKGETSIZE64 = 0x80081272
 _BLKROGET = 0x125E
+
+_MOST_PREFETCHED = 256 << 20
+"""Bytes that one request may bring into the page cache."""
 
 _INLINE_BYTES = 1 << 20
 """A longer request always goes to a thread, so that the loop does not stand still for its copy."""
@@ -80,16 +87,6 @@ _ZEROED = 32 * 1024
 _COPY_THREADS = 1
 """Of one destination. A file system writes to one file at a time: a second thread brings no time,
 and spends CPU time in waiting for the first."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-
-
-def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2), which `os` has only without modes. Raises OSError."""
-    if _libc.fallocate(descriptor, mode, offset, length) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _failure(error: OSError, path: str, lba: int, *, writing: bool) -> DeviceError:
@@ -143,6 +140,7 @@ class FileDevice(BlockDevice):
         self.capabilities = capabilities
         self._descriptor = descriptor
         self._unmap_mode = unmap_mode
+        self._zero_bytes = partial(fallocate, descriptor, unmap_mode)
         self._shows_holes = shows_holes
         self._read_flags = os.RWF_NOWAIT
         self._pace = _Pace()
@@ -178,7 +176,7 @@ class FileDevice(BlockDevice):
             raise ValueError(f"{path}: blocks have 512 or 4096 bytes, not {block_size}")
         flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
         if create_bytes is not None and not os.path.exists(path):
-            _create(path, create_bytes)
+            create(path, create_bytes)
         descriptor = os.open(path, flags)
         try:
             return cls._examine(descriptor, path, block_size, preallocate, read_only)
@@ -197,14 +195,14 @@ class FileDevice(BlockDevice):
             (size,) = struct.unpack("Q", buffer)
             (is_protected,) = struct.unpack("i", fcntl.ioctl(descriptor, _BLKROGET, bytes(4)))
             read_only = read_only or bool(is_protected)
-            rotational = _queue_fact(facts.st_rdev, "rotational") != 0
-            can_discard = _queue_fact(facts.st_rdev, "discard_max_bytes") > 0
-            unmap_mode = _PUNCH_HOLE | _KEEP_SIZE if can_discard and not read_only else 0
+            rotational = queue_fact(facts.st_rdev, "rotational") != 0
+            can_discard = queue_fact(facts.st_rdev, "discard_max_bytes") > 0
+            unmap_mode = PUNCH_HOLE | KEEP_SIZE if can_discard and not read_only else 0
         elif stat.S_ISREG(facts.st_mode):
             size = facts.st_size
             if preallocate and not read_only:
                 os.posix_fallocate(descriptor, 0, size)
-            unmap_mode = 0 if read_only else _unmap_mode(descriptor, size, preallocate)
+            unmap_mode = 0 if read_only else unmap_mode_of(descriptor, size, preallocate)
         else:
             raise ValueError(f"{path}: neither a file nor a block device")
         blocks = size // block_size
@@ -222,7 +220,7 @@ class FileDevice(BlockDevice):
             unmapped_reads_zero=bool(unmap_mode),
         )
         # (the kernel refuses SEEK_HOLE on a block device, also on one that can discard)
-        shows_holes = stat.S_ISREG(facts.st_mode) and unmap_mode == _PUNCH_HOLE | _KEEP_SIZE
+        shows_holes = stat.S_ISREG(facts.st_mode) and unmap_mode == PUNCH_HOLE | KEEP_SIZE
         return cls(
             descriptor,
             path,
@@ -319,7 +317,7 @@ class FileDevice(BlockDevice):
             if self._pace.allows(begun):
                 error: DeviceError | None = None
                 try:
-                    _pwrite(self._descriptor, data, offset, 0)
+                    pwrite(self._descriptor, data, offset, 0)
                 except OSError as failure:
                     error = _failure(failure, self.path, lba, writing=True)
                 self._pace.took(begun, time.monotonic())
@@ -329,7 +327,7 @@ class FileDevice(BlockDevice):
         flags = os.RWF_DSYNC if fua else 0
 
         def write() -> None:
-            _pwrite(self._descriptor, data, offset, flags)
+            pwrite(self._descriptor, data, offset, flags)
 
         self._change(ticket, lba, write, done)
 
@@ -366,7 +364,7 @@ class FileDevice(BlockDevice):
             position, end = lba * block_size, (lba + blocks) * block_size
             while position < end:
                 part = chunk[: end - position]
-                _pwrite(self._descriptor, part, position, 0)
+                pwrite(self._descriptor, part, position, 0)
                 position += len(part)
 
         self._lock.wait_shared(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
@@ -396,7 +394,7 @@ class FileDevice(BlockDevice):
             found = os.pread(self._descriptor, len(compare), offset)
             if (difference := first_difference(found, compare)) >= 0:
                 return Miscompare(f"{self.path}: other data at {lba}", offset=difference)
-            _pwrite(self._descriptor, data, offset, 0)
+            pwrite(self._descriptor, data, offset, 0)
             return None
 
         self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
@@ -413,7 +411,7 @@ class FileDevice(BlockDevice):
             found = os.pread(self._descriptor, len(data), offset)
             if len(found) < len(data):
                 return MediumFailure(f"{self.path} has shrunk", writing=False, lba=lba)
-            _pwrite(self._descriptor, ored(found, data), offset, 0)
+            pwrite(self._descriptor, ored(found, data), offset, 0)
             return None
 
         self._lock.wait_exclusive(lba, blocks, lambda ticket: self._change(ticket, lba, work, done))
@@ -450,7 +448,7 @@ class FileDevice(BlockDevice):
             done(None, [(blocks, True)])
         else:
             try:
-                runs = _runs(self._descriptor, lba, blocks, self.block_size)
+                runs = runs_of(self._descriptor, lba, blocks, self.block_size)
             except OSError as error:
                 done(_failure(error, self.path, lba, writing=False), ())
             else:
@@ -511,9 +509,6 @@ class FileDevice(BlockDevice):
         self._lock.wait_shared(lba, count, begin)
         return True
 
-    def _zero_bytes(self, offset: int, length: int) -> None:
-        _fallocate(self._descriptor, self._unmap_mode, offset, length)
-
     # Common parts
 
     def _refusal(self, lba: int, blocks: int, changing: bool = False) -> DeviceError | None:
@@ -566,76 +561,3 @@ class FileDevice(BlockDevice):
         self._is_open = False
         descriptor = self._descriptor
         self._workers.stop(lambda: self._copiers.stop(lambda: os.close(descriptor)))
-
-
-def _pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:
-    """Write all of `data`. Raises OSError."""
-    written = os.pwritev(descriptor, (data,), offset, flags)
-    while written < len(data):
-        rest = memoryview(data)[written:]
-        written += os.pwritev(descriptor, (rest,), offset + written, flags)
-
-
-_MOST_PREFETCHED = 256 << 20
-"""Bytes that one request may bring into the page cache."""
-
-_MOST_RUNS = 64
-"""Looked for in one request, which then speaks of fewer blocks than were asked about."""
-
-
-def _runs(descriptor: int, lba: int, blocks: int, block_size: int) -> list[Run]:
-    """Runs of mapped and deallocated blocks. Raises OSError."""
-    runs: list[Run] = []
-    position, end = lba, lba + blocks
-    while position < end and len(runs) < _MOST_RUNS:
-        try:
-            data = os.lseek(descriptor, position * block_size, os.SEEK_DATA) // block_size
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            data = end  # nothing but a hole up to the end
-        if data > position:
-            runs.append((min(data, end) - position, False))
-            position = min(data, end)
-            continue
-        hole = -(-os.lseek(descriptor, position * block_size, os.SEEK_HOLE) // block_size)
-        hole = min(max(hole, position + 1), end)
-        if runs and runs[-1][1]:
-            runs[-1] = (runs[-1][0] + hole - position, True)
-        else:
-            runs.append((hole - position, True))
-        position = hole
-    return runs
-
-
-def _create(path: str, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.truncate(descriptor, size)
-    finally:
-        os.close(descriptor)
-
-
-def _unmap_mode(descriptor: int, size: int, preallocate: bool) -> int:
-    """The mode of fallocate that unmaps blocks of this file, or 0. Tried beyond the file's end,
-    where it changes nothing."""
-    mode = (_ZERO_RANGE if preallocate else _PUNCH_HOLE) | _KEEP_SIZE
-    end = (size + 4095) // 4096 * 4096
-    try:
-        _fallocate(descriptor, mode, end, 4096)
-        if preallocate:  # give back what the trial took behind the end
-            _fallocate(descriptor, _PUNCH_HOLE | _KEEP_SIZE, end, 4096)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            return 0
-        raise
-    return mode
-
-
-def _queue_fact(device: int, name: str) -> int:
-    """A number from the block device's queue in sysfs; a partition has that of its disk."""
-    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    for path in (folder / "queue" / name, folder.resolve().parent / "queue" / name):
-        if path.exists():
-            return int(path.read_text())
-    return 0
