@@ -16,6 +16,7 @@ import pytest
 
 from daiko.command_control.function_table import CopyLimits, FunctionCell, Known, ReachCell
 from daiko.command_control.plan import Function, Mode
+from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state import sqlite
 from daiko.state.record import (
     BackendKind,
@@ -102,7 +103,7 @@ ONE_OF_EACH: list[Record] = [
     ),
     ReservationRecord(
         naa="602da10" + "0" * 25,
-        type=5,
+        type=ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY,
         registrations=(
             RegistrationRecord(
                 initiator="iqn.2026-11.test:host",

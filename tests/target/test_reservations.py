@@ -665,3 +665,20 @@ def test_administrator_ends_a_reserve() -> None:
     a.run(RESERVE_6)
     unit.reservations.clear(lambda _: None)
     assert writes(b).status == GOOD
+
+
+def test_units_successor_goes_on_where_it_was() -> None:
+    unit = unit_of()
+    a, b = hosts_of(unit)
+    register(a, 1)
+    register(b, 2)
+    reserve(a, 1, WE)
+    b.access.nexus_lost(b.nexus)
+    out(a, "Preempt", 1, 2, type=WE)
+    successor = unit_of()
+    successor.reservations.take_over(unit.reservations)
+    a.access.publish({"*": {0: successor}})
+    attentions(a)
+    assert (keys(a), reservation(a)) == ((1,), (1, WE))
+    other = Host(a.access, "iqn.2026-11.test:b")
+    assert writes(other).status == CONFLICT

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import structlog
 
-from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state.record import (
     MediumWorkRecord,
     RegistrationRecord,
@@ -165,7 +164,7 @@ def reservation_record_of(naa: str, state: Registrations) -> ReservationRecord:
     """As it is stored."""
     return ReservationRecord(
         naa=naa,
-        type=None if state.type is None else state.type.value,
+        type=state.type,
         registrations=tuple(
             RegistrationRecord(
                 initiator=nexus.initiator,
@@ -188,8 +187,7 @@ def registrations_of(record: ReservationRecord) -> Registrations:
         keys[nexus] = int(each.key, 16)
         if each.holds:
             holder = nexus
-    type = None if record.type is None else ReservationType(record.type)
-    return Registrations(keys, type, holder, is_kept=True)
+    return Registrations(keys, record.type, holder, is_kept=True)
 
 
 def forget(change: Transaction, volume: VolumeRecord) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
 from daiko.command_control.plan import Function, Mode
+from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state.extents import ExtentRecord as ExtentRecord
 from daiko.state.extents import Extents
 
@@ -279,11 +280,11 @@ class RegistrationRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     initiator: str
     """iSCSI name."""
-    isid: str
+    isid: str = Field(pattern=r"^[0-9a-f]{12}$")
     """6 bytes in hex."""
     target_port: int
     """Relative target port identifier."""
-    key: str
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
     """Reservation key, 8 bytes in hex."""
     holds: bool = False
     """It is the one holder of the reservation."""
@@ -296,8 +297,8 @@ class ReservationRecord(Record):
     kind: ClassVar[str] = "reservation"
     naa: str
     """The volume's."""
-    type: int | None = None
-    """Of the reservation (SPC-4, 6.15.3.4); None = there is none."""
+    type: ReservationType | None = None
+    """Of the reservation; None = there is none."""
     registrations: tuple[RegistrationRecord, ...] = ()
     """In the order in which they were made."""
 

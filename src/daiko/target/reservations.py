@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import structlog
+
 from daiko.scsi import sense
 from daiko.scsi.opcode import PersistentReserveOut, Status
 from daiko.target.bar import Bar
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from daiko.target.logical_unit import LogicalUnit
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
+
+log = structlog.get_logger(__name__)
 
 GOOD = int(Status.GOOD)
 CONFLICT = int(Status.RESERVATION_CONFLICT)
@@ -192,6 +196,7 @@ class Reservations:
             itl.refuse(task, sense.internal_target_failure())
             return
         self._establish(outcome)
+        self._note(request, outcome)
         if request.action is not PersistentReserveOut.PREEMPT_AND_ABORT:
             itl.finish(task, GOOD)
             return
@@ -219,6 +224,17 @@ class Reservations:
 
         self._is_keeping = True
         self._keeper.keep_registrations(after, done)
+
+    def _note(self, request: Request, outcome: Outcome) -> None:
+        """For who wonders later why a member of a cluster cannot write any more."""
+        if outcome.told:
+            log.info(
+                "registrants lost their registration or reservation to a host",
+                volume=self._unit.identity.name,
+                action=request.action.name.lower(),
+                by=request.by.initiator,
+                concerned=sorted({nexus.initiator for nexus in outcome.told}),
+            )
 
     def _establish(self, outcome: Outcome) -> None:
         self.state = outcome.state
