@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from daiko.backend import file as file_module
-from daiko.backend.file import FileDevice
+from daiko.backend.file import FileDevice, FileInUse
 from daiko.device import awaitable
 from daiko.device.block import BlockDevice, Level
 from daiko.device.error import (
@@ -371,3 +372,44 @@ def test_capabilities_of_a_sparse_file(tmp_path: Path) -> None:
     assert device.capabilities.unmapped_reads_zero
     assert device.capabilities.unmap_granularity == 8
     device.close()
+
+
+def test_file_that_another_device_has_is_refused_until_that_one_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    first = FileDevice.open(path, create_bytes=1 << 20)
+    with pytest.raises(FileInUse, match="another back end of this controller"):
+        FileDevice.open(path)
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(FileInUse):
+        FileDevice.open(tmp_path / "link", read_only=True)
+    first.close()
+    FileDevice.open(path).close()
+
+
+def test_file_that_another_process_has_is_refused_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 20))
+    with subprocess.Popen(
+        ["flock", str(path), "sh", "-c", "echo held; read line"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(FileInUse, match=rf"in use by process {other.pid}"):
+            FileDevice.open(path)
+        other.stdin.write(b"\n")
+        other.stdin.close()
+    FileDevice.open(path).close()
+
+
+def test_read_only_devices_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1 << 20))
+    one = FileDevice.open(path, read_only=True)
+    other = FileDevice.open(path, read_only=True)
+    with pytest.raises(FileInUse):
+        FileDevice.open(path)
+    one.close()
+    other.close()

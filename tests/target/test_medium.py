@@ -186,8 +186,8 @@ async def test_immediate_status_comes_before_the_work_and_progress_can_be_asked_
     while unit.medium.work is not None:
         await until(lambda: bool(delay.held) or unit.medium.work is None)
         seen.append(polled(host).progress)
-        refused = other.run("00 00 00 00 00 00")
         if unit.medium.work is not None:
+            refused = other.run("00 00 00 00 00 00")
             assert refused.condition == SANITIZING
             assert refused.sense is not None
             assert refused.sense.progress == seen[-1]

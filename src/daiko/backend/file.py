@@ -20,6 +20,10 @@ write while a `RangeLock` keeps other writes off the blocks.
 (`backend/kernel_copy.py`), in threads of their own: however much is copied, those for reads, writes
 and flushes stay free.
 
+**One process, one device.** Two controllers that serve one file would each cache what the other
+changes, and no COMPARE AND WRITE would hold. So the file is locked (flock(2), which goes with the
+descriptor and so with the process): exclusively, or shared where it is opened read-only.
+
 Errors: ENOSPC and EDQUOT -> SpaceExhausted, EROFS -> WriteProtected, all others -> MediumFailure.
 """
 
@@ -98,6 +102,38 @@ def _failure(error: OSError, path: str, lba: int, *, writing: bool) -> DeviceErr
     return MediumFailure(words, writing=writing, lba=lba)
 
 
+class FileInUse(Exception):
+    """Somebody else has the file open as a device; the message says who."""
+
+
+def _lock(descriptor: int, path: str, *, exclusively: bool) -> None:
+    """Raises FileInUse, OSError."""
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _lock_holder(descriptor)
+        by = f"by process {holder}" if holder else "by another process"
+        if holder == os.getpid():
+            by = "by another back end of this controller"
+        raise FileInUse(f"{path} is in use {by}") from None
+
+
+def _lock_holder(descriptor: int) -> int:
+    """The process that holds a flock on the file (proc_locks(5)); 0 where it is not to be seen,
+    as in another container."""
+    facts = os.fstat(descriptor)
+    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        fields = line.split()
+        if fields[1:2] == ["FLOCK"] and place in fields:
+            return int(fields[4])
+    return 0
+
+
 class _Pace:
     """Whether the next operation may be done inline: not for a second after a slow one."""
 
@@ -167,9 +203,9 @@ class FileDevice(BlockDevice):
         """Open a file or block device; bytes after the last whole block are left alone.
 
         `create_bytes` makes the file, with that size, if there is none. `preallocate` takes the
-        room of a file now, and keeps it when blocks are unmapped. Raises OSError, and ValueError
-        for what cannot be a device (a directory, a size below one block, block sizes other than
-        512 and 4096).
+        room of a file now, and keeps it when blocks are unmapped. Raises OSError, FileInUse, and
+        ValueError for what cannot be a device (a directory, a size below one block, block sizes
+        other than 512 and 4096).
         """
         path = os.fspath(path)
         if block_size not in (512, 4096):
@@ -179,6 +215,7 @@ class FileDevice(BlockDevice):
             create(path, create_bytes)
         descriptor = os.open(path, flags)
         try:
+            _lock(descriptor, path, exclusively=not read_only)
             return cls._examine(descriptor, path, block_size, preallocate, read_only)
         except BaseException:
             os.close(descriptor)

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from daiko.backend.file import FileDevice
+from daiko.backend.file import FileDevice, FileInUse
 from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
@@ -343,6 +343,10 @@ def open_file(path: Path, block_size: int, *, preallocate: bool = False) -> File
         device = FileDevice.open(path, block_size, preallocate=preallocate)
     except OSError as error:
         raise BackendUnavailable(f"{path}: {error.strerror}") from error
+    except FileInUse as error:
+        raise BackendUnavailable(
+            str(error), "stop that one first, or give another file: no two may serve one"
+        ) from error
     except ValueError as error:
         raise BackendUnavailable(str(error)) from error
     size = os.stat(path).st_size

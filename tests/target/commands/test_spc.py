@@ -275,7 +275,7 @@ def test_each_command_alone_comes_with_its_mask() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"reporting_options": 1, "requested_opcode": 0x04}, id="opcode"),
+        pytest.param({"reporting_options": 1, "requested_opcode": 0x05}, id="opcode"),
         pytest.param({"reporting_options": 3, "requested_opcode": 0xFF}, id="opcode, either"),
         pytest.param(
             {"reporting_options": 2, "requested_opcode": 0x9E, "requested_service_action": 0x1F},
