@@ -37,6 +37,34 @@ def test_a_request_larger_than_everything_is_served_alone() -> None:
     assert order == ["large", "after"]
 
 
+def test_step_that_gives_nothing_back_leaves_something_to_the_others() -> None:
+    """Steps take one unit after the other and never end a transfer: each stops at what is left."""
+    budget = TransferBudget(64)
+    holds = [0] * 5
+    for number in range(4):
+        while budget.take(1, lambda: None, lambda n=number: holds[n]):  # type: ignore[misc]
+            holds[number] += 1
+    assert holds == [32, 16, 8, 4, 0]
+    order: list[str] = []
+    for _ in range(3):  # four wait with their share in hand; one that works passes them
+        assert budget.take(1, _noting(order, "works"), lambda: 1)
+        budget.give(1)
+    assert order == []
+
+
+def test_step_that_waited_with_its_share_goes_on_when_it_gave_some_back() -> None:
+    budget = TransferBudget(8)
+    held = 4
+    order: list[str] = []
+    for _ in range(4):
+        assert budget.take(1, _noting(order, "never"))
+    assert not budget.take(1, _noting(order, "again"), lambda: held)
+    held -= 1
+    budget.give(1)
+    assert order == ["again"]
+    assert budget.used == 4
+
+
 def test_who_leaves_the_queue_is_not_served() -> None:
     budget = TransferBudget(1)
     order: list[str] = []

@@ -135,8 +135,12 @@ class LocalCopy:
             self._end_if_idle()
         elif self._in_flight < self._window.size and not self._asking:
             self._asking = True
-            if self._budget.take(self._bytes, self._granted):
+            if self._budget.take(self._bytes, self._granted, self._held):
                 self._begin()
+
+    def _held(self) -> int:
+        """Bytes of the transfers in flight."""
+        return self._in_flight * self._bytes
 
     def _granted(self) -> None:
         # Called from within another pump's completion: begin in a turn of our own.
