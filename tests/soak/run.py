@@ -111,6 +111,9 @@ class Plan:
     """Seconds within which each command has an answer. Three limits of 30 s may add up: the
     command's own, the grace of the host's initiator, that of the controller's."""
     jobs: bool = True
+    rest: float = 0.05
+    """Seconds between an answer and the next command, at most: what is soaked should not spend
+    all of the time on the load."""
 
 
 async def soak(folder: Path, plan: Plan) -> Report:
@@ -153,6 +156,7 @@ def _start(made: Rig, plan: Plan, number: int) -> subprocess.Popen[bytes]:
         "cells": plan.cells,
         "drop_every": plan.drop_every,
         "manage_every": plan.manage_every,
+        "rest": plan.rest,
         "iqn": made.first.iqn,
         "portal": made.first.portal,
         "initiators": made.initiators,
@@ -237,7 +241,11 @@ async def _disturb(made: Rig, plan: Plan, ends: float, report: Report) -> None:
         down = chance.uniform(0.0, plan.down)
         begun = time.monotonic()
         print(f"{time.strftime('%H:%M:%S')} {how} {name} for {down:.1f} s", flush=True)
-        await _away(process, how, down)
+        try:
+            await _away(process, how, down)
+        except ProcessFailed as failed:
+            report.faults.append(f"{name} does not come back: {failed}")
+            return
         took = time.monotonic() - begun
         print(f"{time.strftime('%H:%M:%S')} {name} is back after {took:.1f} s", flush=True)
 
@@ -251,6 +259,12 @@ async def _away(process: Process, how: str, seconds: float) -> None:
         return
     await asyncio.to_thread(process.kill if how == "kill" else process.stop)
     await asyncio.sleep(seconds)
+    for _ in range(3):
+        try:
+            await asyncio.to_thread(process.start)
+        except ProcessFailed:
+            continue  # a machine that is busy with other things as well may be very slow
+        return
     await asyncio.to_thread(process.start)
 
 
@@ -311,13 +325,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mixed verified load while everything fails.")
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--sessions", type=int, default=32)
+    parser.add_argument("--rest", type=float, default=Plan.rest, help="between two commands")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--keep", action="store_true", help="leave the folder with the logs")
     parser.add_argument("--json", type=Path, help="a file for the report")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="daiko-soak-", dir="/dev/shm"))
     print(f"seed {options.seed}; logs in {folder}", flush=True)
-    plan = Plan(options.seconds, options.sessions, seed=options.seed)
+    plan = Plan(options.seconds, options.sessions, seed=options.seed, rest=options.rest)
     report = asyncio.run(soak(folder, plan))
     print(report.text())
     if options.json is not None:

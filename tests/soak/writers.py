@@ -87,6 +87,7 @@ class Writer:
         self._ended = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._oldest = wanted["oldest"]
+        self._rest = wanted["rest"]
         self._drop_every = wanted["drop_every"]
         self._manage_every = wanted["manage_every"]
 
@@ -144,7 +145,7 @@ class Writer:
         self.account.slowest = max(self.account.slowest, loop.time() - begun)
         self.model.give(at, count)
         if error is None:
-            loop.call_soon(self._go_on)
+            loop.call_later(self.chance.uniform(0, self._rest), self._go_on)
             return True
         loop.call_later(0.1, self._go_on)  # a host that is refused does not try as fast as it can
         self.account.in_doubt += 1
