@@ -43,7 +43,7 @@ def without_nowait(path: Path, block_size: int) -> FileDevice:
 
 def always_in_threads(path: Path, block_size: int) -> FileDevice:
     device = without_nowait(path, block_size)
-    device._pace.took(0.0, float("inf"))
+    device._pace.blocked_until = float("inf")
     return device
 
 
@@ -356,14 +356,39 @@ class TestOrder:
         ]  # fmt: skip
         device.close()
 
-    def test_slow_operation_sends_the_next_ones_to_threads(self) -> None:
-        pace = file_module._Pace()
-        assert pace.allows(10.0)
-        pace.took(10.0, 10.0 + pace.SLOW / 2)
-        assert pace.allows(10.1)
-        pace.took(10.0, 10.5)
-        assert not pace.allows(10.5 + pace.PAUSE * 0.9)
-        assert pace.allows(10.5 + pace.PAUSE)
+    @pytest.mark.parametrize("writing", [False, True], ids=["read", "write"])
+    async def test_slow_operation_sends_the_next_ones_to_threads(
+        self, tmp_path: Path, writing: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        device = without_nowait(tmp_path / "disk", 512)
+        now, cost = 10.0, 0.0
+
+        def clock() -> float:
+            nonlocal now
+            now += cost
+            return now
+
+        monkeypatch.setattr(file_module.time, "monotonic", clock)
+        outcomes = Outcomes()
+
+        def ends_inline() -> bool:
+            before = len(outcomes)
+            if writing:
+                device.write(0, bytes(512), outcomes.note)
+            else:
+                device.read(0, 1, lambda error, _: outcomes.note(error))
+            return len(outcomes) > before
+
+        assert ends_inline()
+        cost = 0.01
+        assert ends_inline(), "this one is slow"
+        cost = 0.0
+        assert not ends_inline()
+        now += 1.1
+        assert ends_inline(), "after a while it is tried again"
+        await outcomes.all_of(4)
+        assert list(outcomes) == [None] * 4
+        device.close()
 
 
 def test_capabilities_of_a_sparse_file(tmp_path: Path) -> None:

@@ -134,25 +134,23 @@ def _lock_holder(descriptor: int) -> int:
     return 0
 
 
+_SLOW = 0.002
+"""Seconds that an inline operation may take."""
+_PAUSE = 1.0
+"""Seconds during which threads are used after a slow one."""
+
+
 class _Pace:
-    """Whether the next operation may be done inline: not for a second after a slow one."""
+    """Whether the next operation may be done inline: not for a while after a slow one."""
 
-    __slots__ = ("_blocked_until",)
-
-    SLOW = 0.002
-    """Seconds that an inline operation may take."""
-    PAUSE = 1.0
-    """Seconds during which threads are used after a slow one."""
+    __slots__ = ("blocked_until",)
 
     def __init__(self) -> None:
-        self._blocked_until = 0.0
+        self.blocked_until = 0.0
+        """By time.monotonic()."""
 
-    def allows(self, now: float) -> bool:
-        return now >= self._blocked_until
-
-    def took(self, begun: float, ended: float) -> None:
-        if ended - begun > self.SLOW:
-            self._blocked_until = ended + self.PAUSE
+    def was_slow(self) -> None:
+        self.blocked_until = time.monotonic() + _PAUSE
 
 
 class FileDevice(BlockDevice):
@@ -272,19 +270,20 @@ class FileDevice(BlockDevice):
     # Reading
 
     def read(self, lba: int, blocks: int, done: ReadDone) -> None:
-        refusal = self._refusal(lba, blocks)
-        if refusal is not None or not blocks:
-            done(refusal, b"")
+        if not self._is_open or lba < 0 or blocks <= 0 or lba + blocks > self.blocks:
+            done(self._refusal(lba, blocks), b"")
             return
         length = blocks * self.block_size
-        offset = lba * self.block_size
         buffer = bytearray(length) if length < _ZEROED else unfilled(length)
-        filled = 0
-        if length <= _INLINE_BYTES:
-            filled = self._read_inline(buffer, offset)
-            if filled == length:
-                done(None, buffer)
-                return
+        filled = self._read_inline(buffer, lba * self.block_size) if length <= _INLINE_BYTES else 0
+        if filled == length:
+            done(None, buffer)
+        else:
+            self._read_in_thread(lba, buffer, filled, done)
+
+    def _read_in_thread(self, lba: int, buffer: bytearray, filled: int, done: ReadDone) -> None:
+        length = len(buffer)
+        offset = lba * self.block_size
 
         def work() -> Buffer | DeviceError:
             position = filled
@@ -321,13 +320,14 @@ class FileDevice(BlockDevice):
                     return 0
                 self._read_flags = 0  # this file system does not know it
         begun = time.monotonic()
-        if not self._pace.allows(begun):
+        if begun < self._pace.blocked_until:
             return 0
         try:
             count = os.preadv(self._descriptor, (buffer,), offset)
         except OSError:
             return 0
-        self._pace.took(begun, time.monotonic())
+        if time.monotonic() - begun > _SLOW:
+            self._pace.was_slow()
         return count
 
     # Writing
@@ -335,32 +335,37 @@ class FileDevice(BlockDevice):
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         length = len(data)
         blocks = length // self.block_size
-        refusal = self._refusal(lba, blocks, changing=True)
-        if refusal is not None or not length:
-            done(refusal)
+        is_writable = self._is_open and not self.capabilities.read_only
+        if not is_writable or lba < 0 or not length or lba + blocks > self.blocks:
+            done(self._refusal(lba, blocks, changing=True))
             return
-        ticket = self._lock.try_shared(lba, blocks)
-        if ticket < 0:
-            self._lock.wait_shared(
-                lba, blocks, lambda ticket: self._write_locked(ticket, lba, data, done, fua)
-            )
-        else:
-            self._write_locked(ticket, lba, data, done, fua)
-
-    def _write_locked(self, ticket: int, lba: int, data: Buffer, done: Done, fua: bool) -> None:
-        offset = lba * self.block_size
-        if not fua and len(data) <= _INLINE_BYTES:
+        if not fua and length <= _INLINE_BYTES and not self._lock.has_exclusive:
+            # Done before anything else can ask for these blocks, so it need not enter.
             begun = time.monotonic()
-            if self._pace.allows(begun):
-                error: DeviceError | None = None
-                try:
-                    pwrite(self._descriptor, data, offset, 0)
-                except OSError as failure:
-                    error = _failure(failure, self.path, lba, writing=True)
-                self._pace.took(begun, time.monotonic())
-                self._lock.leave(ticket)
-                done(error)
+            if begun >= self._pace.blocked_until:
+                self._write_inline(lba, data, begun, done)
                 return
+        self._write_when_free(lba, data, done, fua)
+
+    def _write_when_free(self, lba: int, data: Buffer, done: Done, fua: bool) -> None:
+        self._lock.wait_shared(
+            lba,
+            len(data) // self.block_size,
+            lambda ticket: self._write_in_thread(ticket, lba, data, done, fua),
+        )
+
+    def _write_inline(self, lba: int, data: Buffer, begun: float, done: Done) -> None:
+        error: DeviceError | None = None
+        try:
+            pwrite(self._descriptor, data, lba * self.block_size, 0)
+        except OSError as failure:
+            error = _failure(failure, self.path, lba, writing=True)
+        if time.monotonic() - begun > _SLOW:
+            self._pace.was_slow()
+        done(error)
+
+    def _write_in_thread(self, ticket: int, lba: int, data: Buffer, done: Done, fua: bool) -> None:
+        offset = lba * self.block_size
         flags = os.RWF_DSYNC if fua else 0
 
         def write() -> None:

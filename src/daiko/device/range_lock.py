@@ -49,6 +49,12 @@ class RangeLock:
         self._is_admitting = False
         self._next = 0
 
+    @property
+    def has_exclusive(self) -> bool:
+        """Whether an exclusive entry is there, or anything waits. Who enters and leaves again
+        before anything else can happen need not do so where there is none."""
+        return bool(self._exclusive or self._waiting)
+
     def try_shared(self, lba: int, blocks: int) -> int:
         """Enter at once and return the ticket (>= 0), or -1 if `wait_shared` is needed."""
         if (self._exclusive or self._waiting) and not self._is_free(
