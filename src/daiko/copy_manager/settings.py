@@ -59,12 +59,13 @@ class CopySettings:
     """Payload held by all transfers of all jobs together. Transports may hold a second copy of
     what they are sending, so this is half of the 64 MiB that copies may use."""
     transfer_bytes: int = MIB // 4
-    """Of one read and write of this controller: a few of them fit the processor's cache, and none
-    is more than an initiator may send with its command."""
-    least_transfers_in_flight: int = 4
-    """Of one step: one is read while others are written and on their way."""
+    """Of one read and write of this controller: no more than an initiator may send with its
+    command."""
+    least_transfers_in_flight: int = 16
+    """Of steps between the same devices: 4 MiB stay in the processor's cache, and when controllers
+    share a processor each has something to do in its turn."""
     transfers_in_flight: int = 64
-    """Of one step, at most, as many as its way needs (`window.py`); a job alone fills a long link
+    """At most, as many as its way needs (`window.py`); a job alone fills a long link
     with them, several share `buffer_bytes`."""
     device_copy_bytes: int = 8 * MIB
     """Of one copy that two devices make among themselves. A few milliseconds in memory, less than
