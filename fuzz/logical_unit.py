@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from daiko.backend.memory import MemoryDevice
 from daiko.command_control.command_table import ROWS
 from daiko.device.block import Buffer
+from daiko.scsi import persistent_reservation as reserving
 from daiko.scsi.block_data import LbaRange, pack_unmap
+from daiko.scsi.layout import Layout
 from daiko.scsi.mode_page import CachingPage, ControlPage, pack_mode_parameters
 from daiko.scsi.opcode import Opcode, Status
+from daiko.scsi.persistent_reservation import MoveList, ReserveOutList
 from daiko.scsi.sbc import CompareAndWrite, Read16, Unmap, Write10, Write16, WriteSame16
 from daiko.scsi.sense import parse_sense
 from daiko.scsi.spc import ModeSelect6, TestUnitReady
+from daiko.scsi.transport_id import TransportId
 from daiko.target.access import Access
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.nexus import Nexus
@@ -84,6 +88,28 @@ def _entry(cdb: bytes, data: bytes = b"", lun: int = 0) -> bytes:
     return bytes((1 | lun << 3,)) + cdb.ljust(16, b"\0") + b"\xff\xff" + data
 
 
+def _reserve_out(layout: Layout, data: bytes, **fields: int) -> bytes:
+    return _entry(layout.pack(parameter_list_length=len(data), **fields), data)
+
+
+def _reservations() -> list[bytes]:
+    """What changes them; the only host may lose its place, and the unit still answers it."""
+    port = TransportId("iqn.2026-11.net.daiko:other", bytes(6))
+    own = ReserveOutList(1, 1).pack()
+    ports = ReserveOutList(0, 1, spec_i_pt=True, transport_ids=(port,)).pack()
+    return [
+        _reserve_out(reserving.RegisterAndIgnoreExistingKey, own),
+        _reserve_out(reserving.Register, ports),
+        _reserve_out(reserving.Reserve, own, type=5),
+        _reserve_out(reserving.Release, own, type=5),
+        _reserve_out(reserving.Preempt, own, type=7),
+        _reserve_out(reserving.PreemptAndAbort, own, type=1),
+        _reserve_out(reserving.RegisterAndMove, MoveList(1, 2, port, 1).pack()),
+        _reserve_out(reserving.Clear, own),
+        _entry(reserving.ReadFullStatus.pack(allocation_length=512)),
+    ]
+
+
 def corpus() -> list[bytes]:
     block = bytes(range(256)) * 2
     pages = pack_mode_parameters([CachingPage.pack(wce=1), ControlPage.pack()], ten=False)
@@ -98,6 +124,7 @@ def corpus() -> list[bytes]:
         _entry(CompareAndWrite.pack(lba=1, transfer_length=1), block + bytes(512)),
         _entry(Unmap.pack(parameter_list_length=len(ranges)), ranges),
         _entry(ModeSelect6.pack(pf=1, parameter_list_length=len(pages)), pages),
+        *_reservations(),
         _entry(b"\x12\x01\x83\x00\xff"),
         _entry(b"\x12\x01\xb0\x00\xff"),
         _entry(b"\x1a\x00\x3f\x00\xff"),

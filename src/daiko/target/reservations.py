@@ -227,13 +227,18 @@ class Reservations:
 
     def _note(self, request: Request, outcome: Outcome) -> None:
         """For who wonders later why a member of a cluster cannot write any more."""
-        if outcome.told:
+        lost = {
+            nexus.initiator
+            for nexus, event in outcome.told.items()
+            if event is not Event.RESERVATIONS_RELEASED
+        }
+        if lost:
             log.info(
-                "registrants lost their registration or reservation to a host",
+                "a host took the registrations of others",
                 volume=self._unit.identity.name,
                 action=request.action.name.lower(),
                 by=request.by.initiator,
-                concerned=sorted({nexus.initiator for nexus in outcome.told}),
+                lost=sorted(lost),
             )
 
     def _establish(self, outcome: Outcome) -> None:
