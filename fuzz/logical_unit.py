@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+
+import structlog
 
 from daiko.backend.memory import MemoryDevice
 from daiko.command_control.command_table import ROWS
@@ -21,6 +24,8 @@ from daiko.target.access import Access
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.nexus import Nexus
 from daiko.target.task import Task, TaskAttribute
+
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 # A case: bits 0-2 of the first byte = task attribute, bits 3-4 = LUN (3: none of ours), 16 bytes
 # of CDB, 2 bytes: room for data-in; the rest is data-out.
@@ -78,6 +83,7 @@ def _serve() -> Nexus:
     return nexus
 
 
+LOOP = asyncio.new_event_loop()
 ACCESS = Access()
 NEXUS = _serve()
 READY = TestUnitReady.pack().ljust(16, b"\0")
@@ -132,9 +138,12 @@ def corpus() -> list[bytes]:
     ]
 
 
-def _submit(lun: int, cdb: bytes, attribute: int = 1, room: int = 0, data: bytes = b"") -> FuzzTask:
+async def _submit(
+    lun: int, cdb: bytes, attribute: int = 1, room: int = 0, data: bytes = b""
+) -> FuzzTask:
     task = FuzzTask(NEXUS, lun, cdb, attribute, room, data)
     ACCESS.submit(task)
+    await _until(lambda: task.answers)
     assert task.answers == 1, f"{task.answers} answers"
     assert task.status in STATUSES
     assert (task.status == Status.CHECK_CONDITION) == bool(task.sense)
@@ -143,15 +152,35 @@ def _submit(lun: int, cdb: bytes, attribute: int = 1, room: int = 0, data: bytes
     return task
 
 
+async def _until(is_so: Callable[[], object]) -> None:
+    """FORMAT UNIT and SANITIZE go on piece by piece; nothing else takes a turn of the loop."""
+    for _ in range(10_000):
+        if is_so():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it does not end")
+
+
 def check(data: bytes) -> bool:
+    return LOOP.run_until_complete(_check(data))
+
+
+def close() -> None:
+    LOOP.close()
+
+
+async def _check(data: bytes) -> bool:
     data = data.ljust(HEAD, b"\0")
     attribute = (data[0] & 7) % len(TaskAttribute)
     lun = data[0] >> 3 & 3
-    task = _submit(lun, data[1:17], attribute, int.from_bytes(data[17:19], "big"), data[HEAD:])
+    room = int.from_bytes(data[17:19], "big")
+    task = await _submit(lun, data[1:17], attribute, room, data[HEAD:])
     if lun < 3:
         # Whatever it was, the unit is there for the next command (started again if need be).
-        if _submit(lun, READY).status != Status.GOOD:
-            _submit(lun, START)
-            assert _submit(lun, READY).status == Status.GOOD
+        unit = NEXUS.view[lun]
+        await _until(lambda: not unit.medium.bars)
+        if (await _submit(lun, READY)).status != Status.GOOD:
+            await _submit(lun, START)
+            assert (await _submit(lun, READY)).status == Status.GOOD
         assert not NEXUS.units[lun << 48].tasks
     return task.status == Status.GOOD

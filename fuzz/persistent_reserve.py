@@ -1,5 +1,4 @@
-"""Invariant: a PERSISTENT RESERVE OUT list is refused with a pointer into it, or packs back to what
-it says; PERSISTENT RESERVE IN data is refused as malformed, or packs back."""
+"""Invariant: lists and data of PERSISTENT RESERVE are refused, or pack to what they say."""
 
 from __future__ import annotations
 
