@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -227,6 +228,51 @@ def test_flush_reaches_every_device_once(recorders: dict[DeviceId, Recorder]) ->
     VirtualLu(table(*SCATTERED), recorders, SIZE).flush(outcome.done)
     assert outcome.error is None
     assert [each.seen for each in recorders.values()] == [[("flush", 0, 0)]] * 3
+
+
+def test_unmap_leaves_the_blocks_mapped_of_a_device_that_cannot(
+    memories: dict[DeviceId, MemoryDevice],
+) -> None:
+    lu = VirtualLu(table(*SCATTERED), {**memories, B: Plain(memories[B])}, SIZE)
+    assert lu.capabilities.unmap is Level.NATIVE
+    assert not lu.capabilities.unmapped_reads_zero
+    write(lu, 0, b"x" * SIZE * 60)
+    outcome = Outcome()
+    lu.unmap(1, 50, outcome.done)
+    assert outcome.error is None
+    found = read(lu, 0, 60).data
+    filled = [bool(found[at * SIZE]) for at in range(60)]
+    # blocks 3 to 42 lie on the device that cannot
+    assert filled == [True, *[False] * 2, *[True] * 40, *[False] * 8, *[True] * 9]
+
+
+def test_volume_of_devices_that_cannot_unmap_does_not_offer_it(
+    memories: dict[DeviceId, MemoryDevice],
+) -> None:
+    plain = {name: Plain(device) for name, device in memories.items()}
+    lu = VirtualLu(table(*SCATTERED), plain, SIZE)
+    assert lu.capabilities.unmap is Level.NONE
+    outcome = Outcome()
+    lu.unmap(1, 50, outcome.done)
+    assert isinstance(outcome.error, Unsupported)
+
+
+@pytest.mark.parametrize(
+    ("extents", "exponent"),
+    [
+        pytest.param([(A, 8, 16), (B, 0, 8)], 3, id="aligned"),
+        pytest.param([(A, 8, 16), (B, 4, 8)], 0, id="second not aligned"),
+        pytest.param([(A, 1, 16)], 0, id="shifted"),
+    ],
+)
+def test_physical_blocks_are_stated_where_the_extents_keep_them_whole(
+    memories: dict[DeviceId, MemoryDevice],
+    extents: list[tuple[DeviceId, int, int]],
+    exponent: int,
+) -> None:
+    large = Offering(memories[A], replace(memories[A].capabilities, physical_exponent=3))
+    lu = VirtualLu(table(*extents), {**memories, A: large}, SIZE)
+    assert lu.capabilities.physical_exponent == exponent
 
 
 def test_unmap_is_cut_as_a_write_is(recorders: dict[DeviceId, Recorder]) -> None:
@@ -455,7 +501,7 @@ def test_capabilities_are_what_all_devices_offer(
     )
     offering = [Offering(memories[A], one), Offering(memories[B], other)]
     assert common_capabilities(offering) == Capabilities(
-        unmap=Level.EMULATED,
+        unmap=Level.NATIVE,
         write_same=Level.EMULATED,
         compare_and_write=Level.NONE,
         fua=Level.NATIVE,

@@ -78,6 +78,16 @@ from daiko.device.range_lock import RangeLock
 
 _BLKGETSIZE64 = 0x80081272
 _BLKROGET = 0x125E
+_BLKPBSZGET = 0x127B
+
+
+def _exponent(physical: int, block_size: int) -> int:
+    """Log2 of the blocks in a physical block of `physical` bytes; 0 where that is not a power of
+    two, or less than a block. A file system's blocks are at most 64 KiB for this."""
+    if physical <= block_size or physical & (physical - 1) or physical > 1 << 16:
+        return 0
+    return (physical // block_size).bit_length() - 1
+
 
 _MOST_PREFETCHED = 256 << 20
 """Bytes that one request may bring into the page cache."""
@@ -231,10 +241,12 @@ class FileDevice(BlockDevice):
             (is_protected,) = struct.unpack("i", fcntl.ioctl(descriptor, _BLKROGET, bytes(4)))
             read_only = read_only or bool(is_protected)
             rotational = queue_fact(facts.st_rdev, "rotational") != 0
+            (physical,) = struct.unpack("I", fcntl.ioctl(descriptor, _BLKPBSZGET, bytes(4)))
             can_discard = queue_fact(facts.st_rdev, "discard_max_bytes") > 0
             unmap_mode = PUNCH_HOLE | KEEP_SIZE if can_discard and not read_only else 0
         elif stat.S_ISREG(facts.st_mode):
             size = facts.st_size
+            physical = facts.st_blksize
             if preallocate and not read_only:
                 os.posix_fallocate(descriptor, 0, size)
             unmap_mode = 0 if read_only else unmap_mode_of(descriptor, size, preallocate)
@@ -253,6 +265,7 @@ class FileDevice(BlockDevice):
             optimal_blocks=max(1, 4096 // block_size),
             unmap_granularity=max(1, 4096 // block_size),
             unmapped_reads_zero=bool(unmap_mode),
+            physical_exponent=_exponent(physical, block_size),
         )
         # (the kernel refuses SEEK_HOLE on a block device, also on one that can discard)
         shows_holes = stat.S_ISREG(facts.st_mode) and unmap_mode == PUNCH_HOLE | KEEP_SIZE

@@ -209,6 +209,7 @@ class RemoteLu(BlockDevice):
             optimal_blocks=limits.optimal_granularity or 1 << capacity.physical_exponent,
             unmap_granularity=max(1, limits.unmap_granularity),
             unmapped_reads_zero=capacity.lbprz or bool(provisioning.lbprz & 1),
+            physical_exponent=capacity.physical_exponent if not capacity.lowest_aligned_lba else 0,
             atomic_blocks=atomic,
         )
         self.absence = ""

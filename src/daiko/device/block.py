@@ -83,6 +83,9 @@ class Capabilities:
     unmap_granularity: int = 1
     """Blocks."""
     unmapped_reads_zero: bool = False
+    physical_exponent: int = 0
+    """Log2 of blocks in one physical block: a write of less makes the device read first. Block 0
+    begins one."""
     atomic_blocks: int = 0
     """Longest `write_atomic` (blocks); 0 = none."""
 

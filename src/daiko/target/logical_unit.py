@@ -185,7 +185,7 @@ def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
         return has.copies
     if row.layout is cdbs.SanitizeBlockErase:
-        return device.unmap is not Level.NONE
+        return device.unmap is not Level.NONE and device.unmapped_reads_zero
     if row.opcode is Opcode.WRITE_ATOMIC_16:
         return has.intents or device.atomic_blocks > 0
     level = {

@@ -19,6 +19,7 @@ The devices belong to whoever gave them: several volumes share one, and `close` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from math import lcm
 
@@ -61,8 +62,19 @@ class VirtualLu(BlockDevice):
                 raise ValueError(
                     f"an extent ends at block {end} of {name}, which has {devices[name].blocks}"
                 )
-        self.capabilities = common_capabilities(self._devices)
+        self.capabilities = self._capabilities()
         self._find = table.find
+
+    def _capabilities(self) -> Capabilities:
+        common = common_capabilities(self._devices)
+        if len(self.table) > 1:
+            # Across extents no device writes atomically.
+            common = replace(common, atomic_blocks=0)
+        physical = (1 << common.physical_exponent) - 1
+        if physical and any((first - lba) & physical for lba, _, _, first in self.table):
+            # Physical blocks that do not begin where the volume's addresses say help nobody.
+            common = replace(common, physical_exponent=0)
+        return common
 
     def ranges_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The parts of this LU that lie on a device: (first block here, blocks)."""
@@ -100,11 +112,14 @@ class VirtualLu(BlockDevice):
 
     def unmap(self, lba: int, blocks: int, done: Done) -> None:
         if not self.capabilities.unmap:
-            done(Unsupported("a device of this volume cannot unmap"))
+            done(Unsupported("no device of this volume can unmap"))
             return
 
         def send(device: BlockDevice, at: int, length: int, part_done: Done) -> None:
-            device.unmap(at, length, part_done)
+            if device.capabilities.unmap:
+                device.unmap(at, length, part_done)
+            else:
+                part_done(None)  # these blocks stay mapped, which SBC-4, 4.7.3.4 allows
 
         self._change(lba, blocks, send, done)
 
@@ -272,7 +287,8 @@ class _Gather:
 
 
 def common_capabilities(devices: Iterable[BlockDevice]) -> Capabilities:
-    """What all of the devices offer. Raises ValueError where there is none."""
+    """What all of the devices offer; UNMAP where one of them does ([decision 10]: it is a hint, and
+    blocks may stay mapped). Raises ValueError where there is none."""
     offers = tuple(dict.fromkeys(device.capabilities for device in devices))
     if not offers:
         raise ValueError("no device, no capabilities")
@@ -283,7 +299,7 @@ def common_capabilities(devices: Iterable[BlockDevice]) -> Capabilities:
 def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
     """Thousands of volumes lie on devices of the few kinds that there are."""
     return Capabilities(
-        unmap=min(offer.unmap for offer in offers),
+        unmap=max(offer.unmap for offer in offers),
         write_same=min(offer.write_same for offer in offers),
         compare_and_write=min(offer.compare_and_write for offer in offers),
         fua=min(offer.fua for offer in offers),
@@ -293,8 +309,11 @@ def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
         maximum_blocks=min(
             (offer.maximum_blocks for offer in offers if offer.maximum_blocks), default=0
         ),
-        unmap_granularity=lcm(*(max(1, offer.unmap_granularity) for offer in offers)),
+        unmap_granularity=lcm(
+            *(max(1, offer.unmap_granularity) for offer in offers if offer.unmap)
+        ),
         unmapped_reads_zero=all(offer.unmapped_reads_zero for offer in offers),
+        physical_exponent=max(offer.physical_exponent for offer in offers),
         atomic_blocks=min(offer.atomic_blocks for offer in offers),
     )
 

@@ -221,10 +221,10 @@ def test_write_same_16_without_data_out_writes_zeros() -> None:
     assert contents(host) == "x.." + "x" * 29
 
 
-def test_write_same_10_offers_no_unmap() -> None:
-    host = host_of(unit_of())
-    task = host.run(sbc.WriteSame10.pack(unmap=1, transfer_length=1), bytes(512))
-    assert task.condition == INVALID_FIELD
+def test_write_same_10_unmaps_what_then_reads_as_asked() -> None:
+    device = SlowDevice()
+    host_of(unit_of(device)).start(sbc.WriteSame10.pack(unmap=1, transfer_length=1), bytes(512))
+    assert device.waiting == ["unmap"]
 
 
 class NoUnmap(MemoryDevice):

@@ -131,7 +131,7 @@ def test_bare_device_states_no_optional_operation() -> None:
 
 def test_thin_device_states_its_provisioning() -> None:
     page = vpd.LogicalBlockProvisioning.parse(inquire(host_of(unit_of()), 0xB2).data_in)
-    assert (page.lbpu, page.lbpws, page.lbpws10, page.lbprz) == (1, 1, 0, 1)
+    assert (page.lbpu, page.lbpws, page.lbpws10, page.lbprz) == (1, 1, 1, 1)
     assert page.provisioning_type == vpd.ProvisioningType.THIN
 
 

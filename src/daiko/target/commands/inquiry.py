@@ -172,7 +172,8 @@ NON_ROTATING = 1
 
 def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
     rotation = 0 if unit.device.capabilities.rotational else NON_ROTATING
-    can_erase = unit.device.capabilities.unmap is not Level.NONE
+    device = unit.device.capabilities
+    can_erase = device.unmap is not Level.NONE and device.unmapped_reads_zero
     return vpd.BlockDeviceCharacteristics(
         rotation_rate=rotation, wabereq=READS_AFTER_ERASE if can_erase else 0, fuab=0
     ).pack()
@@ -188,7 +189,7 @@ def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
     return vpd.LogicalBlockProvisioning(
         lbpu=unmaps,
         lbpws=unmaps and device.write_same is not Level.NONE,
-        lbpws10=0,
+        lbpws10=unmaps and device.write_same is not Level.NONE,
         lbprz=unmaps and device.unmapped_reads_zero,
         provisioning_type=vpd.ProvisioningType.THIN if unmaps else 0,
     ).pack()

@@ -144,16 +144,13 @@ def write_same(
     unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
 ) -> None:
     """Write one block to every block of the range. With UNMAP the range may be unmapped instead,
-    where it then reads as what would have been written (SBC-4, 5.50). WRITE SAME(10) has no UNMAP
-    here (LBPWS10 is 0): hosts use it only where (16) has none, and some expect zeros of it
-    whatever the block held."""
+    where it then reads as what would have been written (SBC-4, 5.50)."""
     if blocks > MAXIMUM_WRITE_SAME:
         raise CheckCondition(
             sense.invalid_field_in_cdb(7 if task.cdb[0] == Opcode.WRITE_SAME_10 else 10)
         )
     may_unmap = bool(flags & UNMAP_BIT)
-    is_ten = task.cdb[0] == Opcode.WRITE_SAME_10
-    if may_unmap and (is_ten or unit.device.capabilities.unmap is Level.NONE):
+    if may_unmap and unit.device.capabilities.unmap is Level.NONE:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 3))
     if flags & ANCHOR:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 4))

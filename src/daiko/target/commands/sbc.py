@@ -413,6 +413,7 @@ def read_capacity_16(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     data = Capacity(
         unit.blocks,
         unit.block_size,
+        physical_exponent=unit.device.capabilities.physical_exponent,
         lbpme=can_unmap,
         lbprz=can_unmap and unit.device.capabilities.unmapped_reads_zero,
     ).pack()
