@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from daiko.backend import file as file_module
-from daiko.backend.file import FileDevice, FileInUse
+from daiko.backend.file import FileDevice
+from daiko.backend.file_lock import FileInUse
+from daiko.backend.open_file import failure
 from daiko.device import awaitable
 from daiko.device.block import BlockDevice, Level
 from daiko.device.error import (
@@ -218,7 +220,7 @@ class TestFailures:
 
     def test_no_room_on_a_real_file_system_is_space_exhausted(self) -> None:
         with Path("/dev/full").open("wb") as full:
-            error = file_module._failure(
+            error = failure(
                 _error_of(lambda: os.write(full.fileno(), b"x")), "disk", 0, writing=True
             )
         assert isinstance(error, SpaceExhausted)

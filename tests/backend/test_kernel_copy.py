@@ -329,18 +329,6 @@ async def test_read_only_destination_is_left_alone(tmp_path: Path) -> None:
     destination.close()
 
 
-async def test_two_names_of_one_file_are_one_file(tmp_path: Path) -> None:
-    one = opened(tmp_path / "a")
-    os.link(tmp_path / "a", tmp_path / "b")
-    other = FileDevice.open(tmp_path / "b")
-    data = await fill(one, 19)
-    assert not await awaitable.copy_from(other, 10, one, 0, 100)
-    assert await awaitable.copy_from(other, 100, one, 0, 100)
-    assert await contents(one) == data[: 100 * 512] + data[: 100 * 512] + data[200 * 512 :]
-    one.close()
-    other.close()
-
-
 @pytest.mark.parametrize("kind", [Fault, Delay, ReadOnly, Stats, Layer])
 @pytest.mark.parametrize("side", ["source", "destination"])
 async def test_no_copy_goes_past_a_layer(

@@ -35,9 +35,7 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from daiko.backend.file_calls import (
     KEEP_SIZE,
@@ -49,8 +47,9 @@ from daiko.backend.file_calls import (
     runs_of,
     unmap_mode_of,
 )
+from daiko.backend.file_lock import lock_file
 from daiko.backend.kernel_copy import DataRun, KernelCannot, KernelCopy
-from daiko.backend.worker import Work, Workers
+from daiko.backend.open_file import OpenFile, failure
 from daiko.device.block import (
     Atomic,
     BlockDevice,
@@ -68,13 +67,9 @@ from daiko.device.error import (
     DeviceError,
     MediumFailure,
     Miscompare,
-    OutOfRange,
-    SpaceExhausted,
     Unsupported,
-    WriteProtected,
 )
 from daiko.device.memory import unfilled
-from daiko.device.range_lock import RangeLock
 
 _BLKGETSIZE64 = 0x80081272
 _BLKROGET = 0x125E
@@ -98,51 +93,6 @@ _INLINE_BYTES = 1 << 20
 _ZEROED = 32 * 1024
 """Up to here it costs less to set memory to zero than to ask for memory that is not."""
 
-_COPY_THREADS = 1
-"""Of one destination. A file system writes to one file at a time: a second thread brings no time,
-and spends CPU time in waiting for the first."""
-
-
-def _failure(error: OSError, path: str, lba: int, *, writing: bool) -> DeviceError:
-    words = f"{path}: {error.strerror}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceExhausted(words)
-    if error.errno == errno.EROFS:
-        return WriteProtected(words)
-    return MediumFailure(words, writing=writing, lba=lba)
-
-
-class FileInUse(Exception):
-    """Somebody else has the file open as a device; the message says who."""
-
-
-def _lock(descriptor: int, path: str, *, exclusively: bool) -> None:
-    """Raises FileInUse, OSError."""
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = _lock_holder(descriptor)
-        by = f"by process {holder}" if holder else "by another process"
-        if holder == os.getpid():
-            by = "by another back end of this controller"
-        raise FileInUse(f"{path} is in use {by}") from None
-
-
-def _lock_holder(descriptor: int) -> int:
-    """The process that holds a flock on the file (proc_locks(5)); 0 where it is not to be seen,
-    as in another container."""
-    facts = os.fstat(descriptor)
-    place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return 0
-    for line in lines:
-        fields = line.split()
-        if fields[1:2] == ["FLOCK"] and place in fields:
-            return int(fields[4])
-    return 0
-
 
 _SLOW = 0.002
 """Seconds that an inline operation may take."""
@@ -163,7 +113,7 @@ class _Pace:
         self.blocked_until = time.monotonic() + _PAUSE
 
 
-class FileDevice(BlockDevice):
+class FileDevice(OpenFile):
     """The blocks of a file or a block device. Made by `FileDevice.open`."""
 
     def __init__(
@@ -178,25 +128,14 @@ class FileDevice(BlockDevice):
         shows_holes: bool,
         keeps_room: bool,
     ) -> None:
-        self.path = path
-        self.blocks = blocks
-        self.block_size = block_size
-        self.capabilities = capabilities
-        self._descriptor = descriptor
+        super().__init__(descriptor, path, blocks, block_size, capabilities)
         self._unmap_mode = unmap_mode
         self._zero_bytes = partial(fallocate, descriptor, unmap_mode)
         self._shows_holes = shows_holes
+        self._keeps_room = keeps_room
         self._read_flags = os.RWF_NOWAIT
         self._pace = _Pace()
-        self._lock = RangeLock()
-        self._workers = Workers(name=f"file-{Path(path).name}")
-        self._copiers = Workers(_COPY_THREADS, name=f"copy-{Path(path).name}")
-        self._keeps_room = keeps_room
         self._data_run = DataRun()
-        facts = os.fstat(descriptor)
-        is_block_device = stat.S_ISBLK(facts.st_mode)
-        self._identity = (facts.st_rdev, 0) if is_block_device else (facts.st_dev, facts.st_ino)
-        self._is_open = True
 
     @classmethod
     def open(
@@ -223,7 +162,7 @@ class FileDevice(BlockDevice):
             create(path, create_bytes)
         descriptor = os.open(path, flags)
         try:
-            _lock(descriptor, path, exclusively=not read_only)
+            lock_file(descriptor, path, exclusively=not read_only)
             return cls._examine(descriptor, path, block_size, preallocate, read_only)
         except BaseException:
             os.close(descriptor)
@@ -308,7 +247,7 @@ class FileDevice(BlockDevice):
                         return MediumFailure(f"{self.path} has shrunk", writing=False, lba=lba)
                     position += count
             except OSError as error:
-                return _failure(error, self.path, lba, writing=False)
+                return failure(error, self.path, lba, writing=False)
             return buffer
 
         def finished(result: Buffer | DeviceError) -> None:
@@ -368,14 +307,14 @@ class FileDevice(BlockDevice):
         )
 
     def _write_inline(self, lba: int, data: Buffer, begun: float, done: Done) -> None:
-        error: DeviceError | None = None
+        outcome: DeviceError | None = None
         try:
             pwrite(self._descriptor, data, lba * self.block_size, 0)
-        except OSError as failure:
-            error = _failure(failure, self.path, lba, writing=True)
+        except OSError as error:
+            outcome = failure(error, self.path, lba, writing=True)
         if time.monotonic() - begun > _SLOW:
             self._pace.was_slow()
-        done(error)
+        done(outcome)
 
     def _write_in_thread(self, ticket: int, lba: int, data: Buffer, done: Done, fua: bool) -> None:
         offset = lba * self.block_size
@@ -505,7 +444,7 @@ class FileDevice(BlockDevice):
             try:
                 runs = runs_of(self._descriptor, lba, blocks, self.block_size)
             except OSError as error:
-                done(_failure(error, self.path, lba, writing=False), ())
+                done(failure(error, self.path, lba, writing=False), ())
             else:
                 done(None, runs)
 
@@ -528,8 +467,7 @@ class FileDevice(BlockDevice):
         count = length // self.block_size
         if device._refusal(at, blocks) or self._refusal(lba, count, changing=True):
             return False  # a read or a write will say why
-        distance = abs(at * device.block_size - lba * self.block_size)
-        if device._identity == self._identity and distance < length:
+        if device is self and abs(at - lba) < count:
             return False
 
         def begin(ticket: int) -> None:
@@ -554,7 +492,7 @@ class FileDevice(BlockDevice):
                 except KernelCannot:
                     return Unsupported(f"the kernel does not copy {device.path} to {self.path}")
                 except OSError as error:
-                    return _failure(error, self.path, lba, writing=True)
+                    return failure(error, self.path, lba, writing=True)
                 finally:
                     os.close(reading)
                 return b""
@@ -563,56 +501,3 @@ class FileDevice(BlockDevice):
 
         self._lock.wait_shared(lba, count, begin)
         return True
-
-    # Common parts
-
-    def _refusal(self, lba: int, blocks: int, changing: bool = False) -> DeviceError | None:
-        if not self._is_open:
-            return Aborted(f"{self.path} is closed")
-        if lba < 0 or blocks < 0 or lba + blocks > self.blocks:
-            return OutOfRange(f"{self.path}: blocks {lba}..{lba + blocks - 1} of {self.blocks}")
-        if changing and self.capabilities.read_only:
-            return WriteProtected(f"{self.path} is read-only")
-        return None
-
-    def _change(
-        self, ticket: int | None, lba: int, change: Callable[[], DeviceError | None], done: Done
-    ) -> None:
-        """Do `change` in a thread, then give the ticket back and complete."""
-
-        def work() -> Buffer | DeviceError:
-            try:
-                return change() or b""
-            except OSError as error:
-                return _failure(error, self.path, lba, writing=True)
-
-        self._in_thread(self._workers, ticket, work, done)
-
-    def _in_thread(self, workers: Workers, ticket: int | None, work: Work, done: Done) -> None:
-        """Do `work` in a thread, then give the ticket back and complete."""
-
-        def finished(result: Buffer | DeviceError) -> None:
-            if ticket is not None:
-                self._lock.leave(ticket)
-            if isinstance(result, DeviceError):
-                done(result)
-            else:
-                done(None if self._is_open else Aborted(f"{self.path} is closed"))
-
-        workers.run(work, finished)
-
-    def length(self) -> int:
-        """Whole blocks that the file or block device has now. Raises OSError."""
-        return os.lseek(self._descriptor, 0, os.SEEK_END) // self.block_size
-
-    def refresh(self) -> None:
-        """Take the size as it is now; the file or block device may have grown. Raises OSError."""
-        self.blocks = self.length()
-
-    def close(self) -> None:
-        """Requests in threads complete with `Aborted` once their thread is done with the file."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        descriptor = self._descriptor
-        self._workers.stop(lambda: self._copiers.stop(lambda: os.close(descriptor)))

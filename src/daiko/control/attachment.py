@@ -19,7 +19,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from daiko.backend.file import FileDevice, FileInUse
+from daiko.backend.file import FileDevice
+from daiko.backend.file_lock import FileInUse
 from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
