@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from daiko.device.block import Buffer
+from daiko.device.error import DeviceError
 from daiko.initiator.command import Command
 from daiko.initiator.login import LoggedIn
 from daiko.initiator.session import Session
@@ -37,6 +39,10 @@ class Owner:
         self.lost_with: list[str] = []
 
     def completed(self, command: Command, status: int, sense: bytes) -> None:
+        assert status, "GOOD ends the command itself"
+        self.note(command)
+
+    def note(self, command: Command) -> None:
         assert command.received <= command.read_length
         assert len(command.data_in) == command.received
         self.ended.append(command)
@@ -96,13 +102,28 @@ def _nothing(*result: object) -> None:
     pass
 
 
-def _commands() -> list[Command]:
-    return [
-        Command(0, Read16.pack(transfer_length=2), _nothing, read_length=1024),
-        Command(0, Read16.pack(transfer_length=24), _nothing, read_length=READ_LENGTH),
-        Command(0, Write16.pack(transfer_length=40), _nothing, WRITTEN),
-        Command(0, TestUnitReady.pack().ljust(16, b"\0"), _nothing),
+class Noted(Command):
+    """Tells the owner when it ends well."""
+
+    owner: Owner
+
+    def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+        assert error is None
+        assert status == 0
+        assert len(data) == self.received
+        self.owner.note(self)
+
+
+def _commands(owner: Owner) -> list[Noted]:
+    commands = [
+        Noted(0, Read16.pack(transfer_length=2), _nothing, read_length=1024),
+        Noted(0, Read16.pack(transfer_length=24), _nothing, read_length=READ_LENGTH),
+        Noted(0, Write16.pack(transfer_length=40), _nothing, WRITTEN),
+        Noted(0, TestUnitReady.pack().ljust(16, b"\0"), _nothing),
     ]
+    for command in commands:
+        command.owner = owner
+    return commands
 
 
 def corpus() -> list[bytes]:
@@ -146,7 +167,7 @@ async def _case(data: bytes) -> bool:
     owner = Owner()
     role = Role(LOGINS[waits_for_r2t], owner)
     wire = Wire(role.connection)
-    commands = _commands()
+    commands = _commands(owner)
     for command in commands:
         role.session.submit(command)
     for piece in pieces(data):

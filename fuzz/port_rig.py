@@ -58,6 +58,9 @@ class OutTransport(asyncio.Transport):
         self.written: list[bytes] = []
         self.is_closed = False
 
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self.written += [bytes(part) for part in list_of_data]
 

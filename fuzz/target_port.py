@@ -38,7 +38,9 @@ ACCESS.publish(
         }
     }
 )
+PORTAL = "127.0.0.1:3260"
 TARGET = Target(IQN, ACCESS)
+TARGET._tags[PORTAL] = 1  # as if it listened there
 LOOP = asyncio.new_event_loop()
 
 
@@ -46,7 +48,7 @@ class Port(Wire):
     """One connection to the target."""
 
     def __init__(self) -> None:
-        super().__init__(TargetConnection(TARGET).connection)
+        super().__init__(TargetConnection(TARGET, PORTAL).connection)
 
 
 async def _login(is_discovery: bool) -> bytes:
