@@ -89,7 +89,6 @@ def corpus() -> list[bytes]:
         report.pack_report_luns([report.lun_field(lun) for lun in (0, 1, 300)]),
         report.pack_all_commands(
             [report.SupportedCommand(0x88, None, 16), report.SupportedCommand(0x83, 0, 16)],
-            timeouts=True,
         ),
         pack_target_port_groups([TargetPortGroup(1, (1, 2))]),
         pack_mode_parameters(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from daiko.scsi import sense
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.sense import ForwardedSense, parse_sense
+from daiko.target.event import Event
 from golden import golden
 
 
@@ -13,7 +14,7 @@ def corpus() -> list[bytes]:
     values = [
         sense.invalid_field_in_cdb(2, 5),
         sense.lba_out_of_range(1 << 40),
-        sense.reported_luns_data_changed(),
+        Event.REPORTED_LUNS_CHANGED.sense,
         sense.third_party_device_failure(3, cscd_byte=48, residual=7, source=forwarded),
         sense.third_party_device_failure(3, source=forwarded, destination=forwarded),
         sense.copy_segment_lba_out_of_range(1, byte=12),

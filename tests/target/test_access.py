@@ -6,7 +6,7 @@ import pytest
 
 from daiko.device.error import Unreachable
 from daiko.iscsi.bhs import TaskManagementFunction
-from daiko.scsi import sbc, sense
+from daiko.scsi import sbc
 from daiko.scsi.opcode import Status
 from daiko.target import access as access_module
 from daiko.target.access import Access
@@ -166,7 +166,7 @@ def test_unit_seen_under_two_luns_has_tasks_and_attentions_for_each() -> None:
     unit = unit_of()
     access.publish({"*": {0: unit, 1: unit}})
     host = Host(access)
-    unit.alert(sense.capacity_data_changed())
+    unit.announce(Event.CAPACITY_CHANGED)
     for lun in (0, 1):
         assert host.run(TEST_UNIT_READY, lun=lun).condition == (0x6, 0x2A, 0x09)
 
@@ -177,32 +177,32 @@ def test_unit_seen_under_two_luns_has_tasks_and_attentions_for_each() -> None:
 def test_same_condition_is_kept_once() -> None:
     pending = UnitAttentions()
     for _ in range(3):
-        pending.establish(sense.capacity_data_changed())
-        pending.establish(sense.mode_parameters_changed())
-    assert pending == [sense.capacity_data_changed(), sense.mode_parameters_changed()]
-    assert pending.take() == sense.capacity_data_changed()
+        pending.establish(Event.CAPACITY_CHANGED.sense)
+        pending.establish(Event.MODE_PARAMETERS_CHANGED.sense)
+    assert pending == [Event.CAPACITY_CHANGED.sense, Event.MODE_PARAMETERS_CHANGED.sense]
+    assert pending.take() == Event.CAPACITY_CHANGED.sense
 
 
 def test_reset_stands_alone() -> None:
     pending = UnitAttentions()
-    pending.establish(sense.mode_parameters_changed())
-    pending.establish(sense.bus_device_reset_occurred())
-    assert pending == [sense.bus_device_reset_occurred()]
+    pending.establish(Event.MODE_PARAMETERS_CHANGED.sense)
+    pending.establish(Event.LOGICAL_UNIT_RESET.sense)
+    assert pending == [Event.LOGICAL_UNIT_RESET.sense]
 
 
 def test_power_on_is_not_replaced_by_a_lesser_reset() -> None:
     pending = UnitAttentions()
-    pending.establish(sense.power_on_reset_or_bus_device_reset())
-    pending.establish(sense.nexus_loss_occurred())
-    assert pending == [sense.power_on_reset_or_bus_device_reset()]
+    pending.establish(Event.POWER_ON_OR_RESET.sense)
+    pending.establish(Event.NEXUS_LOSS.sense)
+    assert pending == [Event.POWER_ON_OR_RESET.sense]
 
 
 def test_cleared_kind_is_gone_and_others_stay() -> None:
     pending = UnitAttentions()
-    pending.establish(sense.reported_luns_data_changed())
-    pending.establish(sense.capacity_data_changed())
+    pending.establish(Event.REPORTED_LUNS_CHANGED.sense)
+    pending.establish(Event.CAPACITY_CHANGED.sense)
     pending.clear(Event.REPORTED_LUNS_CHANGED)
-    assert pending == [sense.capacity_data_changed()]
+    assert pending == [Event.CAPACITY_CHANGED.sense]
 
 
 def many(count: int) -> dict[int, LogicalUnit]:

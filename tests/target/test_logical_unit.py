@@ -11,6 +11,7 @@ from daiko.scsi import sbc, sense
 from daiko.scsi.opcode import Status
 from daiko.target.access import Access
 from daiko.target.commands.handler import HANDLERS, serves
+from daiko.target.event import Event
 from daiko.target.failure import answer_to
 from daiko.target.logical_unit import MAXIMUM_TRANSFER, LogicalUnit
 from daiko.target.nexus import ItlNexus, Nexus
@@ -226,7 +227,7 @@ def test_write_protected_unit_refuses_exactly_what_writes(row: CommandRow) -> No
 def test_unit_attention_is_reported_once_by_what_reports_it(row: CommandRow) -> None:
     unit = unit_of(keeper=MemoryKeeper())
     host = host_of(unit)
-    unit.alert(sense.capacity_data_changed())
+    unit.announce(Event.CAPACITY_CHANGED)
     first = host.start(row.layout.pack())
     is_reported = row.attention.name == "REPORTED"
     assert (first.condition == (0x6, 0x2A, 0x09)) is is_reported
@@ -241,7 +242,7 @@ def test_alert_spares_the_host_that_caused_it() -> None:
     unit = unit_of()
     host = host_of(unit)
     cause = next(iter(unit.nexuses))
-    unit.alert(sense.mode_parameters_changed(), but=cause)
+    unit.announce(Event.MODE_PARAMETERS_CHANGED, by=cause)
     assert host.run(TEST_UNIT_READY).status == Status.GOOD
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from daiko.device.error import Unreachable
 from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
-from daiko.scsi import sense
 from daiko.scsi.opcode import Status
 from daiko.target.access import Access
+from daiko.target.event import Event
 from daiko.target.mode_settings import CONTROL
 from daiko.target.task import TaskAttribute
 from target.fake import Host, SlowDevice, host_of, unit_of
@@ -311,7 +311,7 @@ def test_query_functions_say_what_is_there() -> None:
     assert host.manage(TaskManagementFunction.QUERY_TASK, tag=99) == COMPLETE
     assert host.manage(TaskManagementFunction.QUERY_TASK_SET) == succeeded
     assert host.manage(TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT) == COMPLETE
-    next(iter(host.nexus.units.values())).unit.alert(sense.mode_parameters_changed())
+    next(iter(host.nexus.units.values())).unit.announce(Event.MODE_PARAMETERS_CHANGED)
     assert host.manage(TaskManagementFunction.QUERY_ASYNCHRONOUS_EVENT) == succeeded
 
 

@@ -285,53 +285,12 @@ def miscompare(offset: int) -> Sense:
     return Sense(SenseKey.MISCOMPARE, 0x1D, 0x00, information=offset)
 
 
-# UNIT ATTENTION
-
-
-def _attention(asc: int, ascq: int) -> Sense:
-    return Sense(SenseKey.UNIT_ATTENTION, asc, ascq)
-
-
-def power_on_occurred() -> Sense:
-    return _attention(0x29, 0x01)
+# UNIT ATTENTION: what hosts are told of is in `target/event.py`
 
 
 def power_on_reset_or_bus_device_reset() -> Sense:
-    return _attention(0x29, 0x00)
-
-
-def bus_device_reset_occurred() -> Sense:
-    """A LOGICAL UNIT RESET or TARGET RESET by another initiator."""
-    return _attention(0x29, 0x03)
-
-
-def nexus_loss_occurred() -> Sense:
-    return _attention(0x29, 0x07)
-
-
-def mode_parameters_changed() -> Sense:
-    return _attention(0x2A, 0x01)
-
-
-def capacity_data_changed() -> Sense:
-    return _attention(0x2A, 0x09)
-
-
-def commands_cleared_by_another_initiator() -> Sense:
-    return _attention(0x2F, 0x00)
-
-
-def inquiry_data_changed() -> Sense:
-    return _attention(0x3F, 0x03)
-
-
-def soft_threshold_reached() -> Sense:
-    """THIN PROVISIONING SOFT THRESHOLD REACHED (SBC-4, 4.7.3.8)."""
-    return _attention(0x38, 0x07)
-
-
-def reported_luns_data_changed() -> Sense:
-    return _attention(0x3F, 0x0E)
+    """The storage under a unit was reset: a command that relied on its cache ends with this."""
+    return Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x00)
 
 
 # COPY ABORTED (third-party copy), COMPLETED

@@ -544,12 +544,6 @@ class LogicalUnit:
         if self.atomic_writes is not None:
             self.atomic_writes.devices_changed()
 
-    def alert(self, condition: Sense, *, but: ItlNexus | None = None) -> None:
-        """Establish a unit attention condition for every host, but for the one that caused it."""
-        for itl in self.nexuses:
-            if itl is not but:
-                itl.attentions.establish(condition)
-
     def begin_self_test(self, test: SelfTest) -> None:
         """Begin a self-test; there must be none at work. It may end at once."""
         self.self_test = test

@@ -6,7 +6,7 @@ import pytest
 
 from daiko.backend.memory import MemoryDevice
 from daiko.command_control.command_table import BY_NAME
-from daiko.scsi import sense, spc, vpd
+from daiko.scsi import spc, vpd
 from daiko.scsi.inquiry import StandardInquiry
 from daiko.scsi.opcode import Status
 from daiko.scsi.report import (
@@ -26,6 +26,7 @@ from daiko.scsi.target_page import (
 from daiko.scsi.vpd import PageCode
 from daiko.target.access import Access
 from daiko.target.asymmetric_access import TargetPortGroups
+from daiko.target.event import Event
 from daiko.target.management import ManagementAddresses
 from daiko.target.mode_settings import ROWS as MODE_PAGES
 from target.fake import NAA, BareDevice, FakeTask, Host, host_of, unit_of
@@ -177,7 +178,7 @@ def test_block_device_characteristics_say_no_moving_parts() -> None:
 def test_request_sense_returns_what_is_pending_then_nothing(desc: int, code: int) -> None:
     unit = unit_of()
     host = host_of(unit)
-    unit.alert(sense.capacity_data_changed())
+    unit.announce(Event.CAPACITY_CHANGED)
     cdb = spc.RequestSense.pack(desc=desc, allocation_length=252)
     first, second = host.run(cdb), host.run(cdb)
     assert first.data_in[0] & 0x7F == code

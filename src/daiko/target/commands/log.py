@@ -23,6 +23,7 @@ from daiko.scsi.log_page import (
 )
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import CheckCondition
+from daiko.target import self_test
 from daiko.target.commands.handler import serves
 from daiko.target.event import Event
 from daiko.target.unit_log import SelfTestEntry
@@ -64,7 +65,10 @@ def _set_non_medium_errors(unit: LogicalUnit, code: int, value: int) -> None:
 
 
 def _self_test_results(unit: LogicalUnit) -> Sequence[LogParameter]:
-    entries: list[SelfTestEntry] = [] if unit.self_test is None else [unit.self_test.entry()]
+    test = unit.self_test
+    entries: list[SelfTestEntry] = []
+    if test is not None and test.code != self_test.DEFAULT:
+        entries.append(test.entry())
     entries += unit.log.self_tests or ()
     values = [_self_test_value(entry) for entry in entries[: log_page.SELF_TEST_RESULTS]]
     values += [bytes(SelfTestResult.length)] * (log_page.SELF_TEST_RESULTS - len(values))
