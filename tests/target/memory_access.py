@@ -72,6 +72,8 @@ class MemoryAccess:
 
     def nexus_lost(self, nexus: Nexus) -> None:
         self.lost.append(nexus)
+        for task in [each for each in self.live if each.nexus is nexus and each.fetching]:
+            self._complete(task, 0)  # No device holds it.
         self.held.clear()
         self.live.clear()
 
