@@ -281,6 +281,15 @@ async def test_what_is_said_of_a_group_goes_with_its_last_portal_group(live: Sys
     assert second in live.portals
 
 
+async def test_administrator_may_keep_states_to_himself(live: System) -> None:
+    await two_groups(live)
+    host = Host(live.access)
+    await live.change_record({"hosts_set_states": False})
+    assert host.run(TEST_UNIT_READY).condition == (0x6, 0x3F, 0x03)
+    assert set_states(host, g2=AccessState.STANDBY).condition == (0x5, 0x24, 0x00)
+    assert "hosts_set_states = false" in export(live)
+
+
 # --- documents
 
 

@@ -49,6 +49,7 @@ class Watcher:
         self.started = 0
         self.reasons: list[str] = []
         self.attentions: list[tuple[int, int]] = []
+        self.inaccessible = 0
 
     def nexus_started(self) -> None:
         self.started += 1
@@ -61,6 +62,9 @@ class Watcher:
 
     def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
         self.attentions.append((asc, ascq))
+
+    def not_accessible(self, lun: int) -> None:
+        self.inaccessible += 1
 
 
 def send(

@@ -12,6 +12,7 @@ from daiko.device.error import Aborted, Unreachable
 from daiko.initiator import multipath
 from daiko.initiator.command import Command
 from daiko.initiator.multipath import Multipath
+from daiko.initiator.path_choice import Worth
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.error import LoginStatus
@@ -22,9 +23,13 @@ from daiko.iscsi.pdu import (
 )
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import (
+    Sense,
     overlapped_commands_attempted,
     power_on_occurred,
     reported_luns_data_changed,
+    target_port_in_standby,
+    target_port_in_transition,
+    target_port_unavailable,
 )
 from initiator.exchange import (
     COPY,
@@ -84,6 +89,46 @@ class TestAgain:
         await paths.open()
         target.on[ScsiCommand] = status(Status.BUSY)
         assert (await send(paths, READ))[1] == Status.BUSY
+
+    @pytest.mark.parametrize(
+        "sense",
+        [target_port_in_standby(), target_port_unavailable(), target_port_in_transition()],
+        ids=str,
+    )
+    async def test_command_that_the_target_port_did_not_carry_out_is_sent_again(
+        self, paths: Multipath, target: ScriptedTarget, watcher: Watcher, sense: Sense
+    ) -> None:
+        target.on[ScsiCommand] = then(status(Status.CHECK_CONDITION, sense.fixed()), status(0))
+        assert (await send(paths, WRITE, b"x" * 512, replay=False))[:2] == (None, 0)
+        assert watcher.inaccessible == 1
+
+    async def test_port_that_stays_in_standby_is_the_answer_after_a_while(
+        self, make: MakePaths, target: ScriptedTarget
+    ) -> None:
+        paths = make(InitiatorSettings(tick=0.01, busy_patience=0.0))
+        await paths.open()
+        target.on[ScsiCommand] = status(Status.CHECK_CONDITION, target_port_in_standby().fixed())
+        assert (await send(paths, READ))[1] == Status.CHECK_CONDITION
+
+    async def test_session_is_left_for_a_better_path_once_nothing_is_in_flight(
+        self, make: MakePaths, target: ScriptedTarget
+    ) -> None:
+        async with ScriptedTarget(portal_group_tag=2) as other:
+            paths = make(QUICK, target.portal, other.portal)
+            await paths.open()
+            first = paths.portal
+            target.on[ScsiCommand] = silence
+            slow = asyncio.ensure_future(send(paths, WRITE, b"x" * 512))
+            await target.until(lambda: len(target.commands()) == 1)
+            paths.prefer_better(Worth.NON_OPTIMIZED, Worth.OPTIMIZED)
+            paths.prefer_better(Worth.NON_OPTIMIZED, Worth.OPTIMIZED)
+            waiting = asyncio.ensure_future(send(paths, READ))
+            assert paths.portal == first
+            target.link.answer(target.commands()[0])
+            assert (await slow)[:2] == (None, 0)
+            assert (await waiting)[:2] == (None, 0)
+            assert paths.portal == other.portal
+            assert len(other.commands()) == 1
 
     async def test_unit_attention_is_told_and_the_command_sent_again(
         self, paths: Multipath, target: ScriptedTarget, watcher: Watcher

@@ -19,12 +19,20 @@ from daiko.scsi.mode_page import parse_mode_sense
 from daiko.scsi.opcode import DeviceType, PeripheralQualifier
 from daiko.scsi.report import lun_number, parse_all_commands, parse_report_luns
 from daiko.scsi.sbc import ReadCapacity10, ReadCapacity16
-from daiko.scsi.spc import Inquiry, ModeSense6, ReportLuns, ReportSupportedOperationCodes
+from daiko.scsi.spc import (
+    Inquiry,
+    ModeSense6,
+    ReportLuns,
+    ReportSupportedOperationCodes,
+    ReportTargetPortGroups,
+)
+from daiko.scsi.target_port_groups import TargetPortGroup, parse_target_port_groups
 from daiko.scsi.third_party_page import ThirdPartyCopyPage
 from daiko.scsi.vpd import (
     BlockDeviceCharacteristics,
     BlockLimits,
     Designator,
+    DesignatorType,
     LogicalBlockProvisioning,
     PageCode,
     page_length,
@@ -84,6 +92,17 @@ class LuFacts:
         return self.capacity is not None
 
     @property
+    def target_port_group(self) -> int | None:
+        """The target port group of the port that answered; None where the unit has none, or does
+        not tell its state."""
+        if not self.inquiry.tpgs:
+            return None
+        for item in self.designators:
+            if item.type == DesignatorType.TARGET_PORT_GROUP:
+                return int.from_bytes(item.data[2:4], "big")
+        return None
+
+    @property
     def identity(self) -> tuple[Designator, ...]:
         """The designators that name the unit itself."""
         return tuple(item for item in self.designators if item.names_logical_unit)
@@ -115,6 +134,13 @@ async def vital_page(port: Asks, lun: int, code: int) -> bytes:
         if needed <= length:
             return bytes(data)
         length = needed
+
+
+async def target_port_groups(port: Asks, lun: int) -> tuple[TargetPortGroup, ...]:
+    """All target port groups of a unit with their states. Raises DeviceError, MalformedData."""
+    length = 1024
+    cdb = ReportTargetPortGroups.pack(allocation_length=length)
+    return parse_target_port_groups(await port.ask(lun, cdb, length))
 
 
 async def read_facts(port: Asks, lun: int) -> LuFacts:

@@ -19,6 +19,7 @@ from daiko.device.error import (
     Unsupported,
     WriteProtected,
 )
+from daiko.initiator.multipath import NOT_ACCESSIBLE
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense, SenseKey, parse_sense
@@ -73,6 +74,9 @@ def _of_sense(
             return Busy(words)
         case SenseKey.NOT_READY if code == _BECOMING_READY:
             return Busy(words)
+        case SenseKey.NOT_READY if code in NOT_ACCESSIBLE:
+            # Of *our* path to it; a host must not take it for the state of its own.
+            return Unreachable(words)
         case SenseKey.ILLEGAL_REQUEST:
             if code == _LBA_OUT_OF_RANGE:
                 return OutOfRange(words)

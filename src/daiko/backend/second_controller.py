@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import structlog
 
-from daiko.backend.lu_facts import LuFacts, read_facts, report_luns
+from daiko.backend.lu_facts import LuFacts, read_facts, report_luns, target_port_groups
 from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
 from daiko.device.block import Buffer
 from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable
 from daiko.initiator.command import Command, CommandDone
 from daiko.initiator.multipath import Multipath
+from daiko.initiator.path_choice import judge
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
@@ -50,6 +51,7 @@ _SENT_AGAIN = frozenset(
 """Commands that give the same outcome when they are carried out twice in a row."""
 
 _CAPACITY_CHANGED = (0x2A, 0x09)
+_ACCESS_STATE_CHANGED = (0x2A, 0x06)
 _INQUIRY_CHANGED = (0x3F, 0x03)
 _LUNS_CHANGED = (0x3F, 0x0E)
 _RESET_ASC = 0x29
@@ -125,6 +127,8 @@ class SecondController:
         self._devices: dict[int, RemoteLu] = {}
         self._is_ready = False
         self._looking: asyncio.Task[None] | None = None
+        self._judging: asyncio.Task[None] | None = None
+        self._judge_again = False
         self._look_again: set[int] = set()
         self._not_seen: dict[int, int] = {}
         """Units that did not answer when they were looked at -> how often in a row."""
@@ -148,13 +152,16 @@ class SecondController:
             raise
         self._is_ready = True
         self._paths.release()
+        if len(self._paths.portals) > 1:
+            self._judge()
 
     async def close(self) -> None:
         """Log out. Commands in flight complete with `Aborted`."""
         self._is_ready = False
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        for task in (self._looking, self._judging):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         self._forget_looks()
         await self._paths.close()
 
@@ -340,10 +347,53 @@ class SecondController:
             self._look(set(self._devices), release=False)
         elif (asc, ascq) in (_CAPACITY_CHANGED, _INQUIRY_CHANGED) and number in self._devices:
             self._look({number}, release=False)
+        elif (asc, ascq) == _ACCESS_STATE_CHANGED:
+            self._paths.states_changed()
+            self._judge()
         elif asc == _RESET_ASC and number in self._devices:
             self._devices[number].was_reset()
             if self.on_reset is not None:
                 self.on_reset(self, number)
+
+    def not_accessible(self, lun: int) -> None:
+        if self._is_ready:
+            self._judge()
+
+    def _judge(self) -> None:
+        """Look in the background whether there is a better path; once more where that goes on."""
+        self._judge_again = True
+        if self._looking is not None:
+            return  # It begins with who the units are through this portal, and ends with this.
+        if self._judging is None:
+            self._judging = asyncio.get_running_loop().create_task(self._judge_paths())
+
+    async def check_paths(self) -> None:
+        """Look whether there is a better path: the states may have changed unseen, and a portal
+        that did not answer may do so now."""
+        if self.is_connected and len(self._paths.portals) > 1:
+            self._judge()
+            if self._judging is not None:
+                await asyncio.wait([self._judging])
+
+    async def _judge_paths(self) -> None:
+        """Ask the units in use for the states of their target port groups."""
+        try:
+            while self._judge_again:
+                self._judge_again = False
+                generation = self._paths.generation
+                units = []
+                for lun in list(self._devices):
+                    facts = self.units.get(lun)
+                    own = None if facts is None else facts.target_port_group
+                    if own is not None:
+                        units.append((own, await target_port_groups(self, lun)))
+                is_stale = self._judge_again or self._paths.generation != generation
+                if units and not is_stale:
+                    self._paths.prefer_better(*judge(units))
+        except (DeviceError, MalformedData) as error:
+            log.warning("access states not known", backend=self.name, error=str(error))
+        finally:
+            self._judging = None
 
     def _look(self, numbers: set[int], *, release: bool) -> None:
         """Look at the units in use in the background; one look at a time."""
@@ -371,6 +421,8 @@ class SecondController:
                 self._looking = None
         if release:
             self._paths.release()
+        if len(self._paths.portals) > 1:
+            self._judge()
 
     async def _compare(self, lun: int) -> None:
         """Whether the unit is still the one it was. Raises Unreachable when the nexus ended."""

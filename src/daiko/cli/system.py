@@ -37,10 +37,20 @@ def set_system(
             help="Seconds for its answer; then its session is ended.",
         ),
     ] = None,
+    hosts_set_states: Annotated[
+        bool | None,
+        typer.Option(
+            "--hosts-set-states/--no-hosts-set-states",
+            help="Whether hosts may set the states of target port groups (explicit ALUA).",
+        ),
+    ] = None,
     json: option.Json = False,
 ) -> None:  # fmt: skip
-    """Change the mode, or how hosts are pinged; at once."""
-    given = {**option.mode(mode), "ping_interval": ping_interval, "ping_timeout": ping_timeout}
+    """Change the mode, how hosts are pinged, or what they may set; at once."""
+    given = {
+        **option.mode(mode), "ping_interval": ping_interval, "ping_timeout": ping_timeout,
+        "hosts_set_states": hosts_set_states,
+    }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
         raise option.usage("nothing is to be changed", "give one of the options: see --help")
@@ -50,7 +60,8 @@ def set_system(
     else:
         render.said(
             f"mode {found['mode']}; hosts are pinged after {found['ping_interval']:g} s of silence "
-            f"and have {found['ping_timeout']:g} s for the answer"
+            f"and have {found['ping_timeout']:g} s for the answer; they "
+            f"{'may' if found['hosts_set_states'] else 'may not'} set states of target port groups"
         )
 
 

@@ -212,7 +212,8 @@ class Attachment:
 
     async def look_for_growth(self) -> None:
         """See whether LUs have grown: the length of an own disk; of a second controller each LU is
-        given a command, which it answers with a unit attention where there is news."""
+        given a command, which it answers with a unit attention where there is news. And whether
+        there is a better path to it."""
         if self._file is not None:
             if self._devices and self._file.length() > self._file.blocks:
                 self._file.refresh()
@@ -225,6 +226,7 @@ class Attachment:
             # the LU is used.
             with suppress(DeviceError):
                 await self.controller.execute(lun, TestUnitReady.pack())
+        await self.controller.check_paths()
 
     def _note_growth(self) -> bool:
         """Take the sizes of LUs that have grown into the record; whether there are any."""

@@ -128,6 +128,7 @@ class SystemPart(_Part):
     ping_interval: float | None = Field(default=None, ge=1, le=3600)
     ping_timeout: float | None = Field(default=None, ge=1, le=3600)
     management_urls: tuple[str, ...] | None = None
+    hosts_set_states: bool | None = None
     discovery_chap: ChapPart | None = None
 
 

@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 
 DeviceSource = Callable[[DeviceId], BlockDevice]
 
+_OF_PORT_GROUPS = (PortalGroupRecord, SystemRecord, TargetPortGroupRecord)
+
 
 class PublishedVolume:
     """A volume as it lives: its mapping table, its device, and its logical unit."""
@@ -281,6 +283,8 @@ class Publication:
 
     def _follow_port_groups(self) -> None:
         """Take the ports and the groups as the store has them now."""
+        system = self._store.get(SystemRecord, "system")
+        self._port_groups.hosts_set_states = system is None or system.hosts_set_states
         self._port_groups.replace(
             {
                 record.tag: record.target_port_group
@@ -302,7 +306,7 @@ class Publication:
 
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False
-        if any(change.type in (PortalGroupRecord, TargetPortGroupRecord) for change in changes):
+        if any(change.type in _OF_PORT_GROUPS for change in changes):
             self._follow_port_groups()
         for change in changes:
             if change.type is HostRecord:

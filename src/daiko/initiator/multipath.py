@@ -23,6 +23,12 @@ SET FULL: after a pause that doubles; TASK SET FULL also lowers the queue depth.
 TASK ABORTED, a failure of the target port and a reset that this session caused: again if the
 command may be. Each with a limit on the attempts; the last answer then counts.
 
+**Better paths.** The watcher learns from the logical units how good the path is (ALUA) and tells
+by `prefer_better`; `path_choice.py` decides whether another portal is worth a try. The session is
+moved kindly: new commands wait, those in flight end, then it logs out and in elsewhere. NOT READY
+because the target port is in standby, unavailable or in transition means that the command was not
+carried out: it is sent again after a while, by then perhaps through another portal.
+
 **A new session is looked at first.** The watcher is told of it and calls `release` once it has seen
 that the logical units are the ones it knows; until then only its own (`urgent`) commands go out. So
 no write meant for one LU reaches another that took its place while the connection was down.
@@ -45,6 +51,7 @@ from daiko.initiator.command import Command, Failure
 from daiko.initiator.discovery import new_isid
 from daiko.initiator.login import LoggedIn, log_in
 from daiko.initiator.login_check import check_login
+from daiko.initiator.path_choice import PathChoice, Worth
 from daiko.initiator.portal import Portal
 from daiko.initiator.session import Session
 from daiko.initiator.settings import InitiatorSettings
@@ -59,6 +66,9 @@ log = structlog.get_logger(__name__)
 
 _RESET_ASC = 0x29
 """ASC of the unit attentions for power on, reset and I_T nexus loss."""
+
+NOT_ACCESSIBLE = frozenset({(0x04, 0x0A), (0x04, 0x0B), (0x04, 0x0C)})
+"""ASC and ASCQ of NOT READY because of the target port's asymmetric access state."""
 
 _NOT_WHILE_REPLAYING = frozenset(
     {Opcode.EXTENDED_COPY, Opcode.RECEIVE_COPY_RESULTS, Opcode.MAINTENANCE_OUT}
@@ -78,6 +88,9 @@ class NexusWatcher(Protocol):
 
     def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
         """The logical unit (8-byte field) reported one; the command is sent again."""
+
+    def not_accessible(self, lun: int) -> None:
+        """The logical unit (8-byte field) cannot be used through this target port now."""
 
 
 class Multipath:
@@ -116,6 +129,8 @@ class Multipath:
         self._grace_timer: asyncio.TimerHandle | None = None
         self._is_past_grace = False
         self._next_portal = 0
+        self._choice = PathChoice(self.portals)
+        self._moving: asyncio.TimerHandle | None = None
         self._not_before: dict[Portal, float] = {}
         # Portals that asked to be left alone for a while, until when.
         self._is_held = False
@@ -146,6 +161,9 @@ class Multipath:
             self._reconnecting.cancel()
             await asyncio.wait([self._reconnecting])
             self._reconnecting = None
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
         session = self.session
         if session is not None:
             for command in session.withdraw_queued():
@@ -193,6 +211,9 @@ class Multipath:
                     self.generation += 1
                 self._watcher.unit_attention(command.lun, said.asc, said.ascq)
                 again = not (said.asc == _RESET_ASC and command.cdb[0] in _NOT_WHILE_REPLAYING)
+            elif said.key == SenseKey.NOT_READY and (said.asc, said.ascq) in NOT_ACCESSIBLE:
+                self._watcher.not_accessible(command.lun)
+                return not command.urgent and self._pause(command, status)
             else:
                 again = said.key == SenseKey.ABORTED_COMMAND and command.replay
         elif status in (Status.TASK_ABORTED, Failure.TARGET_FAILURE, Failure.RESET):
@@ -309,9 +330,7 @@ class Multipath:
     async def _round(self) -> None:
         """Each portal once. Raises Unreachable."""
         words = []
-        for turn in range(len(self.portals)):
-            number = (self._next_portal + turn) % len(self.portals)
-            portal = self.portals[number]
+        for portal in self._choice.order(self._next_portal % len(self.portals)):
             if self._not_before.get(portal, 0.0) > asyncio.get_running_loop().time():
                 words.append(f"{portal}: it asked to be left alone for a moment")
                 continue
@@ -319,9 +338,9 @@ class Multipath:
             try:
                 await self._log_in(portal)
             except (DeviceError, RemoteProtocolError) as error:
-                words.append(f"{self.portals[number]}: {error}")
+                words.append(f"{portal}: {error}")
             else:
-                self._next_portal = number
+                self._next_portal = self.portals.index(portal)
                 return
         self.last_error = "; ".join(words)
         raise Unreachable(f"{self.target_name}: {self.last_error}")
@@ -373,6 +392,39 @@ class Multipath:
         self._is_held = True
         self._watcher.nexus_started()
         return session
+
+    # --- better paths
+
+    def states_changed(self) -> None:
+        """The target announced other access states: any portal may be the best one now."""
+        self._choice.forget()
+
+    def prefer_better(self, here: Worth, elsewhere: Worth) -> None:
+        """The session's path is worth `here`, the best one elsewhere `elsewhere`: move the session
+        if that may be better."""
+        portal = self.portal
+        if portal is None or self._moving is not None:
+            return
+        if self._choice.is_worth_leaving(portal, here, elsewhere):
+            log.info("looking for a better path", target=self.target_name, portal=str(portal))
+            self._leave()
+
+    def _leave(self) -> None:
+        """End the session once nothing is in flight; the next one begins at the best portal that is
+        known. A copy command, which may take long, is waited for while others go on."""
+        self._moving = None
+        session = self.session
+        if session is None or not self._is_open:
+            return
+        loop = asyncio.get_running_loop()
+        if any(command.cdb[0] == Opcode.EXTENDED_COPY for command in session.tasks.values()):
+            self._moving = loop.call_later(1.0, self._leave)
+            return
+        self._is_held = True
+        if session.in_flight or session.queued:
+            self._moving = loop.call_later(0.01, self._leave)
+        else:
+            session.request_logout()
 
     def give_up_session(self, reason: str) -> None:
         """Drop the session; another one is made as after any loss."""

@@ -52,6 +52,8 @@ class SystemRecord(Record):
     """Seconds that it may take for its answer; then its session is ended."""
     management_urls: tuple[str, ...] = ()
     """Where administrators reach this controller, as hosts are told (VPD page 85h)."""
+    hosts_set_states: bool = True
+    """Hosts may set the states of target port groups for a volume (explicit ALUA)."""
 
     @property
     def key(self) -> str:

@@ -75,9 +75,11 @@ _NOTHING = OwnAccess()
 class TargetPortGroups:
     """The target ports of a target and their groups. Begins as one port, 1, in one group, 1."""
 
-    __slots__ = ("_group_of", "_states")
+    __slots__ = ("_group_of", "_states", "hosts_set_states")
 
     def __init__(self) -> None:
+        self.hosts_set_states = True
+        """Units take SET TARGET PORT GROUPS (explicit as well as implicit access)."""
         self._group_of: dict[int, int] = {1: 1}
         self._states: dict[int, GroupAccess] = {}
 
@@ -184,6 +186,7 @@ class AsymmetricAccess:
         if own is not None:
             self._own = dict(own)
         self._unit.refresh_bars()
+        self._unit.refresh_commands()
         now = self._snapshot()
         if now != self._held:
             self._held = now

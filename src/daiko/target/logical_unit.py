@@ -23,6 +23,7 @@ from daiko.device.block import BlockDevice, Buffer, Capabilities, Level
 from daiko.device.error import DeviceError
 from daiko.scsi import sbc as cdbs
 from daiko.scsi import sense
+from daiko.scsi import spc as spc_cdbs
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense, SenseKey
 from daiko.scsi.vpd import Designator
@@ -177,6 +178,8 @@ class _Means(NamedTuple):
     """A log for atomic writes."""
     keeper: bool
     """A place to keep something over restarts."""
+    states: bool
+    """Leave for hosts to set the states of target port groups."""
 
 
 def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
@@ -184,6 +187,8 @@ def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
         return has.keeper
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
         return has.copies
+    if row.layout is spc_cdbs.SetTargetPortGroups:
+        return has.states
     if row.layout is cdbs.SanitizeBlockErase:
         return device.unmap is not Level.NONE and device.unmapped_reads_zero
     if row.opcode is Opcode.WRITE_ATOMIC_16:
@@ -530,17 +535,22 @@ class LogicalUnit:
             copies=self.third_party_copy is not None,
             intents=self.open_intents is not None,
             keeper=self.keeper is not None,
+            states=self.asymmetric_access.groups.hosts_set_states,
         )
         return _repertoire(means, self.bare_device.capabilities)
+
+    def refresh_commands(self) -> None:
+        """The unit may have other commands now: take them, and tell the hosts where it has."""
+        rows, self._places = self._repertoire()
+        if rows != self.rows:
+            self.rows = rows
+            self.announce(Event.INQUIRY_DATA_CHANGED)
 
     def _take_device(self, device: BlockDevice) -> None:
         self.bare_device = device
         self.device = device if self.exclusion is None else self.exclusion.replace(device)
-        rows, self._places = self._repertoire()
-        if rows != self.rows:
-            # A volume that was published while its back end was away learns now what it can do.
-            self.rows = rows
-            self.announce(Event.INQUIRY_DATA_CHANGED)
+        # A volume that was published while its back end was away learns now what it can do.
+        self.refresh_commands()
         if self.atomic_writes is not None:
             self.atomic_writes.devices_changed()
 

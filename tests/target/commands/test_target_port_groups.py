@@ -172,6 +172,22 @@ def test_state_is_of_one_unit_alone() -> None:
     assert states == [STANDBY, OPTIMIZED]
 
 
+def test_hosts_that_may_not_set_states_find_no_way_to() -> None:
+    unit, host, other = rig()
+    unit.asymmetric_access.groups.hosts_set_states = False
+    unit.asymmetric_access.follow()
+    assert host.run(TEST_UNIT_READY).condition == (0x6, 0x3F, 0x03)
+    assert host.run("120000006000").data_in[5] >> 4 & 3 == 1
+    assert ask(host, g2=STANDBY).condition == (0x5, 0x24, 0x00)
+    assert "SET_TARGET_PORT_GROUPS" not in {row.name for row in unit.rows}
+    assert other.run(TEST_UNIT_READY).condition == (0x6, 0x3F, 0x03)
+    assert other.run(TEST_UNIT_READY).status == Status.GOOD
+    unit.asymmetric_access.groups.hosts_set_states = True
+    unit.asymmetric_access.follow()
+    assert ask(host, g2=STANDBY).condition == (0x6, 0x3F, 0x03)
+    assert ask(host, g2=STANDBY).status == Status.GOOD
+
+
 def test_states_that_hold_already_are_no_change() -> None:
     _, host, other = rig(g2=STANDBY)
     assert ask(host, g1=OPTIMIZED, g2=STANDBY).status == Status.GOOD

@@ -25,6 +25,9 @@ class SystemView(BaseModel):
     initiator_iqn: str = Field(description="iSCSI name towards second controllers")
     portals: list[str] = Field(description="HOST:PORT where hosts reach the target")
     mode: Mode
+    hosts_set_states: bool = Field(
+        description="Hosts may set the states of target port groups (explicit ALUA)"
+    )
     ping_interval: float = Field(description="Seconds of silence after which a host is pinged")
     ping_timeout: float = Field(description="Seconds that a host has for its answer to that")
     management_urls: list[str] = Field(
@@ -48,6 +51,7 @@ class SystemView(BaseModel):
             portals=list(status.portals),
             mode=status.record.mode,
             ping_interval=status.record.ping_interval,
+            hosts_set_states=status.record.hosts_set_states,
             ping_timeout=status.record.ping_timeout,
             management_urls=list(status.record.management_urls),
             backends=status.backends,
@@ -67,6 +71,7 @@ class ChangeSystem(BaseModel, extra="forbid"):
     mode: Mode | None = None
     ping_interval: float | None = Field(default=None, description="1 to 3600 seconds")
     ping_timeout: float | None = Field(default=None, description="1 to 3600 seconds")
+    hosts_set_states: bool | None = None
 
 
 class ManagementUrls(BaseModel):

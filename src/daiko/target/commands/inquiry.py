@@ -38,7 +38,7 @@ VERSION_DESCRIPTORS = (
     VersionDescriptor.ISCSI,
 )
 
-IMPLICIT_AND_EXPLICIT = 3
+IMPLICIT, IMPLICIT_AND_EXPLICIT = 1, 3
 """TPGS: the administrator changes states of target port groups, and hosts may (SPC-4, 5.16.2)."""
 
 
@@ -72,13 +72,14 @@ def _has_page(unit: LogicalUnit, code: int) -> bool:
 
 def standard_inquiry(unit: LogicalUnit) -> bytes:
     """SPC-4, 6.6.2."""
+    groups = unit.asymmetric_access.groups
     return StandardInquiry(
         vendor=unit.identity.vendor,
         product=unit.identity.product,
         revision=unit.identity.revision,
         third_party_copy=_copies(unit),
-        tpgs=IMPLICIT_AND_EXPLICIT,
-        multip=len(unit.asymmetric_access.groups.ports) > 1,
+        tpgs=IMPLICIT_AND_EXPLICIT if groups.hosts_set_states else IMPLICIT,
+        multip=len(groups.ports) > 1,
         version_descriptors=VERSION_DESCRIPTORS,
     ).pack()
 
