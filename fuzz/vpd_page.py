@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from daiko.scsi import vpd
+from daiko.scsi import target_page, vpd
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.third_party_page import GeneralOperations, ParameterData, ThirdPartyCopyPage
 from daiko.scsi.vpd import Designator
@@ -38,6 +38,9 @@ def corpus() -> list[bytes]:
         vpd.pack_supported_vpd_pages([0x00, 0x80, 0x83, 0x8F, 0xB0]),
         vpd.pack_unit_serial_number("0123456789"),
         *[page().pack() for page in FIXED],
+        target_page.pack_management_addresses([(2, 1, "https://a.example"), (0, 7, "http://b")]),
+        target_page.pack_mode_page_policy([(0x08, 0, 0), (0x0A, 1, 3)]),
+        target_page.pack_scsi_ports([(1, DESIGNATORS[2:]), (2, DESIGNATORS)]),
         THIRD_PARTY.pack(),
         THIRD_PARTY.pack(),
     ]
@@ -72,10 +75,29 @@ def _third_party_copy(data: bytes) -> None:
     assert again.parameter_data == page.parameter_data
 
 
+def _management_addresses(data: bytes) -> None:
+    found = target_page.parse_management_addresses(data)
+    packed = target_page.pack_management_addresses(found)
+    assert target_page.parse_management_addresses(packed) == found
+
+
+def _mode_page_policy(data: bytes) -> None:
+    found = target_page.parse_mode_page_policy(data)
+    assert target_page.parse_mode_page_policy(target_page.pack_mode_page_policy(found)) == found
+
+
+def _scsi_ports(data: bytes) -> None:
+    found = target_page.parse_scsi_ports(data)
+    assert target_page.parse_scsi_ports(target_page.pack_scsi_ports(found)) == found
+
+
 READERS: dict[int, Callable[[bytes], Any]] = {
     0x00: _supported_pages,
     0x80: vpd.parse_unit_serial_number,
     0x83: _device_identification,
+    0x85: _management_addresses,
+    0x87: _mode_page_policy,
+    0x88: _scsi_ports,
     0x8F: _third_party_copy,
     **{page.CODE: _fixed(page) for page in FIXED},
 }

@@ -48,6 +48,15 @@ def test_only_target_of_a_portal_need_not_be_named(site: Site, tmp_path: Path) -
         assert "detached" in site.run("backend", "rm", "single").stdout
 
 
+def test_management_url_is_set_shown_and_cleared(site: Site) -> None:
+    url = "https://daiko.example.com:3261"
+    assert "no management URL" in site.run("management", "show").stdout
+    assert url in site.run("management", "set", url).stdout
+    assert site.json("management", "show") == [url]
+    assert "no management URL" in site.run("management", "clear").stdout
+    assert site.json("management", "show") == []
+
+
 def test_file_is_attached_under_its_whole_path(site: Site, tmp_path: Path) -> None:
     disk = image(tmp_path / "own.img", MIB)
     added = site.json("backend", "add", "own", str(disk))

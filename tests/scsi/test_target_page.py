@@ -60,6 +60,7 @@ def test_golden_pages() -> None:
     [
         (0x85, parse_management_addresses, "41000010 68747470"),
         (0x85, parse_management_addresses, "4100"),
+        (0x85, parse_management_addresses, "41000004 c3a90000"),
         (0x87, parse_mode_page_policy, "0a01"),
         (0x88, parse_scsi_ports, "00000001 00000000 00000018 53980014"),
         (0x88, parse_scsi_ports, "00000001"),

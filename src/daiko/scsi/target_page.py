@@ -62,8 +62,10 @@ def parse_management_addresses(data: Buffer) -> tuple[tuple[int, int, str], ...]
         start, at = at + 4, at + 4 + head.length
         if at > len(body):
             raise MalformedData("management network addresses: the last one is cut short")
-        url = body[start:at].rstrip(b"\0").decode("ascii", "replace")
-        found.append((head.association, head.service, url))
+        url = body[start:at].rstrip(b"\0")
+        if not url.isascii():
+            raise MalformedData("management network addresses: a URL is not ASCII")
+        found.append((head.association, head.service, url.decode("ascii")))
     return tuple(found)
 
 
