@@ -14,6 +14,7 @@ from daiko.device.block import (
     Done,
     Level,
     ReadDone,
+    Room,
 )
 from daiko.device.error import DeviceError
 from daiko.scsi.opcode import Status
@@ -233,6 +234,17 @@ class BareDevice(MemoryDevice):
 
     def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
         return False
+
+
+class ThinMemory(MemoryDevice):
+    """A device that says how much room it has, and so has the pages of thin units."""
+
+    def __init__(self, blocks: int = 1024, block_size: int = 512) -> None:
+        super().__init__(blocks, block_size)
+        self.capabilities = replace(self.capabilities, tells_room=True)
+
+    def room(self) -> Room | None:
+        return Room(available=self.blocks, used=0)
 
 
 class Host:

@@ -59,6 +59,7 @@ from daiko.device.block import (
     Level,
     PrefetchDone,
     ReadDone,
+    Room,
     StatusDone,
 )
 from daiko.device.emulate import first_difference, ored
@@ -204,6 +205,7 @@ class FileDevice(OpenFile):
             optimal_blocks=max(1, 4096 // block_size),
             unmap_granularity=max(1, 4096 // block_size),
             unmapped_reads_zero=bool(unmap_mode),
+            tells_room=stat.S_ISREG(facts.st_mode) and not preallocate and not read_only,
             physical_exponent=_exponent(physical, block_size),
         )
         # (the kernel refuses SEEK_HOLE on a block device, also on one that can discard)
@@ -431,6 +433,15 @@ class FileDevice(OpenFile):
         self._change(
             None, lba, work, lambda error: done(error, error is None and advised == length)
         )
+
+    def room(self) -> Room | None:
+        """By the file system: what it has left, and what the file takes of it."""
+        if not self.capabilities.tells_room or not self._is_open:
+            return None
+        system = os.fstatvfs(self._descriptor)
+        taken = os.fstat(self._descriptor).st_blocks * 512
+        left = system.f_bavail * system.f_frsize
+        return Room(left // self.block_size, taken // self.block_size)
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """By the holes of the file (lseek(2), SEEK_HOLE). A block that is partly in a hole is

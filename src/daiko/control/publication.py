@@ -303,6 +303,8 @@ class Publication:
         self._intents.close(volume.unit)
         if volume.unit.medium_state is not None:
             volume.unit.medium_state.close()
+        if volume.unit.thresholds is not None:
+            volume.unit.thresholds.stop()
 
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False

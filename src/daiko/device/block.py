@@ -24,6 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import NamedTuple
 
 from daiko.device.error import DeviceError, OutOfRange, Unsupported
 
@@ -46,6 +47,15 @@ block asked for on, none of them empty, together at least one block and at most 
 
 PrefetchDone = Callable[[DeviceError | None, bool], None]
 """Completion of `prefetch`: the error, and whether all of the range has room in the cache."""
+
+
+class Room(NamedTuple):
+    """What a device that takes room as it is written has of it, in its blocks."""
+
+    available: int
+    """Left; others may take it as well."""
+    used: int | None
+    """Taken by this device; None = it cannot be told."""
 
 
 class Level(IntEnum):
@@ -86,6 +96,8 @@ class Capabilities:
     physical_exponent: int = 0
     """Log2 of blocks in one physical block: a write of less makes the device read first. Block 0
     begins one."""
+    tells_room: bool = False
+    """The device takes room as it is written, may find none, and can tell (`room`)."""
     atomic_blocks: int = 0
     """Longest `write_atomic` (blocks); 0 = none."""
 
@@ -170,6 +182,10 @@ class BlockDevice(ABC):
             done(OutOfRange(f"blocks {lba}..{lba + blocks - 1} of {self.blocks}"), False)
         else:
             done(None, False)
+
+    def room(self) -> Room | None:
+        """How much room there is, at once and without I/O; None where it cannot be told."""
+        return None
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """Say which blocks of the range are mapped (SBC-4, 4.7: provisioning status). A device

@@ -129,6 +129,29 @@ InformationalExceptionsPage = Layout(
     number("report_count", 8, 4),
 )
 
+BlockProvisioningPage = Layout(
+    "BlockProvisioningPage",
+    32,
+    bit("ps", 0, 7),
+    constant("spf", 0, 1, high=6, width=1),
+    constant("page_code", 0, 0x1C, high=5, width=6),
+    constant("subpage_code", 1, 0x02),
+    constant("page_length", 2, 0x1C, width=16),
+    bit("situa", 4, 0),
+    bit("available_enabled", 16, 7),
+    bits("available_type", 16, 5, 3),
+    bits("available_arming", 16, 2, 0),
+    number("available_resource", 17, 1),
+    number("available_count", 20, 4),
+    bit("used_enabled", 24, 7),
+    bits("used_type", 24, 5, 3),
+    bits("used_arming", 24, 2, 0),
+    number("used_resource", 25, 1),
+    number("used_count", 28, 4),
+)
+"""Mode page 1Ch/02h (SBC-4, 6.5.9) with two threshold descriptors: available resources becoming
+fewer, used ones becoming more."""
+
 _HEADER_6 = Layout(
     "ModeParameterHeader6",
     4,

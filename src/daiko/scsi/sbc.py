@@ -182,7 +182,7 @@ def _sanitize(name: str, code: int) -> Layout:
         10,
         opcode(Opcode.SANITIZE),
         bit("immed", 1, 7),
-        bit("znr", 1, 6),
+        bit("znr", 1, 6, legal=False),
         bit("ause", 1, 5),
         service_action(code),
         number("parameter_list_length", 7, 2),

@@ -52,11 +52,18 @@ from daiko.target.failure import answer_to
 from daiko.target.kept import Keeper
 from daiko.target.management import NO_ADDRESSES, ManagementAddresses
 from daiko.target.medium import Medium
-from daiko.target.mode_settings import DEFAULT, ModePageRow, ModeSettings, from_kept
+from daiko.target.mode_settings import (
+    BLOCK_PROVISIONING,
+    DEFAULT,
+    ModePageRow,
+    ModeSettings,
+    from_kept,
+)
 from daiko.target.mode_settings import ROWS as MODE_PAGES
 from daiko.target.reservations import Reservations
 from daiko.target.self_test import ABORTED_OTHERWISE, SelfTest
 from daiko.target.task_set import TaskSet
+from daiko.target.thin_provisioning import Thresholds, has_thresholds, is_thin
 from daiko.target.unit_log import UnitLog
 
 if TYPE_CHECKING:
@@ -255,6 +262,7 @@ class LogicalUnit:
         "self_test",
         "task_set",
         "third_party_copy",
+        "thresholds",
         "timestamp_offset",
         "write_through",
     )
@@ -286,7 +294,7 @@ class LogicalUnit:
         """Keeps what a host tells the unit to keep; None: nothing is kept."""
         self.management: ManagementAddresses = management or NO_ADDRESSES
         """Where administrators reach the controller."""
-        self.mode_pages: tuple[ModePageRow, ...] = MODE_PAGES
+        self.mode_pages: tuple[ModePageRow, ...] = self._mode_pages()
         """The mode pages that this unit has, in ascending order."""
         self.mode = DEFAULT
         self.is_write_protected = self.read_only
@@ -317,6 +325,8 @@ class LogicalUnit:
         """Milliseconds to the clock of the machine; None: no host has set the timestamp."""
         self.medium_state: Medium | None = None
         """Made with the first FORMAT UNIT or SANITIZE (`medium`)."""
+        self.thresholds: Thresholds | None = None
+        """Made when a threshold is enabled."""
         self.rows, self._places = self._repertoire()
         """`rows`: the commands that this unit has."""
         self.set_mode(self.saved_mode())
@@ -549,6 +559,7 @@ class LogicalUnit:
     def _take_device(self, device: BlockDevice) -> None:
         self.bare_device = device
         self.device = device if self.exclusion is None else self.exclusion.replace(device)
+        self.mode_pages = self._mode_pages()
         # A volume that was published while its back end was away learns now what it can do.
         self.refresh_commands()
         if self.atomic_writes is not None:
@@ -577,6 +588,16 @@ class LogicalUnit:
         self.is_write_protected = self.read_only or parameters.software_write_protect
         self.write_through = not parameters.write_cache
         self.refresh_bars()
+        if self.thresholds is None and has_thresholds(self):
+            self.thresholds = Thresholds(self)
+        if self.thresholds is not None:
+            self.thresholds.follow()
+
+    def _mode_pages(self) -> tuple[ModePageRow, ...]:
+        """The mode pages that the unit has with the device that it has now."""
+        if is_thin(self):
+            return MODE_PAGES
+        return tuple(row for row in MODE_PAGES if row.key != BLOCK_PROVISIONING)
 
     def reset(
         self,

@@ -16,6 +16,7 @@ from typing import Any
 
 from daiko.scsi.layout import Layout
 from daiko.scsi.mode_page import (
+    BlockProvisioningPage,
     CachingPage,
     ControlExtensionPage,
     ControlPage,
@@ -30,6 +31,11 @@ CACHING: PageKey = (0x08, 0x00)
 CONTROL: PageKey = (0x0A, 0x00)
 CONTROL_EXTENSION: PageKey = (0x0A, 0x01)
 INFORMATIONAL_EXCEPTIONS: PageKey = (0x1C, 0x00)
+
+BLOCK_PROVISIONING: PageKey = (0x1C, 0x02)
+
+ARMED_DECREASING, ARMED_INCREASING = 0b000, 0b001
+"""THRESHOLD ARMING."""
 
 UNRESTRICTED_REORDERING = 1
 """QUEUE ALGORITHM MODIFIER (SPC-4, 7.5.8)."""
@@ -108,6 +114,23 @@ ROWS: tuple[ModePageRow, ...] = (
         InformationalExceptionsPage,
         InformationalExceptionsPage.pack(dexcpt=1),
         InformationalExceptionsPage.pack(),
+        _as_it_is,
+    ),
+    ModePageRow(
+        BLOCK_PROVISIONING,
+        BlockProvisioningPage,
+        BlockProvisioningPage.pack(
+            available_resource=0x01,
+            available_arming=ARMED_DECREASING,
+            used_resource=0x02,
+            used_arming=ARMED_INCREASING,
+        ),
+        BlockProvisioningPage.pack(
+            available_enabled=1,
+            available_count=0xFFFFFFFF,
+            used_enabled=1,
+            used_count=0xFFFFFFFF,
+        ),
         _as_it_is,
     ),
 )

@@ -31,6 +31,7 @@ from daiko.device.block import (
     Done,
     PrefetchDone,
     ReadDone,
+    Room,
     StatusDone,
 )
 from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unsupported
@@ -176,6 +177,15 @@ class VirtualLu(BlockDevice):
         if not parts:
             done(None, True)
 
+    def room(self) -> Room | None:
+        """The least that any thin device has left: a write there is the first to find none. What
+        the volume uses of a device that it shares cannot be told."""
+        found = [device.room() for device in self._devices if device.capabilities.tells_room]
+        rooms = [room for room in found if room is not None]
+        if not rooms:
+            return None
+        return Room(min(room.available for room in rooms), None)
+
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         """Says no more than the first extent concerned knows; a caller asks on from there."""
         if lba < 0 or lba + blocks > self.blocks:
@@ -313,6 +323,7 @@ def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
             *(max(1, offer.unmap_granularity) for offer in offers if offer.unmap)
         ),
         unmapped_reads_zero=all(offer.unmapped_reads_zero for offer in offers),
+        tells_room=any(offer.tells_room for offer in offers),
         physical_exponent=max(offer.physical_exponent for offer in offers),
         atomic_blocks=min(offer.atomic_blocks for offer in offers),
     )

@@ -9,7 +9,7 @@ from daiko.scsi import sbc, spc
 from daiko.scsi.log_page import LogParameter, pack_log_page, parse_log_pages
 from daiko.scsi.opcode import Status
 from daiko.target.commands.log import LISTS, ROWS, LogPageRow
-from target.fake import FakeTask, Host, SlowDevice, host_of, unit_of
+from target.fake import FakeTask, Host, SlowDevice, ThinMemory, host_of, unit_of
 
 INVALID_FIELD = (0x5, 0x24, 0x00)
 BAD_LIST = (0x5, 0x26, 0x00)
@@ -46,7 +46,7 @@ def failed_once(error: DeviceError) -> Host:
 
 
 def test_listed_pages_are_exactly_those_that_are_answered() -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     listed = ask(host, 0).data_in[4:]
     assert list(listed) == [code for code in range(0x3F) if ask(host, code).status == Status.GOOD]
     pairs = ask(host, 0, subpage_code=0xFF).data_in[4:]
@@ -61,7 +61,7 @@ def test_rows_are_in_ascending_order() -> None:
 
 @EACH_ROW
 def test_page_says_its_code_and_that_nothing_of_it_is_saved(row: LogPageRow) -> None:
-    data = ask(host_of(unit_of()), row.key[0]).data_in
+    data = ask(host_of(unit_of(ThinMemory())), row.key[0]).data_in
     assert data[0] == 0x80 | row.key[0]
     (page,) = parse_log_pages(data)
     codes = [each.code for _, each in page.parameters]
@@ -71,7 +71,7 @@ def test_page_says_its_code_and_that_nothing_of_it_is_saved(row: LogPageRow) -> 
 
 @EACH_ROW
 def test_parameter_pointer_begins_the_page_later(row: LogPageRow) -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     whole = parameters(ask(host, row.key[0]))
     last = max(whole)
     assert parameters(ask(host, row.key[0], parameter_pointer=last)) == {last: whole[last]}
@@ -92,7 +92,7 @@ def test_parameter_pointer_begins_the_page_later(row: LogPageRow) -> None:
 def test_log_sense_refuses_what_there_is_not(
     page: int, fields: dict[str, int], pointer: tuple[int, int | None]
 ) -> None:
-    task = ask(host_of(unit_of()), page, **fields)
+    task = ask(host_of(unit_of(ThinMemory())), page, **fields)
     assert task.condition == INVALID_FIELD
     assert task.sense is not None
     assert task.sense.field is not None
@@ -101,12 +101,12 @@ def test_log_sense_refuses_what_there_is_not(
 
 @pytest.mark.parametrize("control", range(4))
 def test_page_that_counts_nothing_is_the_same_for_every_page_control(control: int) -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     assert ask(host, 0x2F, pc=control).data_in == ask(host, 0x2F).data_in
 
 
 def test_log_sense_is_cut_to_the_allocation_length() -> None:
-    data = ask(host_of(unit_of()), 0x10, allocation_length=6).data_in
+    data = ask(host_of(unit_of(ThinMemory())), 0x10, allocation_length=6).data_in
     assert len(data) == 6
     assert int.from_bytes(data[2:4], "big") == 20 * 20
 
@@ -125,11 +125,11 @@ def test_default_cumulative_values_are_zero() -> None:
 
 
 def test_informational_exceptions_say_none_and_no_temperature() -> None:
-    assert parameters(ask(host_of(unit_of()), 0x2F)) == {0: bytes.fromhex("0000ff00")}
+    assert parameters(ask(host_of(unit_of(ThinMemory())), 0x2F)) == {0: bytes.fromhex("0000ff00")}
 
 
 def test_self_test_results_are_twenty_and_empty_before_the_first_test() -> None:
-    found = parameters(ask(host_of(unit_of()), 0x10))
+    found = parameters(ask(host_of(unit_of(ThinMemory())), 0x10))
     assert found == {code: bytes(16) for code in range(1, 21)}
 
 
@@ -166,7 +166,7 @@ def test_select_that_resets_no_counter_changes_nothing(fields: dict[str, int]) -
 
 
 def test_counter_is_set_to_a_value() -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     page = pack_log_page(6, 0, [LogParameter.counter(0, 1000)])
     assert select(host, page).status == Status.GOOD
     assert parameters(ask(host, 6)) == {0: (1000).to_bytes(4, "big")}
@@ -192,7 +192,7 @@ GOOD_PAGE = pack_log_page(6, 0, [LogParameter.counter(0, 9)])
 def test_list_with_a_fault_changes_nothing(
     data: bytes, condition: tuple[int, int, int], byte: int | None
 ) -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     task = select(host, GOOD_PAGE + data)
     assert task.condition == condition
     assert task.sense is not None
@@ -211,6 +211,6 @@ def test_list_with_a_fault_changes_nothing(
     ],
 )
 def test_log_select_refuses(fields: dict[str, int], condition: tuple[int, int, int]) -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     assert select(host, GOOD_PAGE, **fields).condition == condition
     assert parameters(ask(host, 6)) == {0: bytes(4)}

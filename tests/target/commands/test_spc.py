@@ -29,7 +29,7 @@ from daiko.target.asymmetric_access import TargetPortGroups
 from daiko.target.event import Event
 from daiko.target.management import ManagementAddresses
 from daiko.target.mode_settings import ROWS as MODE_PAGES
-from target.fake import NAA, BareDevice, FakeTask, Host, host_of, unit_of
+from target.fake import NAA, BareDevice, FakeTask, Host, ThinMemory, host_of, unit_of
 from target.test_logical_unit import CopyManager
 
 INVALID_FIELD = (0x5, 0x24, 0x00)
@@ -150,7 +150,7 @@ def test_management_addresses_are_those_of_the_target() -> None:
 
 
 def test_mode_page_policy_names_every_page_as_shared() -> None:
-    host = host_of(unit_of())
+    host = host_of(unit_of(ThinMemory()))
     page = parse_mode_page_policy(inquire(host, 0x87).data_in)
     assert page == tuple((*row.key, 0) for row in MODE_PAGES)
 

@@ -9,6 +9,7 @@ from daiko.device.block import (
     Done,
     PrefetchDone,
     ReadDone,
+    Room,
     StatusDone,
 )
 
@@ -54,6 +55,9 @@ class Layer(BlockDevice):
 
     def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
         self.below.prefetch(lba, blocks, done)
+
+    def room(self) -> Room | None:
+        return self.below.room()
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
         self.below.lba_status(lba, blocks, done)

@@ -14,7 +14,7 @@ from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
 from daiko.scsi.opcode import PeripheralQualifier, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.vpd import Association, Designator, PageCode
-from daiko.target import atomic_write
+from daiko.target import atomic_write, thin_provisioning
 from daiko.target.bar import Bar
 from daiko.target.commands.handler import serves
 from daiko.target.commands.provisioning import (
@@ -188,6 +188,7 @@ def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
     device = unit.device.capabilities
     unmaps = device.unmap is not Level.NONE
     return vpd.LogicalBlockProvisioning(
+        threshold_exponent=thin_provisioning.threshold_exponent(unit) if unmaps else 0,
         lbpu=unmaps,
         lbpws=unmaps and device.write_same is not Level.NONE,
         lbpws10=unmaps and device.write_same is not Level.NONE,

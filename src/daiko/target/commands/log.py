@@ -26,6 +26,13 @@ from daiko.scsi.sense import CheckCondition
 from daiko.target import self_test
 from daiko.target.commands.handler import serves
 from daiko.target.event import Event
+from daiko.target.thin_provisioning import (
+    AVAILABLE,
+    USED,
+    Resources,
+    is_thin,
+    resource_counters,
+)
 from daiko.target.unit_log import SelfTestEntry
 
 if TYPE_CHECKING:
@@ -64,6 +71,23 @@ def _set_non_medium_errors(unit: LogicalUnit, code: int, value: int) -> None:
     unit.log.non_medium_errors = value
 
 
+def _block_provisioning(unit: LogicalUnit) -> Sequence[LogParameter]:
+    """LBA mapping resources, in threshold sets (SBC-4, 6.4.4)."""
+    found = resource_counters(unit) or Resources(0, None)
+    shared = _resource(AVAILABLE, found.available, SHARED_WITH_OTHERS)
+    if found.used is None:
+        return (shared,)
+    return (shared, _resource(USED, found.used, THIS_UNIT))
+
+
+def _resource(code: int, count: int, scope: int) -> LogParameter:
+    return LogParameter(code, min(count, 0xFFFFFFFF).to_bytes(4, "big") + bytes((scope, 0, 0, 0)))
+
+
+THIS_UNIT, SHARED_WITH_OTHERS = 0b01, 0b10
+"""SCOPE of a resource count."""
+
+
 def _self_test_results(unit: LogicalUnit) -> Sequence[LogParameter]:
     test = unit.self_test
     entries: list[SelfTestEntry] = []
@@ -98,6 +122,7 @@ ROWS: tuple[LogPageRow, ...] = (
     LogPageRow(
         (LogPageCode.NON_MEDIUM_ERROR, 0), _always, _non_medium_errors, _set_non_medium_errors
     ),
+    LogPageRow((LogPageCode.LOGICAL_BLOCK_PROVISIONING, 0), is_thin, _block_provisioning, None),
     LogPageRow((LogPageCode.SELF_TEST_RESULTS, 0), _always, _self_test_results, None),
     LogPageRow((LogPageCode.INFORMATIONAL_EXCEPTIONS, 0), _always, _informational_exceptions, None),
 )
