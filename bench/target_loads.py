@@ -14,7 +14,7 @@ from processes import Daiko, Tgt
 HERE = Path(__file__).parent
 MIB = 1 << 20
 SIZE = 256 * MIB
-SECONDS = 3
+SECONDS = 2
 
 GOALS = {
     ("file LU", "rr4k-q32"): (1.8, 2.3),
