@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import daiko
 from daiko.scsi.sense_code import NAMES
 from daiko.target.access import Access
 from daiko.target.event import IMPOSSIBLE, Event, Told, clears_all, rank
@@ -16,7 +20,6 @@ TEST_UNIT_READY = bytes(6)
 BY_HAND = """
 MEDIUM_MAY_HAVE_CHANGED    28/00 others    5 -
 POWER_ON_OR_RESET          29/00 concerned 1 clears
-POWER_ON                   29/01 all       0 clears
 TARGET_RESET               29/02 all       2 clears
 LOGICAL_UNIT_RESET         29/03 all       3 clears
 DEVICE_INTERNAL_RESET      29/04 all       0 clears
@@ -27,7 +30,6 @@ RESERVATIONS_PREEMPTED     2A/03 concerned 5 -
 RESERVATIONS_RELEASED      2A/04 concerned 5 -
 REGISTRATIONS_PREEMPTED    2A/05 concerned 5 -
 ACCESS_STATE_CHANGED       2A/06 others    5 -
-IMPLICIT_TRANSITION_FAILED 2A/07 all       5 -
 CAPACITY_CHANGED           2A/09 all       5 -
 TIMESTAMP_CHANGED          2A/10 others    5 -
 COMMANDS_CLEARED           2F/00 concerned 5 -
@@ -65,6 +67,15 @@ def test_condition_is_a_unit_attention_with_a_name_of_the_standard(event: Event)
 def test_events_are_in_the_order_of_their_codes_and_each_is_there_once() -> None:
     codes = [(event.value.asc, event.value.ascq) for event in Event]
     assert codes == sorted(set(codes))
+
+
+@EACH_EVENT
+def test_somebody_announces_it(event: Event) -> None:
+    source = Path(daiko.__file__).parent
+    named = re.compile(rf"\bEvent\.{event.name}\b")
+    assert any(
+        named.search(file.read_text()) for file in source.rglob("*.py") if file.name != "event.py"
+    )
 
 
 def test_what_cannot_happen_is_no_event() -> None:

@@ -48,9 +48,6 @@ class Event(Enum):
     POWER_ON_OR_RESET = EventRow(
         0x29, 0x00, _CONCERNED, "the host has logged in, or has been given the unit"
     )
-    POWER_ON = EventRow(
-        0x29, 0x01, _ALL, "the controller was started, and a host's session outlived that"
-    )
     TARGET_RESET = EventRow(0x29, 0x02, _ALL, "TARGET WARM RESET or TARGET COLD RESET")
     LOGICAL_UNIT_RESET = EventRow(0x29, 0x03, _ALL, "LOGICAL UNIT RESET")
     DEVICE_INTERNAL_RESET = EventRow(
@@ -77,9 +74,6 @@ class Event(Enum):
     )
     ACCESS_STATE_CHANGED = EventRow(
         0x2A, 0x06, _OTHERS, "the asymmetric access state of a target port group changed"
-    )
-    IMPLICIT_TRANSITION_FAILED = EventRow(
-        0x2A, 0x07, _ALL, "a change of the asymmetric access state by the controller failed"
     )
     CAPACITY_CHANGED = EventRow(0x2A, 0x09, _ALL, "the volume has grown")
     TIMESTAMP_CHANGED = EventRow(0x2A, 0x10, _OTHERS, "SET TIMESTAMP")
@@ -136,6 +130,16 @@ def clears_all(condition: Sense) -> bool:
 
 
 IMPOSSIBLE = (
+    (
+        "POWER ON OCCURRED",
+        "29/01",
+        "no session outlives the controller: a new one begins with 29/00",
+    ),
+    (
+        "IMPLICIT ASYMMETRIC ACCESS STATE TRANSITION FAILED",
+        "2A/07",
+        "a state is changed in the store first, and then holds",
+    ),
     ("SCSI commands cleared by a power loss notification", "2F/01", "no such notification"),
     ("MICROCODE HAS BEEN CHANGED", "3F/01", "no microcode is loaded by a host"),
     ("CHANGED OPERATING DEFINITION", "3F/02", "there is one operating definition"),
