@@ -278,6 +278,13 @@ def test_portals_are_added_grouped_given_states_and_removed(site: Site) -> None:
     site.run("portal", "rm", site.first.portal, code=4)
 
 
+def test_hosts_can_be_kept_from_setting_states(site: Site) -> None:
+    said = site.run("system", "set", "--no-hosts-set-states").stdout
+    assert "they may not set states of target port groups" in said
+    assert site.json("status")["hosts_set_states"] is False
+    assert site.json("system", "set", "--hosts-set-states")["hosts_set_states"] is True
+
+
 def test_host_is_limited_to_portal_groups(site: Site) -> None:
     portal = f"127.0.0.1:{free_port()}"
     site.run("portal", "add", portal, "--tag", "5")

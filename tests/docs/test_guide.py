@@ -56,7 +56,8 @@ def check(line: str, *, whole: bool) -> None:
         word = words.pop(0)
         if word.startswith("-") and word != "-":
             name, equals, _ = word.partition("=")
-            option = next((each for each in command.params if name in each.opts), None)
+            known = (each for each in command.params if name in (*each.opts, *each.secondary_opts))
+            option = next(known, None)
             assert option is not None, f"{' '.join(path)} has no option {name}"
             seen.add(option.name)
             if not option.is_flag and not equals:
