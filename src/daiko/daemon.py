@@ -399,7 +399,9 @@ def _free_name(backend: BackendPart, taken: set[str]) -> str:
 
 
 def urls(system: System) -> list[str]:
-    """The URL of each LUN that any host sees."""
+    """The URL of each LUN that any host sees; none while every portal group is offline."""
+    if not system.portals:
+        return []
     portal = system.portals[0]
     host, _, port = portal.rpartition(":")
     if host in ("0.0.0.0", "[::]"):
