@@ -22,6 +22,7 @@ from daiko.device.error import (
 from daiko.scsi import sense as senses
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense
+from daiko.target.event import Event
 
 STATUSES: list[tuple[int, type[DeviceError] | None]] = [
     (Status.GOOD, None),
@@ -48,7 +49,7 @@ SENSES: list[tuple[Sense, type[DeviceError] | None]] = [
     (senses.logical_unit_not_supported(), Unreachable),
     (senses.not_ready_becoming_ready(), Busy),
     (senses.not_ready_manual_intervention(), Refused),
-    (senses.power_on_occurred(), Busy),
+    (Event.POWER_ON.sense, Busy),
     (senses.invalid_opcode(), Refused),
     (senses.invalid_field_in_cdb(1), Refused),
     (senses.overlapped_commands_attempted(), Refused),

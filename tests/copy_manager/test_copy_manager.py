@@ -27,11 +27,11 @@ from daiko.scsi.sense import (
     copy_aborted,
     copy_target_not_reachable,
     invalid_opcode,
-    power_on_occurred,
 )
 from daiko.state.record import FunctionRecord, JobRecord, JobState, ReachRecord, StepRecord
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import StoreError
+from daiko.target.event import Event
 
 
 @pytest.fixture
@@ -285,7 +285,7 @@ async def test_nothing_is_begun_any_more_when_the_controller_stops(
         pytest.param(Reply(Status.BUSY), id="busy"),
         pytest.param(Reply(Status.TASK_SET_FULL), id="task-set-full"),
         pytest.param(
-            Reply(Status.CHECK_CONDITION, sense=power_on_occurred().fixed()), id="unit-attention"
+            Reply(Status.CHECK_CONDITION, sense=Event.POWER_ON.sense.fixed()), id="unit-attention"
         ),
     ],
 )

@@ -22,7 +22,8 @@ from daiko.device.error import (
     Unreachable,
 )
 from daiko.scsi.opcode import Status
-from daiko.scsi.sense import Sense, SenseKey, power_on_occurred
+from daiko.scsi.sense import Sense, SenseKey
+from daiko.target.event import Event
 
 BACK, AGAIN = Verdict.FALL_BACK, Verdict.TRY_AGAIN
 
@@ -98,7 +99,7 @@ def test_check_condition_without_readable_sense_data_falls_back(sense: bytes) ->
         (SpaceExhausted("full"), Verdict.FALL_BACK),
         (Aborted("stopped"), Verdict.FALL_BACK),
         (
-            Refused("no", status=Status.CHECK_CONDITION, sense=power_on_occurred().fixed()),
+            Refused("no", status=Status.CHECK_CONDITION, sense=Event.POWER_ON.sense.fixed()),
             Verdict.TRY_AGAIN,
         ),
         (Refused("no", status=Status.BUSY, sense=b""), Verdict.TRY_AGAIN),

@@ -20,7 +20,8 @@ from daiko.iscsi.pdu import (
     TextResponse,
 )
 from daiko.iscsi.text_key import format_text, parse_text
-from daiko.scsi.sense import capacity_data_changed, power_on_reset_or_bus_device_reset
+from daiko.scsi.sense import power_on_reset_or_bus_device_reset
+from daiko.target.event import Event
 from initiator.exchange import QUICK, READ, WRITE, MakePaths, Watcher, send, silence, status, then
 from initiator.scripted_target import Link, ScriptedTarget
 
@@ -38,7 +39,7 @@ async def test_scsi_event_is_told_like_a_unit_attention(
     paths: Multipath, target: ScriptedTarget, watcher: Watcher
 ) -> None:
     generation = paths.generation
-    for sense in (capacity_data_changed(), power_on_reset_or_bus_device_reset()):
+    for sense in (Event.CAPACITY_CHANGED.sense, power_on_reset_or_bus_device_reset()):
         target.link.send(AsyncMessage(AsyncEvent.SCSI_EVENT, data=event(sense.fixed())))
     target.link.send(AsyncMessage(AsyncEvent.SCSI_EVENT, data=b"\0\x02zz"))
     target.link.send(AsyncMessage(AsyncEvent.SCSI_EVENT))

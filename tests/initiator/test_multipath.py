@@ -25,12 +25,11 @@ from daiko.scsi.opcode import Status
 from daiko.scsi.sense import (
     Sense,
     overlapped_commands_attempted,
-    power_on_occurred,
-    reported_luns_data_changed,
     target_port_in_standby,
     target_port_in_transition,
     target_port_unavailable,
 )
+from daiko.target.event import Event
 from initiator.exchange import (
     COPY,
     QUICK,
@@ -134,7 +133,7 @@ class TestAgain:
         self, paths: Multipath, target: ScriptedTarget, watcher: Watcher
     ) -> None:
         generation = paths.generation
-        sense = reported_luns_data_changed().fixed()
+        sense = Event.REPORTED_LUNS_CHANGED.sense.fixed()
         target.on[ScsiCommand] = then(status(Status.CHECK_CONDITION, sense), status(0))
         assert (await send(paths, COPY, replay=False))[:2] == (None, 0)
         assert watcher.attentions == [(0x3F, 0x0E)]
@@ -144,7 +143,7 @@ class TestAgain:
         self, paths: Multipath, target: ScriptedTarget
     ) -> None:
         generation = paths.generation
-        sense = power_on_occurred().fixed()
+        sense = Event.POWER_ON.sense.fixed()
         target.on[ScsiCommand] = then(
             status(Status.CHECK_CONDITION, sense), status(Status.CHECK_CONDITION, sense), status(0)
         )
@@ -156,7 +155,7 @@ class TestAgain:
     async def test_unit_attentions_without_end_are_the_answer(
         self, paths: Multipath, target: ScriptedTarget
     ) -> None:
-        sense = reported_luns_data_changed().fixed()
+        sense = Event.REPORTED_LUNS_CHANGED.sense.fixed()
         target.on[ScsiCommand] = status(Status.CHECK_CONDITION, sense)
         assert await send(paths, READ) == (None, Status.CHECK_CONDITION, b"", sense)
         assert len(target.commands()) == QUICK.attempts
