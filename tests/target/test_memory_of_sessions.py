@@ -167,6 +167,26 @@ async def test_host_that_holds_memory_and_sends_nothing_is_ended_for_others(
         assert len(target.sessions) == 1
 
 
+async def test_drops_are_no_progress(served: tuple[Target, str], access: MemoryAccess) -> None:
+    target, portal = served
+    async with await logged_in(portal, 1) as host:
+        (own,) = target.sessions
+        assert own.progress() is None, "nobody waits for the host"
+        host.command(write_10(0, LARGE), write=LARGE * BLOCK, tag=1)
+        asked = await host.receive()
+        before = own.progress()
+        assert before is not None
+        sent = 0
+        for number, size in enumerate([512] * 8 + [65536]):
+            host.data_out(
+                1, asked.target_transfer_tag, sent, bytes(size), final=False, data_sn=number
+            )
+            sent += size
+            (task,) = own.tasks.values()
+            await until(lambda: task.received == sent)  # noqa: B023
+            assert (own.progress() != before) is (sent >= 65536)
+
+
 async def test_what_a_lost_session_left_at_the_device_stays_counted(
     served: tuple[Target, str], access: MemoryAccess
 ) -> None:

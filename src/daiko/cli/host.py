@@ -69,12 +69,13 @@ def ls(context: typer.Context, json: option.Json = False) -> None:
     if json:
         render.as_json(found)
         return
-    made = render.table("name", "initiators", "LUNs", "sessions", right=("sessions",))
+    made = render.table("name", "initiators", "LUNs", "CHAP", "sessions", right=("sessions",))
     for host in found:
         made.add_row(
             host["name"],
             "\n".join(host["initiators"]),
             "\n".join(f"{lun} = {volume}" for lun, volume in host["luns"].items()) or "none",
+            _chap(host["chap"]),
             str(len(host["logins"])),
         )
     render.rows(made, "no hosts yet; make one known with daiko host add")
@@ -231,6 +232,13 @@ def clear_chap(context: typer.Context, name: option.HostName, json: option.Json 
         render.as_json(host)
     else:
         render.said(f"{name} logs in by its name alone")
+
+
+def _chap(chap: dict[str, Any] | None) -> str:
+    """In a list: as whom it has to log in."""
+    if chap is None:
+        return "no"
+    return str(chap["user"]) if chap["secret_is_set"] else f"{chap['user']}, without its secret"
 
 
 def _show(host: dict[str, Any], json: bool) -> None:

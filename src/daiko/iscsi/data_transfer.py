@@ -131,6 +131,12 @@ class DataOutTransfer:
             self._buffer = grown
 
     @property
+    def received(self) -> int:
+        """Bytes of the data asked for that have come."""
+        missing = sum(each.end - each.next for each in self._solicitations.values())
+        return self._solicited_to - missing
+
+    @property
     def capacity(self) -> int:
         """Bytes of memory that it holds."""
         return len(self._buffer)

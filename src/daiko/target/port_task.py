@@ -80,6 +80,11 @@ class PortTask(Task):
     _failure: Sense | None
 
     @property
+    def received(self) -> int:
+        """Bytes of the data asked for that have come."""
+        return 0 if self._transfer is None else self._transfer.received
+
+    @property
     def kept(self) -> int:
         """Bytes that came with the command, or may come unasked, before it is taken up."""
         transfer = self._transfer

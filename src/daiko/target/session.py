@@ -49,6 +49,8 @@ ROOM = 32 * 1024 * 1024
 """Bytes of data-in and data-out of commands taken up, at most; one larger command goes alone."""
 LARGEST = 8 * 1024 * 1024
 """Bytes that count of one command: no unit takes a longer transfer, whatever is announced."""
+WORTH_WHILE = 64 * 1024
+"""Bytes that a host must move, from time to time, to keep what it holds while others wait."""
 NARROW = 8
 """Commands that the window still allows when memory is short."""
 _CLOSED = 1 << 62
@@ -343,11 +345,14 @@ class TargetSession:
         return max(taken, 0) + self._kept + self.connection.unsent
 
     def progress(self) -> object | None:
-        """Where the host is waited for: what changes when it sends or reads something."""
+        """Where the host is waited for: what changes when it sends or reads something worth while
+        (a byte now and then is not)."""
         connection = self.connection
-        if connection.is_congested or any(task.fetching for task in self.tasks.values()):
-            return (connection.batches, connection.unsent)
-        return None
+        fetching = [task for task in self.tasks.values() if task.fetching]
+        if not fetching and not connection.is_congested:
+            return None
+        received = sum(task.received for task in fetching)
+        return (len(fetching), received // WORTH_WHILE, connection.unsent // WORTH_WHILE)
 
     def share_changed(self, before: int) -> None:
         self._free += self.share // 2 - before // 2
