@@ -285,9 +285,15 @@ async def test_a_device_that_stays_unreachable_is_reported_as_not_reachable(
     assert sense_of(task).field is not None
 
 
-async def test_a_reservation_at_the_back_end_is_passed_on(target: CopyTarget) -> None:
+async def test_a_reservation_at_the_back_end_is_the_failure_of_that_side(
+    target: CopyTarget,
+) -> None:
+    """SPC-4, 5.17.7.4: RESERVATION CONFLICT as the status of the copy would say that the unit that
+    received it is reserved."""
     target.rig.controllers["sd1"].script = lambda _: Reply(Status.RESERVATION_CONFLICT)
-    assert (await target.send(backup())).status == Status.RESERVATION_CONFLICT
+    task = await target.send(backup())
+    assert task.condition == (0xA, 0x0D, 0x01)
+    assert sense_of(task).destination == ForwardedSense(Status.RESERVATION_CONFLICT, b"")
 
 
 async def test_a_busy_device_is_tried_again(target: CopyTarget) -> None:

@@ -22,7 +22,7 @@ from daiko.command_control.decision import (
 from daiko.copy_manager.error import CopyFailed, Side
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.step_work import StepWork
-from daiko.device.error import DeviceError, ReservationConflict, Unreachable
+from daiko.device.error import DeviceError, Unreachable
 from daiko.scsi.opcode import Status
 from daiko.scsi.segment import BlockToBlock
 from daiko.scsi.sense import (
@@ -105,8 +105,6 @@ def answer(job: RunningJob, segments: Mapping[int, HostSegment]) -> tuple[int, S
     failure = job.failure
     if failure is None:
         return Status.CHECK_CONDITION, copy_commands_cleared(segment, residual=left)
-    if isinstance(failure.error, ReservationConflict):
-        return Status.RESERVATION_CONFLICT, None
     if failure.segment != segment or segment not in segments:
         return Status.CHECK_CONDITION, third_party_error(segment, residual=left)
     return Status.CHECK_CONDITION, _failure_sense(failure, segments[segment], left)
