@@ -23,7 +23,7 @@ from processes import PATIENCE, Daiko, Process
 
 MIB = 1 << 20
 SIZE = 256 * MIB
-SECONDS = 2.0
+SECONDS = 1.25
 """Of one sample."""
 SCATTER = 40503 * 4096
 """An odd multiple of 4 KiB: visits every 4 KiB block."""
