@@ -49,7 +49,7 @@ SENSES: list[tuple[Sense, type[DeviceError] | None]] = [
     (senses.logical_unit_not_supported(), Unreachable),
     (senses.not_ready_becoming_ready(), Busy),
     (senses.not_ready_manual_intervention(), Refused),
-    (Event.POWER_ON.sense, Busy),
+    (Event.POWER_ON_OR_RESET.sense, Busy),
     (senses.invalid_opcode(), Refused),
     (senses.invalid_field_in_cdb(1), Refused),
     (senses.overlapped_commands_attempted(), Refused),

@@ -285,7 +285,8 @@ async def test_nothing_is_begun_any_more_when_the_controller_stops(
         pytest.param(Reply(Status.BUSY), id="busy"),
         pytest.param(Reply(Status.TASK_SET_FULL), id="task-set-full"),
         pytest.param(
-            Reply(Status.CHECK_CONDITION, sense=Event.POWER_ON.sense.fixed()), id="unit-attention"
+            Reply(Status.CHECK_CONDITION, sense=Event.POWER_ON_OR_RESET.sense.fixed()),
+            id="unit-attention",
         ),
     ],
 )

@@ -99,7 +99,9 @@ def test_check_condition_without_readable_sense_data_falls_back(sense: bytes) ->
         (SpaceExhausted("full"), Verdict.FALL_BACK),
         (Aborted("stopped"), Verdict.FALL_BACK),
         (
-            Refused("no", status=Status.CHECK_CONDITION, sense=Event.POWER_ON.sense.fixed()),
+            Refused(
+                "no", status=Status.CHECK_CONDITION, sense=Event.POWER_ON_OR_RESET.sense.fixed()
+            ),
             Verdict.TRY_AGAIN,
         ),
         (Refused("no", status=Status.BUSY, sense=b""), Verdict.TRY_AGAIN),

@@ -143,7 +143,7 @@ class TestAgain:
         self, paths: Multipath, target: ScriptedTarget
     ) -> None:
         generation = paths.generation
-        sense = Event.POWER_ON.sense.fixed()
+        sense = Event.POWER_ON_OR_RESET.sense.fixed()
         target.on[ScsiCommand] = then(
             status(Status.CHECK_CONDITION, sense), status(Status.CHECK_CONDITION, sense), status(0)
         )
