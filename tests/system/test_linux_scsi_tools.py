@@ -103,6 +103,7 @@ def test_mode_pages_are_decoded_with_all_their_values(host: LinuxHost, disk: str
         assert page in text
     everything = printed(host, f"sg_modes -a -a -c 3 {disk}")
     assert "Control extension, page_control: saved" in everything
+    assert "Logical block provisioning" in printed(host, f"sdparm -a -l {disk}")
     assert wce(host, disk) == "1 [cha: y, def: 1, sav: 1]"
     assert re.search(r"D_SENSE +0 +\[cha: y", printed(host, f"sdparm -l --get=D_SENSE {disk}"))
     assert re.search(r"MSDL +0 +\[cha: y", printed(host, f"sdparm -l --get=MSDL {disk}"))
@@ -124,7 +125,12 @@ def wce(host: LinuxHost, disk: str) -> str:
 
 def test_log_pages_are_decoded_and_reset(host: LinuxHost, disk: str) -> None:
     text = printed(host, f"sg_logs -a {disk}")
-    for page in ("Non-medium error", "Self-test results", "Informational Exceptions"):
+    for page in (
+        "Non-medium error",
+        "Logical block provisioning",
+        "Self-test results",
+        "Informational Exceptions",
+    ):
         assert page in text
     printed(host, f"sg_logs --reset --select {disk}")
 

@@ -2,8 +2,9 @@
 with the SP bit, SPC-4, 5.9), identifying information (SPC-4, 5.7), and with the APTPL bit the
 registrations and the reservation (SPC-4, 5.13.5).
 
-The unit knows no store. Who builds it gives it a `Keeper`; without one it keeps nothing and says
-so: saving is refused, and the commands of identifying information do not exist.
+The unit knows no store. Who builds it gives it a `Keeper`; without one, or with one that does not
+outlive the process, it saves nothing and says so: saving is refused, and the commands of
+identifying information do not exist.
 """
 
 from __future__ import annotations

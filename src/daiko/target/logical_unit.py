@@ -184,7 +184,7 @@ class _Means(NamedTuple):
     intents: bool
     """A log for atomic writes."""
     keeper: bool
-    """A place to keep something over restarts."""
+    """A place that keeps something over restarts."""
     states: bool
     """Leave for hosts to set the states of target port groups."""
 
@@ -259,6 +259,7 @@ class LogicalUnit:
         "read_only",
         "reservations",
         "rows",
+        "saves",
         "self_test",
         "task_set",
         "third_party_copy",
@@ -292,6 +293,8 @@ class LogicalUnit:
         self.read_only = read_only or device.capabilities.read_only
         self.keeper = keeper
         """Keeps what a host tells the unit to keep; None: nothing is kept."""
+        self.saves = keeper is not None and keeper.is_lasting
+        """What is kept is there after a restart: mode pages and identifying information."""
         self.management: ManagementAddresses = management or NO_ADDRESSES
         """Where administrators reach the controller."""
         self.mode_pages: tuple[ModePageRow, ...] = self._mode_pages()
@@ -544,7 +547,7 @@ class LogicalUnit:
         means = _Means(
             copies=self.third_party_copy is not None,
             intents=self.open_intents is not None,
-            keeper=self.keeper is not None,
+            keeper=self.saves,
             states=self.asymmetric_access.groups.hosts_set_states,
         )
         return _repertoire(means, self.bare_device.capabilities)

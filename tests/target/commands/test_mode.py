@@ -369,6 +369,15 @@ def test_saving_saves_all_pages_also_those_that_were_changed_before() -> None:
     assert memory.kept.mode_pages == (CachingPage.pack(wce=0),)
 
 
+def test_unit_whose_keeper_does_not_outlive_the_process_saves_nothing() -> None:
+    host = host_of(unit_of(keeper=MemoryKeeper(is_lasting=False)))
+    assert select(host, True, CachingPage.pack(wce=0), sp=1).condition == INVALID_FIELD
+    assert sense(host, True, page_code=8, pc=PageControl.SAVED).condition == (0x5, 0x39, 0x00)
+    page = parse_mode_sense(sense(host, True, page_code=8).data_in, ten=True).pages[0]
+    assert not page.data[0] & 0x80
+    assert host.run("a305" + "00" * 4 + "00000040" + "0000").condition == INVALID_FIELD
+
+
 def test_failure_to_save_is_reported() -> None:
     memory = MemoryKeeper()
     host = host_of(unit_of(keeper=memory))

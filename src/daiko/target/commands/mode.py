@@ -43,7 +43,7 @@ def mode_sense(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """The pages asked for, with current, changeable, default or saved values."""
     is_ten = task.cdb[0] == Opcode.MODE_SENSE_10
     cdb = (spc.ModeSense10 if is_ten else spc.ModeSense6).unpack(task.cdb)
-    if cdb.pc == PageControl.SAVED and unit.keeper is None:
+    if cdb.pc == PageControl.SAVED and not unit.saves:
         raise CheckCondition(sense.saving_parameters_not_supported())
     descriptor = b""
     if not cdb.dbd:
@@ -94,7 +94,7 @@ def _page(unit: LogicalUnit, row: ModePageRow, control: int) -> bytes:
         page = unit.saved_mode().pages[row.key]
     else:
         page = unit.mode.pages[row.key]
-    if unit.keeper is None:
+    if not unit.saves:
         return page
     return bytes((page[0] | PAGE_SAVABLE,)) + page[1:]
 
@@ -107,7 +107,7 @@ def mode_select(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     """Change what can be changed; all of the list is checked before any of it holds."""
     is_ten = task.cdb[0] == Opcode.MODE_SELECT_10
     cdb = (spc.ModeSelect10 if is_ten else spc.ModeSelect6).unpack(task.cdb)
-    if cdb.sp and unit.keeper is None:
+    if cdb.sp and not unit.saves:
         raise CheckCondition(sense.invalid_field_in_cdb(1, 0))
     length = cdb.parameter_list_length
     if not length:
