@@ -153,7 +153,7 @@ def test_after_a_large_data_segment_the_next_is_received_in_its_place() -> None:
     sizes=st.lists(st.sampled_from([0, 5, SMALL, SMALL + 1, LIMIT]), min_size=2, max_size=6),
     cuts=st.lists(st.integers(1, 20000), min_size=1, max_size=12),
 )
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_connections_that_share_a_receive_buffer_do_not_disturb_each_other(
     sizes: list[int], cuts: list[int]
 ) -> None:
