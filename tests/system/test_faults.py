@@ -53,7 +53,7 @@ def finished(first: Daiko, job: int) -> dict[str, Any]:
 
 
 def moving(job: dict[str, Any]) -> bool:
-    return 0 < job["confirmed_blocks"] < job["blocks"] // 2
+    return 0 < job["confirmed_blocks"] < job["blocks"]
 
 
 def identical(one: Path, other: Path) -> bool:
