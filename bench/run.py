@@ -17,7 +17,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-BENCHMARKS = ("mapping_table", "target_loads", "idle_sessions", "copies", "storage_daemon")
+BENCHMARKS = (
+    "mapping_table",
+    "target_loads",
+    "idle_sessions",
+    "copies",
+    "storage_daemon",
+    "many_volumes",
+    "isolation",
+)
 FLAGS = (
     "flags: G the generator was the limit, N the machine was noisy, S samples spread, P a server "
     "polls; a flagged ratio is not to be quoted"
