@@ -26,10 +26,10 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 import uvicorn
@@ -45,6 +45,7 @@ from daiko.control.error import Conflict, Invalid, Unavailable
 from daiko.control.listening import reason_of
 from daiko.control.system import System
 from daiko.device.memory import keep_freed_memory
+from daiko.log_writer import LogWriter
 from daiko.state.record import BackendRecord, HostRecord, PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore, default_folder
 from daiko.state.store import Store
@@ -94,10 +95,11 @@ class Options:
 def serve(options: Options) -> None:
     """Run a controller until SIGINT or SIGTERM. Raises ControlError and StoreError when it
     cannot be started, and `Interrupted` when it was told to stop before it was ready."""
-    _configure_log(options)
-    keep_freed_memory()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(options))
+    with closing(LogWriter(sys.stderr.fileno())) as log_file:
+        _configure_log(options, log_file)
+        keep_freed_memory()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(options))
 
 
 def _raise_file_limit() -> None:
@@ -557,7 +559,7 @@ async def _serving_api(system: System, api: _Listening, token: str) -> AsyncIter
         await serving
 
 
-def _configure_log(options: Options) -> None:
+def _configure_log(options: Options, file: LogWriter) -> None:
     level = logging.getLevelNamesMapping().get(options.log_level.upper())
     if level is None:
         raise Invalid(
@@ -576,6 +578,6 @@ def _configure_log(options: Options) -> None:
             else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", file)),
         cache_logger_on_first_use=True,
     )
