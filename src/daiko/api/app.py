@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 
 from daiko.api import access, problem
+from daiko.api.body_limit import BodyLimit
 from daiko.api.routes import (
     backends,
     backups,
@@ -72,6 +73,7 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
     # Versions of jobs count from 0 in each process; this tells the processes apart in ETags.
     app.state.boot = secrets.token_hex(4)
     problem.install(app)
+    app.add_middleware(BodyLimit)
     # A request is compared with one route after the other, so what is asked most comes first; and
     # with all of them once more for each router that stands in another.
     for routes in (
