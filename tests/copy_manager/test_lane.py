@@ -12,7 +12,7 @@ from daiko.command_control.generation import SecondCommand, generate
 from daiko.command_control.plan import Executor, ExecutorKind, Step
 from daiko.copy_manager.failure import Verdict
 from daiko.copy_manager.halt import Halt, HaltReason
-from daiko.copy_manager.lane import CommandFailed, Halted, Lane
+from daiko.copy_manager.lane import GOOD_TO_WIDEN, CommandFailed, Halted, Lane
 from daiko.copy_manager.settings import Retries
 from daiko.device.error import Unreachable
 from daiko.mapping.extent import DeviceId, Piece
@@ -162,9 +162,9 @@ async def test_a_back_end_that_is_full_with_several_gets_one_at_a_time(rig: Rig)
     sd1.script = full
     patient = Retries((0.0,) * 100)
     await asyncio.gather(
-        *(lane.carry_out(_command(rig, 8 * n), patient, Halt()) for n in range(10))
+        *(lane.carry_out(_command(rig, 8 * n), patient, Halt()) for n in range(GOOD_TO_WIDEN))
     )
-    assert lane.width == 1
+    assert lane.width <= 2, "it was narrowed, and has just begun to widen"
 
 
 async def test_further_tries_are_bounded(rig: Rig) -> None:
@@ -209,3 +209,19 @@ async def test_a_command_that_is_cancelled_while_it_waits_gives_up_its_turn(rig:
     sd1.gate.set()
     await asyncio.gather(commands[0], commands[2])
     assert len(sd1.received) == 2
+
+
+async def test_lane_that_was_narrowed_widens_again_with_what_ends_well(rig: Rig) -> None:
+    lane, sd1 = _lane(rig)
+    widest = lane.width
+    assert widest > 1
+    lane.width = 1
+    for wanted in range(2, widest + 1):
+        for _ in range(GOOD_TO_WIDEN):
+            assert lane.width == wanted - 1
+            await lane.carry_out(_command(rig), QUICK.retries, Halt())
+        assert lane.width == wanted
+    for _ in range(2 * GOOD_TO_WIDEN):
+        await lane.carry_out(_command(rig), QUICK.retries, Halt())
+    assert lane.width == widest
+    assert sd1.most_in_flight == 1

@@ -401,10 +401,15 @@ class CopyManager:
             return
         of_hosts = [r for r in self._store.list(JobRecord) if r.asked_by != ADMINISTRATOR]
         surplus = [r for r in of_hosts if r.state in TERMINAL][: max(len(of_hosts) - most, 0)]
-        self._jobs_of_hosts = len(of_hosts) - len(surplus)
-        async with self._store.transaction() as change:
-            for record in surplus:
-                change.delete(JobRecord, record.key)
+        try:
+            async with self._store.transaction() as change:
+                for record in surplus:
+                    change.delete(JobRecord, record.key)
+        except StoreError as error:
+            # The job that has just ended is not concerned; the next one tries again.
+            log.error("old jobs of hosts are not forgotten", count=len(surplus), error=str(error))
+        else:
+            self._jobs_of_hosts = len(of_hosts) - len(surplus)
 
     # --- what a job needs -----------------------------------------------------------------------
 

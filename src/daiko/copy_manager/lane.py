@@ -27,6 +27,9 @@ from daiko.device.error import DeviceError
 from daiko.scsi.alias import Alias, pack_change_aliases
 from daiko.scsi.opcode import MaintenanceOut, Opcode, Status
 
+GOOD_TO_WIDEN = 8
+"""Commands that have to end GOOD before one more is let to a back end that had no room."""
+
 _CHANGE_ALIASES = bytes((Opcode.MAINTENANCE_OUT, MaintenanceOut.CHANGE_ALIASES, 0, 0, 0, 0))
 
 
@@ -55,6 +58,9 @@ class Lane:
             settings.maximum_commands_in_flight,
         )
         """Commands at the back end at a time."""
+        self._widest = self.width
+        self._good = 0
+        """Commands that ended GOOD since one last met "not now"."""
         self._inside = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._list_ids = ListIdPool()
@@ -85,6 +91,7 @@ class Lane:
             generation = self.port.generation
             failure, said = await self._send(command, parameter_list)
             if failure is None:
+                self._widen()
                 return
             delay = tries.failed()
             lost_aliases = bool(command.aliases) and self.port.generation != generation
@@ -93,9 +100,17 @@ class Lane:
             )
             if not again or delay is None:
                 raise CommandFailed(failure, said)
+            self._good = 0
             if self._inside > 1:
-                self.width = 1  # it has no room for more than one at a time after all
+                self.width = 1  # it has no room for more than one at a time, for now
             await halt.pause(delay)
+
+    def _widen(self) -> None:
+        """What kept commands out may have passed: after so many good ones one more is let in."""
+        self._good += 1
+        if self._good >= GOOD_TO_WIDEN and self.width < self._widest:
+            self._good = 0
+            self.width += 1
 
     async def _send(
         self, command: SecondCommand, parameter_list: bytes
