@@ -11,41 +11,22 @@ device may be exchanged while the unit works.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from daiko.backend.intent_log import IntentLog
 from daiko.command_control import command_table
-from daiko.command_control.command_table import Addresses, Attention, CommandRow, Order
-from daiko.device.block import BlockDevice, Buffer, Capabilities, Level
+from daiko.command_control.command_table import Addresses, CommandRow
+from daiko.device.block import BlockDevice, Buffer
 from daiko.device.error import DeviceError
-from daiko.scsi import sbc as cdbs
 from daiko.scsi import sense
-from daiko.scsi import spc as spc_cdbs
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.sense import CheckCondition, Sense, SenseKey
 from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
 from daiko.target.atomic_write import AtomicWrites
-from daiko.target.bar import BY_RESERVATION, OF_MEDIUM, Bar, answer_to_barred, barred_by
-from daiko.target.commands import (
-    defects,
-    diagnostic,
-    identification,
-    inquiry,
-    log,
-    medium,
-    mode,
-    provisioning,
-    reservation,
-    sbc,
-    spc,
-    supported,
-    target_port_groups,
-)
-from daiko.target.commands.handler import HANDLERS, Handler
+from daiko.target.bar import BY_RESERVATION, OF_MEDIUM, Bar, answer_to_barred
 from daiko.target.event import Event, Told
 from daiko.target.exclusion import Exclusion
 from daiko.target.failure import answer_to
@@ -60,6 +41,7 @@ from daiko.target.mode_settings import (
     from_kept,
 )
 from daiko.target.mode_settings import ROWS as MODE_PAGES
+from daiko.target.repertoire import Means, Repertoire, Served, repertoire
 from daiko.target.reservations import Reservations
 from daiko.target.self_test import ABORTED_OTHERWISE, SelfTest
 from daiko.target.task_set import TaskSet
@@ -69,23 +51,6 @@ from daiko.target.unit_log import UnitLog
 if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
-
-COMMAND_MODULES = (
-    defects,
-    diagnostic,
-    identification,
-    inquiry,
-    log,
-    medium,
-    mode,
-    provisioning,
-    reservation,
-    sbc,
-    spc,
-    supported,
-    target_port_groups,
-)
-"""Imported for the handlers that they mark."""
 
 MAXIMUM_TRANSFER = 8 << 20
 """Bytes that one READ, WRITE or VERIFY may ask for; stated in page B0h and enforced."""
@@ -130,106 +95,6 @@ class Identity:
     def serial(self) -> str:
         """Page 80h."""
         return self.naa.hex()
-
-
-class _Served:
-    """A row with all that `execute` needs of it, ready for use."""
-
-    __slots__ = (
-        "bars",
-        "decode",
-        "forbidden",
-        "handler",
-        "has_task_order",
-        "reports_attention",
-        "row",
-    )
-
-    def __init__(self, row: CommandRow, handler: Handler) -> None:
-        self.row = row
-        self.handler = handler
-        evaluated = int.from_bytes(row.layout.mask, "little")
-        self.forbidden = ~evaluated & ((1 << 8 * row.layout.length) - 1)
-        """Bits of the CDB, read as a little-endian number, that must be 0."""
-        self.decode = command_table.range_decoder(row)
-        self.has_task_order = row.order is Order.BY_ATTRIBUTE
-        self.reports_attention = row.attention is Attention.REPORTED
-        self.bars = barred_by(row)
-
-
-def _hand_to_copy_manager(row: CommandRow) -> Handler:
-    def hand_over(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
-        assert unit.third_party_copy is not None
-        unit.third_party_copy.execute(unit, itl, task, row)
-
-    return hand_over
-
-
-def _serve(row: CommandRow) -> _Served:
-    if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
-        return _Served(row, _hand_to_copy_manager(row))
-    return _Served(row, HANDLERS[row.name])
-
-
-_SERVED = tuple(_serve(row) for row in command_table.ROWS)
-
-_Place = _Served | dict[int, _Served] | None
-
-
-class _Means(NamedTuple):
-    """What a unit was given beside its device."""
-
-    copies: bool
-    """A copy manager."""
-    intents: bool
-    """A log for atomic writes."""
-    keeper: bool
-    """A place that keeps something over restarts."""
-    states: bool
-    """Leave for hosts to set the states of target port groups."""
-
-
-def _offers(row: CommandRow, has: _Means, device: Capabilities) -> bool:
-    if row.name in _NEED_A_KEEPER:
-        return has.keeper
-    if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
-        return has.copies
-    if row.layout is spc_cdbs.SetTargetPortGroups:
-        return has.states
-    if row.layout is cdbs.SanitizeBlockErase:
-        return device.unmap is not Level.NONE and device.unmapped_reads_zero
-    if row.opcode is Opcode.WRITE_ATOMIC_16:
-        return has.intents or device.atomic_blocks > 0
-    level = {
-        Opcode.UNMAP: device.unmap,
-        Opcode.WRITE_SAME_10: device.write_same,
-        Opcode.WRITE_SAME_16: device.write_same,
-    }.get(row.opcode, Level.NATIVE)
-    return level is not Level.NONE
-
-
-_NEED_A_KEEPER = frozenset({"REPORT_IDENTIFYING_INFORMATION", "SET_IDENTIFYING_INFORMATION"})
-"""Commands of a unit that keeps something over restarts."""
-
-
-@lru_cache(maxsize=64)
-def _repertoire(
-    has: _Means, device: Capabilities
-) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
-    """The rows of a unit over such a device, and the same laid out by opcode. Thousands of units
-    share the few that there are."""
-    offered = [served for served in _SERVED if _offers(served.row, has, device)]
-    places: list[_Place] = [None] * 256
-    for served in offered:
-        row = served.row
-        if row.service_action is None:
-            places[row.opcode] = served
-            continue
-        place = places[row.opcode]
-        if not isinstance(place, dict):
-            place = places[row.opcode] = {}
-        place[row.service_action] = served
-    return tuple(served.row for served in offered), places
 
 
 class LogicalUnit:
@@ -373,7 +238,7 @@ class LogicalUnit:
         except CheckCondition as refused:
             itl.refuse(task, refused.sense)
 
-    def _admits(self, itl: ItlNexus, task: Task, served: _Served | None) -> bool:
+    def _admits(self, itl: ItlNexus, task: Task, served: Served | None) -> bool:
         if task.attribute == ACA:
             itl.refuse(task, sense.invalid_message_error())
             return False
@@ -381,7 +246,7 @@ class LogicalUnit:
             return True
         return self.task_set.admit(itl, task)
 
-    def _is_barred(self, itl: ItlNexus, task: Task, served: _Served) -> bool:
+    def _is_barred(self, itl: ItlNexus, task: Task, served: Served) -> bool:
         """End the task with what bars it, unless it turns out that this form of it is not."""
         bars = itl.bars & served.bars
         if bars & BY_RESERVATION and command_table.passes_reservations(served.row, task.cdb):
@@ -542,15 +407,15 @@ class LogicalUnit:
             if itl is not by or event.told is not Told.OTHERS:
                 itl.attentions.establish(event.sense)
 
-    def _repertoire(self) -> tuple[tuple[CommandRow, ...], Sequence[_Place]]:
+    def _repertoire(self) -> Repertoire:
         """The commands that the unit has with the device that it has now."""
-        means = _Means(
+        means = Means(
             copies=self.third_party_copy is not None,
             intents=self.open_intents is not None,
             keeper=self.saves,
             states=self.asymmetric_access.groups.hosts_set_states,
         )
-        return _repertoire(means, self.bare_device.capabilities)
+        return repertoire(means, self.bare_device.capabilities)
 
     def refresh_commands(self) -> None:
         """The unit may have other commands now: take them, and tell the hosts where it has."""
