@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import structlog
 
-from daiko.backend.lu_facts import LuFacts, read_facts, report_luns, target_port_groups
+from daiko.backend.lu_facts import LuFacts, read_facts, report_luns
+from daiko.backend.path_judge import PathJudge
 from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
 from daiko.device.block import Buffer
 from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable
 from daiko.initiator.command import Command, CommandDone
 from daiko.initiator.multipath import Multipath
-from daiko.initiator.path_choice import judge
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
@@ -127,8 +127,7 @@ class SecondController:
         self._devices: dict[int, RemoteLu] = {}
         self._is_ready = False
         self._looking: asyncio.Task[None] | None = None
-        self._judging: asyncio.Task[None] | None = None
-        self._judge_again = False
+        self._judges = PathJudge(name, self, self._paths, self._units_in_use)
         self._look_again: set[int] = set()
         self._not_seen: dict[int, int] = {}
         """Units that did not answer when they were looked at -> how often in a row."""
@@ -152,16 +151,15 @@ class SecondController:
             raise
         self._is_ready = True
         self._paths.release()
-        if len(self._paths.portals) > 1:
-            self._judge()
+        self._judge()
 
     async def close(self) -> None:
         """Log out. Commands in flight complete with `Aborted`."""
         self._is_ready = False
-        for task in (self._looking, self._judging):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        await self._judges.stop()
         self._forget_looks()
         await self._paths.close()
 
@@ -360,40 +358,19 @@ class SecondController:
             self._judge()
 
     def _judge(self) -> None:
-        """Look in the background whether there is a better path; once more where that goes on."""
-        self._judge_again = True
-        if self._looking is not None:
-            return  # It begins with who the units are through this portal, and ends with this.
-        if self._judging is None:
-            self._judging = asyncio.get_running_loop().create_task(self._judge_paths())
+        """Look in the background whether there is a better path."""
+        if self._looking is None:  # Else who the units are through this portal is found out first.
+            self._judges.begin()
 
     async def check_paths(self) -> None:
         """Look whether there is a better path: the states may have changed unseen, and a portal
         that did not answer may do so now."""
-        if self.is_connected and len(self._paths.portals) > 1:
+        if self.is_connected:
             self._judge()
-            if self._judging is not None:
-                await asyncio.wait([self._judging])
+            await self._judges.settled()
 
-    async def _judge_paths(self) -> None:
-        """Ask the units in use for the states of their target port groups."""
-        try:
-            while self._judge_again:
-                self._judge_again = False
-                generation = self._paths.generation
-                units = []
-                for lun in list(self._devices):
-                    facts = self.units.get(lun)
-                    own = None if facts is None else facts.target_port_group
-                    if own is not None:
-                        units.append((own, await target_port_groups(self, lun)))
-                is_stale = self._judge_again or self._paths.generation != generation
-                if units and not is_stale:
-                    self._paths.prefer_better(*judge(units))
-        except (DeviceError, MalformedData) as error:
-            log.warning("access states not known", backend=self.name, error=str(error))
-        finally:
-            self._judging = None
+    def _units_in_use(self) -> dict[int, LuFacts]:
+        return {lun: self.units[lun] for lun in self._devices if lun in self.units}
 
     def _look(self, numbers: set[int], *, release: bool) -> None:
         """Look at the units in use in the background; one look at a time."""
@@ -421,8 +398,7 @@ class SecondController:
                 self._looking = None
         if release:
             self._paths.release()
-        if len(self._paths.portals) > 1:
-            self._judge()
+        self._judge()
 
     async def _compare(self, lun: int) -> None:
         """Whether the unit is still the one it was. Raises Unreachable when the nexus ended."""
