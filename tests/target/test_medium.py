@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -452,6 +453,19 @@ class Thick(Layer):
     def __init__(self) -> None:
         super().__init__(MemoryDevice(BLOCKS))
         self.capabilities = Capabilities(Level.NONE, Level.NATIVE, Level.NONE, Level.NATIVE)
+
+
+class Preallocated(Layer):
+    def __init__(self) -> None:
+        super().__init__(MemoryDevice(BLOCKS))
+        self.capabilities = replace(self.capabilities, keeps_room=True)
+
+
+def test_unit_that_keeps_its_room_is_resource_provisioned_and_has_no_block_erase() -> None:
+    _, host, _ = rig(Preallocated())
+    page = vpd.LogicalBlockProvisioning.parse(host.run(bytes.fromhex("1201b2ff0000")).data_in)
+    assert (page.lbpu, page.provisioning_type) == (1, vpd.ProvisioningType.RESOURCE)
+    assert host.run(sbc.SanitizeBlockErase.pack()).condition == INVALID_FIELD
 
 
 def test_block_erase_is_there_only_where_blocks_can_be_unmapped() -> None:

@@ -205,6 +205,7 @@ class FileDevice(OpenFile):
             optimal_blocks=max(1, 4096 // block_size),
             unmap_granularity=max(1, 4096 // block_size),
             unmapped_reads_zero=bool(unmap_mode),
+            keeps_room=preallocate and stat.S_ISREG(facts.st_mode),
             tells_room=stat.S_ISREG(facts.st_mode) and not preallocate and not read_only,
             physical_exponent=_exponent(physical, block_size),
         )

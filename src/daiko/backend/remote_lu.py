@@ -57,7 +57,7 @@ from daiko.scsi.sbc import (
     WriteSame16,
 )
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
-from daiko.scsi.vpd import BlockLimits
+from daiko.scsi.vpd import BlockLimits, ProvisioningType
 
 _RANGE_10 = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
@@ -210,6 +210,7 @@ class RemoteLu(BlockDevice):
             unmap_granularity=max(1, limits.unmap_granularity),
             unmapped_reads_zero=capacity.lbprz or bool(provisioning.lbprz & 1),
             physical_exponent=capacity.physical_exponent if not capacity.lowest_aligned_lba else 0,
+            keeps_room=provisioning.provisioning_type == ProvisioningType.RESOURCE,
             atomic_blocks=atomic,
         )
         self.absence = ""

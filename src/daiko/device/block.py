@@ -96,10 +96,17 @@ class Capabilities:
     physical_exponent: int = 0
     """Log2 of blocks in one physical block: a write of less makes the device read first. Block 0
     begins one."""
+    keeps_room: bool = False
+    """Blocks that are unmapped keep their room, and so are never deallocated."""
     tells_room: bool = False
     """The device takes room as it is written, may find none, and can tell (`room`)."""
     atomic_blocks: int = 0
     """Longest `write_atomic` (blocks); 0 = none."""
+
+    @property
+    def can_erase(self) -> bool:
+        """All blocks can be unmapped, and are deallocated and read as zeros then."""
+        return bool(self.unmap) and self.unmapped_reads_zero and not self.keeps_room
 
 
 class BlockDevice(ABC):

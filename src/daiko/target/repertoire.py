@@ -126,7 +126,7 @@ def _offers(row: CommandRow, has: Means, device: Capabilities) -> bool:
     if row.layout is spc_cdbs.SetTargetPortGroups:
         return has.states
     if row.layout is cdbs.SanitizeBlockErase:
-        return device.unmap is not Level.NONE and device.unmapped_reads_zero
+        return device.can_erase
     if row.opcode is Opcode.WRITE_ATOMIC_16:
         return has.intents or device.atomic_blocks > 0
     level = {

@@ -323,6 +323,7 @@ def _in_common(offers: tuple[Capabilities, ...]) -> Capabilities:
             *(max(1, offer.unmap_granularity) for offer in offers if offer.unmap)
         ),
         unmapped_reads_zero=all(offer.unmapped_reads_zero for offer in offers),
+        keeps_room=any(offer.keeps_room for offer in offers),
         tells_room=any(offer.tells_room for offer in offers),
         physical_exponent=max(offer.physical_exponent for offer in offers),
         atomic_blocks=min(offer.atomic_blocks for offer in offers),

@@ -174,7 +174,7 @@ NON_ROTATING = 1
 def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
     rotation = 0 if unit.device.capabilities.rotational else NON_ROTATING
     device = unit.device.capabilities
-    can_erase = device.unmap is not Level.NONE and device.unmapped_reads_zero
+    can_erase = device.can_erase
     return vpd.BlockDeviceCharacteristics(
         rotation_rate=rotation, wabereq=READS_AFTER_ERASE if can_erase else 0, fuab=0
     ).pack()
@@ -182,6 +182,13 @@ def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
 
 READS_AFTER_ERASE = 1
 """WABEREQ: a block can be read after BLOCK ERASE without having been written."""
+
+
+def _provisioning_type(unit: LogicalUnit) -> int:
+    device = unit.device.capabilities
+    if device.unmap is Level.NONE:
+        return vpd.ProvisioningType.NOT_SAID
+    return vpd.ProvisioningType.RESOURCE if device.keeps_room else vpd.ProvisioningType.THIN
 
 
 def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
@@ -193,7 +200,7 @@ def _logical_block_provisioning(unit: LogicalUnit, nexus: Nexus) -> bytes:
         lbpws=unmaps and device.write_same is not Level.NONE,
         lbpws10=unmaps and device.write_same is not Level.NONE,
         lbprz=unmaps and device.unmapped_reads_zero,
-        provisioning_type=vpd.ProvisioningType.THIN if unmaps else 0,
+        provisioning_type=_provisioning_type(unit),
     ).pack()
 
 
