@@ -193,6 +193,10 @@ def test_columns_are_the_table_and_extents_are_found_by_position(extents: list[E
         max(e.device_lba + e.blocks for e in extents if e.device == device)
         for device in table.devices
     )
+    for unit in (1, 2, 8):
+        assert table.keeps_alignment(unit) == all(
+            (e.device_lba - e.lba) % unit == 0 for e in extents
+        )
     for device in table.devices:
         assert table.ranges_on(device) == [(e.lba, e.blocks) for e in extents if e.device == device]
         assert table.taken_on(device) == sorted(

@@ -255,6 +255,13 @@ class MappingTable:
             max(compress(upto, map(number.__eq__, index))) for number in range(len(self._devices))
         )
 
+    def keeps_alignment(self, unit: int) -> bool:
+        """Do addresses in the volume and in its devices differ by multiples of `unit` (a power of
+        two) everywhere, so that what is aligned in the one is aligned in the other?"""
+        # (one first block more than extents: the end of the volume)
+        distances = map(sub, self._device_lbas, self._firsts)
+        return unit == 1 or not any(map((unit - 1).__and__, distances))
+
     def taken_on(self, device: DeviceId) -> list[tuple[int, int]]:
         """The ranges of a device that the volume lies on, by where they begin there: (first block
         in the device, one past the last)."""

@@ -71,8 +71,7 @@ class VirtualLu(BlockDevice):
         if len(self.table) > 1:
             # Across extents no device writes atomically.
             common = replace(common, atomic_blocks=0)
-        physical = (1 << common.physical_exponent) - 1
-        if physical and any((first - lba) & physical for lba, _, _, first in self.table):
+        if not self.table.keeps_alignment(1 << common.physical_exponent):
             # Physical blocks that do not begin where the volume's addresses say help nobody.
             common = replace(common, physical_exponent=0)
         return common
