@@ -186,11 +186,12 @@ async def test_reads_that_say_less_than_they_ask_for_cost_what_they_say(
 
 
 async def test_connections_without_login_cost_bounded_memory(server: FileServer) -> None:
-    """1,500 of them, each in the middle of a text as long as one may be."""
+    """2,500 of them, each in the middle of a text as long as one may be: 140 MiB of texts alone.
+    Kept are 256 of them, and for a moment as many more as come in one turn of the event loop."""
     begin = resident(server)
 
     async def connect(hosts: list[RawInitiator]) -> None:
-        for _ in range(1500):
+        for _ in range(2500):
             host = await RawInitiator.connect(server.portal)
             hosts.append(host)
             for _ in range(7):
@@ -207,7 +208,7 @@ async def test_connections_without_login_cost_bounded_memory(server: FileServer)
     with many_files():
         most = await peak(server, asyncio.ensure_future(connect(hosts)))
         await drop(hosts)
-    assert most - begin < 64 * MIB
+    assert most - begin < 96 * MIB
 
 
 async def test_1024_sessions_at_a_time_and_the_next_is_told_that_there_is_no_room(

@@ -200,6 +200,12 @@ class TargetLogin:
     def is_started(self) -> bool:
         return self._first is not None
 
+    def forget(self) -> None:
+        """The connection is gone: let go of what has come of a text. (It is part of a cycle, which
+        the collector may find much later.)"""
+        self._collector = TextCollector()
+        self._outgoing = []
+
     def refuse(self, status: LoginStatus) -> LoginResponse:
         """The response that ends a login for a cause outside its own requests."""
         assert self._first is not None

@@ -96,6 +96,7 @@ class TargetConnection:
                 timer.cancel()
         self._target.connections.discard(self)
         self._target.login_room.leave(self)
+        self._login.forget()
         self.gone.set()
         session = self.session
         if session is not None and not session.is_lost:
