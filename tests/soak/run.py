@@ -41,6 +41,9 @@ FOREIGN_CELLS = 4096
 PROCESSES = 4
 SHORTEST = 60.0
 """Seconds of a process's life that say something about its growth."""
+JOB_PAUSE = 30.0
+"""Seconds between two rounds of jobs. The records of an administrator's jobs are kept, some 1.7 KB
+a step in memory: as many as a soak could run would look like a leak."""
 GRACE = 20.0
 """Seconds that a back end may be away, its own start included, before hosts may be told: what is
 left of the 30 s that commands wait is for the connection to come up again."""
@@ -147,7 +150,7 @@ async def soak(folder: Path, plan: Plan) -> Report:
             asyncio.ensure_future(_disturb(made, plan, ends, report)),
         ]
         if plan.jobs:
-            sides.append(asyncio.ensure_future(_jobs(made, ends, report)))
+            sides.append(asyncio.ensure_future(_jobs(made, plan, ends, report)))
         watching = asyncio.ensure_future(_watch(made, writers, watch, begun))
         accounts = await asyncio.gather(*(_account(process, plan) for process in writers))
         await asyncio.gather(*sides)
@@ -293,7 +296,7 @@ async def _away(process: Process, how: str, seconds: float) -> None:
     await asyncio.to_thread(process.start)
 
 
-async def _jobs(made: Rig, ends: float, report: Report) -> None:
+async def _jobs(made: Rig, plan: Plan, ends: float, report: Report) -> None:
     """One after the other: a backup of what is being written, a copy that is compared."""
     while time.monotonic() < ends:
         for words in (("backup", "run", "span", "--to", "sd2/1"), ("copy", "run", "calm", "twin")):
@@ -305,7 +308,7 @@ async def _jobs(made: Rig, ends: float, report: Report) -> None:
                 report.mismatches.append("the copy of calm differs from it")
             if time.monotonic() >= ends:
                 return
-        await asyncio.sleep(2)
+        await asyncio.sleep(min(JOB_PAUSE, plan.seconds / 10))
 
 
 def _job(first: Daiko, words: tuple[str, ...]) -> str:
