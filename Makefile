@@ -6,7 +6,7 @@ REPORT ?=
 SECONDS_OF_SOAK ?= 1800
 COUNT ?= 1000000
 
-.PHONY: setup demo test check format bench soak fuzz docs clean
+.PHONY: setup demo test check format bench soak conformance fuzz docs clean
 
 setup:                ## the virtual environment and the Debian packages
 	@scripts/setup
@@ -33,6 +33,9 @@ bench: setup          ## the benchmarks; results in bench/results/latest.json
 
 soak: setup           ## verified load for SECONDS_OF_SOAK (1800) while everything round it fails
 	@PYTHONPATH=tests .venv/bin/python -m soak.run --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+conformance: setup    ## libiscsi's suite on every kind of LU; writes docs/conformance.md
+	@PYTHONPATH=tests .venv/bin/python -m conformance.page $(ARGS)
 
 fuzz: setup           ## random bytes at every parser, COUNT each
 	@.venv/bin/python fuzz/run.py --count $(COUNT) $(ARGS)

@@ -1,0 +1,152 @@
+"""libiscsi's conformance suite, `iscsi-test-cu`: its run against one LU, and what it said.
+
+The suite counts a test as passed that it left early because it found something missing, and says
+so only in words. So each test's own lines are read here: a test with a line `[SKIPPED]` is skipped,
+for that reason. `REASONS` says of each reason why it may be one; a reason without a row may not.
+`CONTRADICTIONS` names the tests that ask for what a standard forbids.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+COMMAND = ("iscsi-test-cu", "--dataloss", "--allow-sanitize", "--verbose")
+PATIENCE = 300
+"""Seconds for one run of the whole suite."""
+
+REASONS = {
+    "LBPPB < 2": "needs a physical block of several logical blocks; here a block is a block",
+    "Logical unit is not removable": "removable media are not in the product",
+    "Media is not removable": "removable media are not in the product",
+    "Logical unit is not write-protected": "a scenario of its own has a write-protected LU",
+    "Logical unit is fully provisioned": "the LU is thick: nothing can be unmapped",
+    "Logical unit does not have LBPME": "the LU is thick: nothing can be unmapped",
+    "Logical unit does not have LBPU": "the LU is thick: nothing can be unmapped",
+    "Logical unit does not have LBPWS10": "the LU is thick: nothing can be unmapped",
+    "Logical unit does not have LBPWS": "the LU is thick: nothing can be unmapped",
+    "SANITIZE CRYPTO_ERASE is not implemented": "nothing is encrypted, so no key can be erased",
+}
+"""The beginning of what the suite prints -> why that is no gap of the product."""
+
+CONTRADICTIONS: dict[str, str] = {}
+"""Test -> the clause that shows that it asks for what a standard forbids."""
+
+
+class Result(StrEnum):
+    PASSED = "passed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass
+class Outcome:
+    """One test of the suite."""
+
+    name: str
+    """SUITE.TEST"""
+    result: Result = Result.PASSED
+    reason: str = ""
+    """The first line that says why it was skipped, or its failed assertions."""
+    lines: list[str] = field(default_factory=list)
+    """All that it printed."""
+
+
+class Run:
+    """A run of a family against one LU. Raises AssertionError when the suite did not end."""
+
+    def __init__(self, urls: Sequence[str], family: str = "ALL") -> None:
+        done = subprocess.run(
+            # Unbuffered, so that what is printed of a test stands among the lines of that test.
+            ["stdbuf", "-o0", *COMMAND, "--test", family, *urls],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+        )
+        self.text = done.stdout
+        summary = re.search(r"^ +tests +(\d+) +(\d+) +(\d+) +(\d+)", self.text, re.MULTILINE)
+        assert summary is not None, self.text
+        total, ran, _, failed = map(int, summary.groups())
+        self.outcomes = outcomes(self.text)
+        # What was read must be what the suite itself counted.
+        assert len(self.outcomes) == total == ran, self.text
+        assert len(self.failed) == failed, self.text
+
+    def _of(self, result: Result) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.result is result]
+
+    @property
+    def passed(self) -> list[Outcome]:
+        return self._of(Result.PASSED)
+
+    @property
+    def skipped(self) -> list[Outcome]:
+        return self._of(Result.SKIPPED)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        return self._of(Result.FAILED)
+
+    @property
+    def surprises(self) -> dict[str, str]:
+        """Tests that failed without contradicting a standard, or were skipped for a reason that
+        is none: name -> what it said."""
+        return {
+            outcome.name: outcome.reason
+            for outcome in [*self.failed, *self.skipped]
+            if explanation(outcome) is None
+        }
+
+
+def explanation(outcome: Outcome) -> str | None:
+    """Why a test that was skipped or failed says nothing against the product; None: it does."""
+    if outcome.result is Result.FAILED:
+        return CONTRADICTIONS.get(outcome.name)
+    for beginning, why in REASONS.items():
+        if outcome.reason.startswith(beginning):
+            return why
+    return None
+
+
+def outcomes(text: str) -> list[Outcome]:
+    """What the suite printed, test by test."""
+    found: list[Outcome] = []
+    suite = ""
+    current: Outcome | None = None
+    for line in text.splitlines():
+        if line.startswith("Suite: "):
+            suite, current = line.removeprefix("Suite: ").strip(), None
+            continue
+        if begun := re.match(r" +Test: (\S+) \.\.\.(.*)", line):
+            current = Outcome(f"{suite}.{begun[1]}")
+            found.append(current)
+            line = begun[2]
+        if current is None:
+            continue
+        current.lines.append(line)
+        # CUnit prints the verdict where the test's own lines end; what follows it is the suite's.
+        if line.startswith("passed"):
+            skipped = re.search(r"\[SKIPPED\] (.*)", "\n".join(current.lines[:-1]))
+            if skipped:
+                current.result, current.reason = Result.SKIPPED, skipped[1].strip()
+            current = None
+        elif line.startswith("FAILED"):
+            current.result = Result.FAILED
+        elif current.result is Result.FAILED and re.match(r" +\d+\. ", line):
+            current.reason = f"{current.reason}; {line.strip()}".removeprefix("; ")
+    return found
+
+
+def listed(family: str) -> set[str]:
+    """The tests of a family, as SUITE.TEST."""
+    text = subprocess.run(
+        ["iscsi-test-cu", "--list"], capture_output=True, text=True, check=True
+    ).stdout
+    names = [line.split(".") for line in text.split()]
+    return {".".join(name[1:]) for name in names if name[0] == family and len(name) == 3}

@@ -1,0 +1,86 @@
+"""`make conformance`: run libiscsi's suite in every scenario and write docs/conformance.md.
+
+`--only WORDS` runs the scenarios with these words in their names and writes nothing. The exit
+status is 1 where a test failed, or was skipped for a reason that is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from conformance.libiscsi_suite import Outcome, Run, explanation
+from conformance.scenarios import SCENARIOS, Scenario
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+
+HEAD = """\
+# Conformance
+
+Made by `make conformance`. libiscsi's suite of conformance tests (`iscsi-test-cu`, family `ALL`,
+which has those of `SCSI`, `iSCSI` and `LINUX` in it; destructive tests and SANITIZE allowed, a
+second initiator and a second portal where a test wants them) on every kind of LU: own disks and
+virtual LUs, thin and thick, with blocks of 512 and of 4096 bytes.
+
+The suite counts a test that it leaves early as passed. Here it is *skipped*, and has its reason
+below. `make test` runs some of these scenarios and fails where one differs from this page.
+
+| LU | passed | skipped | failed |
+|---|---:|---:|---:|
+"""
+
+
+def row(scenario: Scenario, run: Run) -> str:
+    """The line of the first table."""
+    return f"| {scenario.name} | {len(run.passed)} | {len(run.skipped)} | {len(run.failed)} |"
+
+
+def page(runs: Mapping[str, Run]) -> str:
+    """The whole document."""
+    text = HEAD + "\n".join(row(SCENARIOS[name], run) for name, run in runs.items()) + "\n"
+    text += "\n## Skipped by the suite, or against a standard\n\n"
+    text += "| test | it says | why | where |\n|---|---|---|---|\n"
+    return text + "".join(f"{line}\n" for line in _exceptions(runs))
+
+
+def _exceptions(runs: Mapping[str, Run]) -> list[str]:
+    where: dict[tuple[str, str, str], list[str]] = {}
+    for name, run in runs.items():
+        for outcome in [*run.skipped, *run.failed]:
+            where.setdefault(_said(outcome), []).append(name)
+    return [
+        f"| `{test}` | {said} | {why} | {'everywhere' if len(at) == len(runs) else '; '.join(at)} |"
+        for (test, said, why), at in sorted(where.items())
+    ]
+
+
+def _said(outcome: Outcome) -> tuple[str, str, str]:
+    return outcome.name, outcome.reason, explanation(outcome) or "**a gap**"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run libiscsi's suite on every kind of LU.")
+    parser.add_argument("--only", default="", help="scenarios with these words in their names")
+    options = parser.parse_args()
+    runs = {}
+    for name, scenario in SCENARIOS.items():
+        if options.only not in name:
+            continue
+        with (
+            tempfile.TemporaryDirectory(prefix="daiko-") as folder,
+            scenario.running(Path(folder)) as urls,
+        ):
+            run = runs[name] = Run(urls)
+        print(row(scenario, run), flush=True)
+        for test, said in run.surprises.items():
+            print(f"  {test}: {said}", flush=True)
+    if not options.only:
+        PAGE.write_text(page(runs))
+    return 1 if any(run.surprises for run in runs.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
