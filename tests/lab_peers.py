@@ -21,18 +21,29 @@ PATIENCE = 300.0
 
 
 class LinuxHost:
-    """A Linux kernel host: open-iscsi, sg3-utils, ddpt, fio, e2fsprogs."""
+    """A Linux kernel host: open-iscsi, sg3-utils, ddpt, fio, e2fsprogs, xfsprogs, multipath-tools.
 
-    def __init__(self, *, initiator: str = "iqn.2004-01.lab:linux", share: Path | None = None):
+    `disk`: the URL of an LU that holds a copy of `system_disk()`; the host runs from it."""
+
+    def __init__(
+        self,
+        *,
+        initiator: str = "iqn.2004-01.lab:linux",
+        share: Path | None = None,
+        disk: str | None = None,
+    ):
         from lab import labvm
 
         self.initiator = initiator
         self.share = share
+        self.disk = disk
         self._guest = labvm.Guest(f"host-{uuid.uuid4().hex[:12]}")
 
     def __enter__(self) -> Self:
         share = None if self.share is None else str(self.share)
-        self._guest.start("initiator", initiator=self.initiator, share=share, tied=True)
+        self._guest.start(
+            "initiator", initiator=self.initiator, share=share, disk=self.disk, tied=True
+        )
         return self
 
     def __exit__(
@@ -55,6 +66,13 @@ class LinuxHost:
                 f"-- err\n{err.getvalue().decode(errors='replace')}"
             )
         return printed
+
+
+def system_disk() -> Path:
+    """The image of the disk that guests run from. It is not to be written to."""
+    from lab import labvm
+
+    return Path(labvm.image()) / "disk.img"
 
 
 class Lio:

@@ -90,10 +90,12 @@ class Guest:
         share=None,
         initiator="",
         pcap=None,
+        disk=None,
         tied=False,
         timeout=120,
     ):
-        """Boot. forwards: loopback ports of the host that lead to the same port in the guest;
+        """Boot. disk: a copy of the guest's disk, as QEMU names it, that is worked on itself;
+        forwards: loopback ports of the host that lead to the same port in the guest;
         tied: the guest dies with this process, however that ends."""
         if self.pid():
             raise LabError(f"guest {self.name} runs already")
@@ -134,7 +136,9 @@ class Guest:
             "-serial",
             "file:" + self._path("console.log"),
             "-drive",
-            f"file={guest}/disk.img,format=raw,if=virtio,snapshot=on,cache=unsafe",
+            f"file={disk},format=raw,if=virtio,cache=none"
+            if disk
+            else f"file={guest}/disk.img,format=raw,if=virtio,snapshot=on,cache=unsafe",
             "-netdev",
             net,
             "-device",
