@@ -2,15 +2,15 @@
 
 The suite counts a test as passed that it left early because it found something missing, and says
 so only in words. So each test's own lines are read here: a test with a line `[SKIPPED]` is skipped,
-for that reason. `REASONS` says of each reason why it may be one; a reason without a row may not.
-`CONTRADICTIONS` names the tests that ask for what a standard forbids.
+for that reason. `SKIPPED` says of each reason why it may be one; a reason without a row may not.
+`CONTRADICTIONS` has the tests that ask for what a standard forbids.
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,22 +18,58 @@ COMMAND = ("iscsi-test-cu", "--dataloss", "--allow-sanitize", "--verbose")
 PATIENCE = 300
 """Seconds for one run of the whole suite."""
 
-REASONS = {
-    "LBPPB < 2": "needs a physical block of several logical blocks; here a block is a block",
-    "Logical unit is not removable": "removable media are not in the product",
-    "Media is not removable": "removable media are not in the product",
-    "Logical unit is not write-protected": "a scenario of its own has a write-protected LU",
-    "Logical unit is fully provisioned": "the LU is thick: nothing can be unmapped",
-    "Logical unit does not have LBPME": "the LU is thick: nothing can be unmapped",
-    "Logical unit does not have LBPU": "the LU is thick: nothing can be unmapped",
-    "Logical unit does not have LBPWS10": "the LU is thick: nothing can be unmapped",
-    "Logical unit does not have LBPWS": "the LU is thick: nothing can be unmapped",
-    "SANITIZE CRYPTO_ERASE is not implemented": "nothing is encrypted, so no key can be erased",
-}
-"""The beginning of what the suite prints -> why that is no gap of the product."""
 
-CONTRADICTIONS: dict[str, str] = {}
-"""Test -> the clause that shows that it asks for what a standard forbids."""
+@dataclass(frozen=True)
+class Reason:
+    """Why a test may be skipped, or may fail."""
+
+    said: str
+    """The beginning of what the suite says when it skips; of a failed test a line of its own."""
+    why: str
+    tests: str = ""
+    """The beginning of the names of the tests that it holds for."""
+    where: Callable[[Situation], bool] = lambda situation: True
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What of an LU bears on whether a test may be skipped."""
+
+    block_size: int
+    """Bytes."""
+    can_unmap: bool
+
+
+def _cannot_unmap(situation: Situation) -> bool:
+    return not situation.can_unmap
+
+
+NOT_REMOVABLE = "removable media are not in the product"
+NO_UNMAP = "the back end cannot unmap, so the LU is thick"
+SKIPPED = (
+    Reason("LBPPB < 2", "needs a physical block of several logical blocks"),
+    Reason("Logical unit is not removable", NOT_REMOVABLE),
+    Reason("Media is not removable", NOT_REMOVABLE),
+    Reason("Logical unit is not write-protected", "a scenario of its own has such an LU"),
+    Reason("Logical unit is fully provisioned", NO_UNMAP, where=_cannot_unmap),
+    Reason("Logical unit does not have LBP", NO_UNMAP, where=_cannot_unmap),
+    Reason("UNMAP is not implemented", NO_UNMAP, where=_cannot_unmap),
+    Reason("SANITIZE CRYPTO_ERASE is not", "nothing is encrypted, so no key can be erased"),
+)
+"""What the suite may say when it skips a test."""
+
+CONTRADICTIONS = (
+    Reason(
+        "[FAILED] WRITE10 command: failed with sense: SENSE KEY:ILLEGAL_REQUEST(5) "
+        "ASCQ:(null)(0x0e03)",
+        "writes one block with 512 bytes of data whatever the size of a block. SBC-4, 5.41: "
+        "TRANSFER LENGTH counts whole blocks; with less data the command information unit is "
+        "wrong (0E/03)",
+        tests="ProutReserve.Access",
+        where=lambda situation: situation.block_size != 512,
+    ),
+)
+"""Failures of tests that ask for what a standard forbids, with its clause."""
 
 
 class Result(StrEnum):
@@ -93,24 +129,30 @@ class Run:
     def failed(self) -> list[Outcome]:
         return self._of(Result.FAILED)
 
-    @property
-    def surprises(self) -> dict[str, str]:
+    def surprises(self, situation: Situation) -> dict[str, str]:
         """Tests that failed without contradicting a standard, or were skipped for a reason that
         is none: name -> what it said."""
         return {
             outcome.name: outcome.reason
             for outcome in [*self.failed, *self.skipped]
-            if explanation(outcome) is None
+            if explanation(outcome, situation) is None
         }
 
 
-def explanation(outcome: Outcome) -> str | None:
+def explanation(outcome: Outcome, situation: Situation) -> str | None:
     """Why a test that was skipped or failed says nothing against the product; None: it does."""
-    if outcome.result is Result.FAILED:
-        return CONTRADICTIONS.get(outcome.name)
-    for beginning, why in REASONS.items():
-        if outcome.reason.startswith(beginning):
-            return why
+    has_failed = outcome.result is Result.FAILED
+    # Of a failed test everything that it complains of must be what is known.
+    said = [line.strip() for line in outcome.lines if "[FAILED]" in line]
+    said = said if has_failed else [outcome.reason]
+    for reason in CONTRADICTIONS if has_failed else SKIPPED:
+        if (
+            said
+            and all(line.startswith(reason.said) for line in said)
+            and outcome.name.startswith(reason.tests)
+            and reason.where(situation)
+        ):
+            return reason.why
     return None
 
 

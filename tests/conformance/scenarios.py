@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.libiscsi_suite import Situation
 from processes import Daiko, Tgt, free_port, image
 
 SIZE = 60 << 20
@@ -32,6 +33,10 @@ class Scenario:
     @property
     def name(self) -> str:
         return f"{self.what}, {'thin' if self.thin else 'thick'}, {self.block_size}"
+
+    @property
+    def situation(self) -> Situation:
+        return Situation(self.block_size, can_unmap=self.what != TGT)
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Sequence[str]]:

@@ -18,6 +18,7 @@ from conformance.libiscsi_suite import (
     Outcome,
     Result,
     Run,
+    Situation,
     explanation,
     listed,
     outcomes,
@@ -32,7 +33,7 @@ from processes import READY, Process, image
 def test_whole_suite_passes(scenario: Scenario, tmp_path: Path) -> None:
     with scenario.running(tmp_path) as urls:
         run = Run(urls)
-    assert run.surprises == {}
+    assert run.surprises(scenario.situation) == {}
     assert page.row(scenario, run) in page.PAGE.read_text(), "run `make conformance`"
 
 
@@ -47,6 +48,10 @@ def test_family_all_is_all_there_is() -> None:
     assert len(everything) > 200
     for family in ("SCSI", "iSCSI", "LINUX"):
         assert listed(family) <= everything
+
+
+def _access(*lines: str) -> Outcome:
+    return Outcome("ProutReserve.AccessEA", Result.FAILED, "1. x.c:77", list(lines))
 
 
 TEXT = """\
@@ -76,11 +81,28 @@ def test_what_the_suite_prints_is_read_test_by_test() -> None:
     }
 
 
-def test_failure_or_unknown_reason_is_not_explained() -> None:
-    assert explanation(Outcome("A.B", Result.FAILED, "1. x.c:1")) is None
-    assert explanation(Outcome("A.B", Result.SKIPPED, "READ10 is not implemented.")) is None
-    assert explanation(Outcome("A.B", Result.SKIPPED, "Media is not removable.")) is not None
-    assert all(len(clause) > 20 for clause in CONTRADICTIONS.values())
+THIN = Situation(512, can_unmap=True)
+THICK = Situation(4096, can_unmap=False)
+PART_OF_A_BLOCK = f"    {CONTRADICTIONS[0].said}"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "situation", "is_explained"),
+    [
+        (Outcome("A.B", Result.FAILED, "1. x.c:1"), THIN, False),
+        (Outcome("A.B", Result.SKIPPED, "READ10 is not implemented."), THIN, False),
+        (Outcome("A.B", Result.SKIPPED, "Media is not removable."), THIN, True),
+        (Outcome("Unmap.VPD", Result.SKIPPED, "UNMAP is not implemented."), THIN, False),
+        (Outcome("Unmap.VPD", Result.SKIPPED, "UNMAP is not implemented."), THICK, True),
+        (_access(PART_OF_A_BLOCK), THICK, True),
+        (_access(PART_OF_A_BLOCK), THIN, False),
+        (_access(PART_OF_A_BLOCK, "    [FAILED] READ10 command failed"), THICK, False),
+    ],
+)
+def test_only_what_is_known_and_fits_the_lu_is_explained(
+    outcome: Outcome, situation: Situation, is_explained: bool
+) -> None:
+    assert (explanation(outcome, situation) is not None) == is_explained
 
 
 class FileServer(Process):
@@ -105,6 +127,6 @@ def test_write_protected_lu_refuses_every_write(tmp_path: Path) -> None:
     with FileServer(tmp_path, "--read-only", file) as server:
         url = f"iscsi://{server.portal}/iqn.2026-11.test.daiko:conformance/0"
         run = Run([url], "ALL.ReadOnly")
-    assert run.surprises == {}
+    assert run.surprises(Situation(512, can_unmap=True)) == {}
     assert len(run.passed) == 1
     assert file.read_bytes() == before
