@@ -61,7 +61,10 @@ def _disk(folder: Path, stack: ExitStack, scenario: Scenario, name: str) -> Daik
     if not scenario.thin:
         options.append("--preallocate")
     file = image(folder / f"{name}.img", SIZE)
-    return stack.enter_context(Daiko(folder, file, mode="local", name=name, options=options))
+    daiko = Daiko(
+        folder, file, mode="local", name=name, store=folder / f"{name}.store", options=options
+    )
+    return stack.enter_context(daiko)
 
 
 def _tgt(folder: Path, stack: ExitStack, scenario: Scenario) -> Tgt:
@@ -70,7 +73,8 @@ def _tgt(folder: Path, stack: ExitStack, scenario: Scenario) -> Tgt:
 
 
 def _gateway(folder: Path, stack: ExitStack, *urls: str) -> Daiko:
-    return stack.enter_context(Daiko(folder, *urls, name="first", options=_two_portals()))
+    daiko = Daiko(folder, *urls, name="first", store=folder / "first.store", options=_two_portals())
+    return stack.enter_context(daiko)
 
 
 def _own_disk(folder: Path, stack: ExitStack, scenario: Scenario) -> Daiko:

@@ -14,7 +14,6 @@ import pytest
 
 from conformance import page
 from conformance.libiscsi_suite import (
-    CONTRADICTIONS,
     Outcome,
     Result,
     Run,
@@ -83,7 +82,10 @@ def test_what_the_suite_prints_is_read_test_by_test() -> None:
 
 THIN = Situation(512, can_unmap=True)
 THICK = Situation(4096, can_unmap=False)
-PART_OF_A_BLOCK = f"    {CONTRADICTIONS[0].said}"
+PART_OF_A_BLOCK = "    [FAILED] WRITE10 command: failed with sense: SENSE KEY: (5) ASCQ:(0x0e03)"
+OVER_ALREADY = (
+    "    [FAILED] READ16 failed. Should have failed with SANITIZE_IN_PROGRESS but did not"
+)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,8 @@ PART_OF_A_BLOCK = f"    {CONTRADICTIONS[0].said}"
         (Outcome("Unmap.VPD", Result.SKIPPED, "UNMAP is not implemented."), THICK, True),
         (_access(PART_OF_A_BLOCK), THICK, True),
         (_access(PART_OF_A_BLOCK), THIN, False),
+        (Outcome("Sanitize.Reset", Result.FAILED, "1. x", [OVER_ALREADY]), THIN, True),
+        (Outcome("Sanitize.Simple", Result.FAILED, "1. x", [OVER_ALREADY]), THIN, False),
         (_access(PART_OF_A_BLOCK, "    [FAILED] READ10 command failed"), THICK, False),
     ],
 )
