@@ -86,8 +86,8 @@ CONTRADICTIONS = (
     ),
     Reason(
         r"\d+\. .*Blocks did not read back",
-        "sends a block of FFh with UNMAP = 1 and wants zeros. SBC-4, 5.50: blocks are unmapped only "
-        "where a READ then returns what was sent, else it is written",
+        "sends a block of FFh with UNMAP = 1 and wants zeros. SBC-4, 5.50: blocks are unmapped "
+        "only where a READ then returns what was sent, else it is written",
         tests="WriteSame10.UnmapUntilEnd",
     ),
 )
@@ -168,8 +168,9 @@ class Run:
 
 
 def run_all(urls: Sequence[str]) -> Run:
-    """The whole suite by two portals; what sanitizes by one. With two, the second is a session that
-    there was before, and the suite does not expect that it is told of the SANITIZE (SAM-5, 5.14)."""
+    """The whole suite by two portals, and what sanitizes by one. With two, the second session is
+    one that there was before, which is told of the SANITIZE (SAM-5, 5.14), and the suite does not
+    expect that."""
     run = Run(urls)
     run.replace(Run(urls[:1], "ALL.Sanitize"))
     return run

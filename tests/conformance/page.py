@@ -22,8 +22,8 @@ HEAD = """\
 
 Made by `make conformance`. libiscsi's suite of conformance tests (`iscsi-test-cu`, family `ALL`,
 which has those of `SCSI`, `iSCSI` and `LINUX` in it; destructive tests and SANITIZE allowed, a
-second initiator and, but for SANITIZE, a second portal where a test wants them) on every kind of LU: own disks and
-virtual LUs, thin and thick, with blocks of 512 and of 4096 bytes.
+second initiator and, but for SANITIZE, a second portal where a test wants them) on every kind of
+LU: own disks and virtual LUs, thin and thick, with blocks of 512 and of 4096 bytes.
 
 The suite counts a test that it leaves early as passed. Here it is *skipped*, and has its reason
 below. `make test` runs some of these scenarios and fails where one differs from this page.

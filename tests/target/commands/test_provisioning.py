@@ -271,17 +271,25 @@ def test_write_same_reports_the_failure_of_the_device() -> None:
 
 
 class Thin(MemoryDevice):
-    """A device that says which blocks are mapped."""
+    """A device of 32 blocks in these runs, that tells at most `at_once` of them in one answer."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], at_once: int = 8) -> None:
         super().__init__(32)
         self.runs = runs
-        self.asked: tuple[int, int] | None = None
+        self.at_once = at_once
+        self.asked: list[tuple[int, int]] = []
         self.error: DeviceError | None = None
 
     def lba_status(self, lba: int, blocks: int, done: StatusDone) -> None:
-        self.asked = (lba, blocks)
-        done(self.error, () if self.error else self.runs)
+        self.asked.append((lba, blocks))
+        told: list[Run] = []
+        start = 0
+        for length, is_mapped in self.runs:
+            end = min(start + length, lba + blocks)
+            if end > max(start, lba):
+                told.append((end - max(start, lba), is_mapped))
+            start += length
+        done(self.error, () if self.error else told[: self.at_once])
 
 
 def status_of(host: Host, lba: int, room: int = 1024) -> FakeTask:
@@ -289,12 +297,42 @@ def status_of(host: Host, lba: int, room: int = 1024) -> FakeTask:
 
 
 def test_get_lba_status_reports_the_runs_of_the_device() -> None:
-    device = Thin([(4, True), (2, False), (3, True)])
+    device = Thin([(14, True), (2, False), (16, True)])
     task = status_of(host_of(unit_of(device)), 10)
-    assert device.asked == (10, 22)
-    expected = (LbaStatus(10, 4, 0), LbaStatus(14, 2, 1), LbaStatus(16, 3, 0))
+    assert device.asked == [(10, 22)]
+    expected = (LbaStatus(10, 4, 0), LbaStatus(14, 2, 1), LbaStatus(16, 16, 0))
     assert parse_lba_status(task.data_in) == expected
     assert int.from_bytes(task.data_in[:4], "big") == 4 + 3 * 16
+
+
+def test_get_lba_status_asks_on_where_the_device_tells_of_a_part() -> None:
+    device = Thin([(4, False), (4, False), (8, True), (16, False)], at_once=1)
+    task = status_of(host_of(unit_of(device)), 0)
+    assert device.asked == [(0, 32), (4, 28), (8, 24), (16, 16)]
+    expected = (LbaStatus(0, 8, 1), LbaStatus(8, 8, 0), LbaStatus(16, 16, 1))
+    assert parse_lba_status(task.data_in) == expected
+
+
+def test_get_lba_status_asks_no_further_than_the_host_has_room() -> None:
+    device = Thin([(1, number % 2 == 0) for number in range(32)], at_once=1)
+    task = status_of(host_of(unit_of(device)), 0, 8 + 2 * 16)
+    assert parse_lba_status(task.data_in) == (LbaStatus(0, 1, 0), LbaStatus(1, 1, 1))
+    assert len(device.asked) == 3
+
+
+def test_get_lba_status_reports_what_is_known_when_a_later_extent_fails() -> None:
+    device = Thin([(4, False), (28, True)], at_once=1)
+    tell = device.lba_status
+
+    def fail_behind(lba: int, blocks: int, done: StatusDone) -> None:
+        if lba:
+            done(MediumFailure("x", writing=False), ())
+        else:
+            tell(lba, blocks, done)
+
+    device.lba_status = fail_behind  # type: ignore[method-assign]
+    task = status_of(host_of(unit_of(device)), 0)
+    assert parse_lba_status(task.data_in) == (LbaStatus(0, 4, 1),)
 
 
 @pytest.mark.parametrize(("room", "descriptors"), [(24, 1), (39, 1), (40, 2), (8, 0), (0, 0)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from daiko.device.block import Buffer, Done, Level, Run
+from daiko.device.block import Buffer, Done, Level, Run, StatusDone
 from daiko.device.error import DeviceError
 from daiko.scsi import sbc, sense
 from daiko.scsi.block_data import (
@@ -197,7 +197,67 @@ def get_lba_status(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         else:
             unit.fail(itl, task, error)
 
-    unit.device.lba_status(first, min(unit.blocks - first, 0xFFFFFFFF), done)
+    _LbaStatuses(unit, itl, task, room, done).ask(first)
+
+
+class _LbaStatuses:
+    """What GET LBA STATUS reports. A device says no more than it knows at once (of one extent, of
+    as many runs as one answer has room for), so it is asked on from there; at most `_QUESTIONS`."""
+
+    __slots__ = ("_asked", "_done", "_itl", "_room", "_runs", "_task", "_unit")
+
+    def __init__(
+        self, unit: LogicalUnit, itl: ItlNexus, task: Task, room: int, done: StatusDone
+    ) -> None:
+        self._unit = unit
+        self._itl = itl
+        self._task = task
+        self._room = room
+        self._done = done
+        self._runs: list[Run] = []
+        self._asked = 0
+
+    def ask(self, lba: int) -> None:
+        """How is it from this block on?"""
+        self._asked += 1
+        left = min(self._unit.blocks - lba, _MOST_BLOCKS)
+
+        def answered(error: DeviceError | None, runs: Sequence[Run]) -> None:
+            if error is not None and not self._runs:
+                self._done(error, ())
+                return
+            told = 0 if error is not None else self._take(runs)
+            next_lba = lba + told
+            if (
+                told
+                and next_lba < self._unit.blocks
+                and len(self._runs) <= self._room
+                and self._asked < _QUESTIONS
+                and not self._itl.is_ending(self._task)
+            ):
+                self.ask(next_lba)
+            else:
+                self._done(None, self._runs)
+
+        self._unit.device.lba_status(lba, left, answered)
+
+    def _take(self, runs: Sequence[Run]) -> int:
+        """Add an answer to what is known; how many blocks it tells of."""
+        told = 0
+        for blocks, is_mapped in runs:
+            told += blocks
+            if self._runs and self._runs[-1][1] == is_mapped:
+                joined = self._runs[-1][0] + blocks
+                if joined <= _MOST_BLOCKS:
+                    self._runs[-1] = (joined, is_mapped)
+                    continue
+            self._runs.append((blocks, is_mapped))
+        return told
+
+
+_QUESTIONS = 64
+_MOST_BLOCKS = 0xFFFFFFFF
+"""Blocks that one LBA status descriptor can tell of."""
 
 
 def _lba_status_data(first: int, runs: Sequence[Run]) -> bytes:
