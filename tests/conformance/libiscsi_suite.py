@@ -39,10 +39,17 @@ class Situation:
     block_size: int
     """Bytes."""
     can_unmap: bool
+    """At least one of its devices can."""
+    can_erase: bool = True
+    """All of its devices can unmap, and give the room back."""
 
 
 def _cannot_unmap(situation: Situation) -> bool:
     return not situation.can_unmap
+
+
+def _cannot_erase(situation: Situation) -> bool:
+    return not situation.can_erase
 
 
 NOT_REMOVABLE = "removable media are not in the product"
@@ -55,7 +62,11 @@ SKIPPED = (
     Reason("Logical unit is fully provisioned", NO_UNMAP, where=_cannot_unmap),
     Reason("Logical unit does not have LBP", NO_UNMAP, where=_cannot_unmap),
     Reason("UNMAP is not implemented", NO_UNMAP, where=_cannot_unmap),
-    Reason("SANITIZE BLOCK_ERASE is not", NO_UNMAP, where=_cannot_unmap),
+    Reason(
+        "SANITIZE BLOCK_ERASE is not",
+        "a device of the LU is preallocated, or cannot unmap",
+        where=_cannot_erase,
+    ),
     Reason("No (alignment|granularity) restrictions", "the LU has no such restriction"),
     Reason("SANITIZE CRYPTO_ERASE is not", "nothing is encrypted, so no key can be erased"),
 )
@@ -85,7 +96,7 @@ CONTRADICTIONS = (
         where=lambda situation: situation.block_size == 512 and situation.can_unmap,
     ),
     Reason(
-        r"\d+\. .*Blocks did not read back",
+        r".*Blocks did not read back",
         "sends a block of FFh with UNMAP = 1 and wants zeros. SBC-4, 5.50: blocks are unmapped "
         "only where a READ then returns what was sent, else it is written",
         tests="WriteSame10.UnmapUntilEnd",

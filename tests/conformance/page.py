@@ -10,12 +10,16 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conformance.libiscsi_suite import Outcome, Result, Run, explanation, run_all
 from conformance.scenarios import SCENARIOS, Scenario
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+
+AT_A_TIME = 2
+"""Scenarios that run side by side."""
 
 HEAD = """\
 # Conformance
@@ -63,22 +67,25 @@ def _said(outcome: Outcome, scenario: Scenario) -> tuple[str, str, str]:
     return outcome.name, said, explanation(outcome, scenario.situation) or "**a gap**"
 
 
+def _run(scenario: Scenario) -> Run:
+    with (
+        tempfile.TemporaryDirectory(prefix="daiko-") as folder,
+        scenario.running(Path(folder)) as urls,
+    ):
+        run = run_all(urls)
+    print(row(scenario, run), flush=True)
+    for test, said in run.surprises(scenario.situation).items():
+        print(f"  {test}: {said}", flush=True)
+    return run
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run libiscsi's suite on every kind of LU.")
     parser.add_argument("--only", default="", help="scenarios with these words in their names")
     options = parser.parse_args()
-    runs = {}
-    for name, scenario in SCENARIOS.items():
-        if options.only not in name:
-            continue
-        with (
-            tempfile.TemporaryDirectory(prefix="daiko-") as folder,
-            scenario.running(Path(folder)) as urls,
-        ):
-            run = runs[name] = run_all(urls)
-        print(row(scenario, run), flush=True)
-        for test, said in run.surprises(scenario.situation).items():
-            print(f"  {test}: {said}", flush=True)
+    chosen = {name: each for name, each in SCENARIOS.items() if options.only in name}
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
+        runs = dict(zip(chosen, threads.map(_run, chosen.values()), strict=True))
     if not options.only:
         PAGE.write_text(page(runs))
     surprising = [run.surprises(SCENARIOS[name].situation) for name, run in runs.items()]

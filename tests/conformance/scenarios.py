@@ -36,7 +36,11 @@ class Scenario:
 
     @property
     def situation(self) -> Situation:
-        return Situation(self.block_size, can_unmap=self.what != TGT)
+        return Situation(
+            self.block_size,
+            can_unmap=self.what != TGT,
+            can_erase=self.thin and self.what not in (TGT, MIXED),
+        )
 
     @contextmanager
     def running(self, folder: Path) -> Iterator[Sequence[str]]:

@@ -82,7 +82,7 @@ def test_what_the_suite_prints_is_read_test_by_test() -> None:
 
 
 THIN = Situation(512, can_unmap=True)
-THICK = Situation(4096, can_unmap=False)
+THICK = Situation(4096, can_unmap=False, can_erase=False)
 PART_OF_A_BLOCK = "    [FAILED] WRITE10 command: failed with sense: SENSE KEY: (5) ASCQ:(0x0e03)"
 OVER_ALREADY = (
     "    [FAILED] READ16 failed. Should have failed with 04/SANITIZE_IN_PROGRESS but did not"
@@ -97,6 +97,8 @@ OVER_ALREADY = (
         (Outcome("A.B", Result.SKIPPED, "Media is not removable."), THIN, True),
         (Outcome("Unmap.VPD", Result.SKIPPED, "UNMAP is not implemented."), THIN, False),
         (Outcome("Unmap.VPD", Result.SKIPPED, "UNMAP is not implemented."), THICK, True),
+        (Outcome("Sanitize.B", Result.SKIPPED, "SANITIZE BLOCK_ERASE is not in"), THIN, False),
+        (Outcome("Sanitize.B", Result.SKIPPED, "SANITIZE BLOCK_ERASE is not in"), THICK, True),
         (_access(PART_OF_A_BLOCK), THICK, True),
         (_access(PART_OF_A_BLOCK), THIN, False),
         (Outcome("Sanitize.Reset", Result.FAILED, "1. x", [OVER_ALREADY]), THIN, True),
