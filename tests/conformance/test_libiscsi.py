@@ -21,18 +21,22 @@ from conformance.libiscsi_suite import (
     explanation,
     listed,
     outcomes,
-    run_all,
 )
-from conformance.scenarios import SCENARIOS, Scenario
+from conformance.scenarios import SCENARIOS
 from processes import READY, Process, image
 
+IN_EVERY_RUN = [name for name, each in SCENARIOS.items() if each.always]
 
-@pytest.mark.parametrize(
-    "scenario", [pytest.param(each, id=name) for name, each in SCENARIOS.items() if each.always]
-)
-def test_whole_suite_passes(scenario: Scenario, tmp_path: Path) -> None:
-    with scenario.running(tmp_path) as urls:
-        run = run_all(urls)
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, Run]:
+    return page.run_scenarios(IN_EVERY_RUN)
+
+
+@pytest.mark.xdist_group("conformance")
+@pytest.mark.parametrize("name", IN_EVERY_RUN)
+def test_whole_suite_passes(runs: dict[str, Run], name: str) -> None:
+    scenario, run = SCENARIOS[name], runs[name]
     assert run.surprises(scenario.situation) == {}
     assert page.row(scenario, run) in page.PAGE.read_text(), "run `make conformance`"
 
