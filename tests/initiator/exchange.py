@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
-from daiko.initiator.command import Command
+from daiko.initiator.command import AskedCommand
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.pdu import (
@@ -82,7 +82,9 @@ def send(
         assert not future.done(), "completed twice"
         future.set_result((error, status, bytes(data), sense))
 
-    paths.submit(Command(1 << 48, cdb, done, data_out, read_length, timeout=timeout, replay=replay))
+    paths.submit(
+        AskedCommand(1 << 48, cdb, done, data_out, read_length, timeout=timeout, replay=replay)
+    )
     return future
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from daiko.device.error import Aborted, Unreachable
 from daiko.initiator import multipath
-from daiko.initiator.command import Command
+from daiko.initiator.command import AskedCommand
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.path_choice import Worth
 from daiko.initiator.portal import Portal
@@ -297,7 +297,7 @@ class TestLoss:
         answer = send(paths, READ)
         urgent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         paths.submit(
-            Command(
+            AskedCommand(
                 0,
                 bytes(6),
                 lambda error, status, data, sense: urgent.set_result(status),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
-from daiko.initiator.command import Command
+from daiko.initiator.command import AskedCommand
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
@@ -57,7 +57,7 @@ def start(paths: Multipath, cdb: bytes, data: bytes, length: int) -> asyncio.Fut
         else:
             future.set_result(bytes(data))
 
-    paths.submit(Command(0, cdb, done, data, length))
+    paths.submit(AskedCommand(0, cdb, done, data, length))
     return future
 
 

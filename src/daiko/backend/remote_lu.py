@@ -36,7 +36,7 @@ from daiko.device.error import (
     Unreachable,
     Unsupported,
 )
-from daiko.initiator.command import Command
+from daiko.initiator.command import AskedCommand, Command
 from daiko.scsi.block_data import (
     LbaRange,
     ProvisioningStatus,
@@ -105,24 +105,18 @@ class _Together:
 class _Transfer(Command):
     """A READ or WRITE of one command; nothing else is made for it.
 
-    Its fields are set in line by `RemoteLu`: a call of `__init__` would cost twice as much as all
-    of them together. What is the same for each of them is kept here."""
+    Its fields are set in line by `RemoteLu`."""
 
     __slots__ = ("lba", "unit")
 
-    __init__ = object.__init__
-
     unit: RemoteLu
     lba: int
-    replay = True
-    urgent = False
 
 
 class _Read(_Transfer):
     __slots__ = ("then",)
 
     then: ReadDone
-    data_out = b""
 
     def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
         if error is None and not status and len(data) == self.read_length:
@@ -135,7 +129,6 @@ class _Write(_Transfer):
     __slots__ = ("then",)
 
     then: Done
-    read_length = 0
 
     def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
         if status and error is None:
@@ -242,8 +235,11 @@ class RemoteLu(BlockDevice):
         command.then = done
         command.lun = self._field
         command.cdb = _range(_READ_10, lba, blocks, 0)
+        command.data_out = b""
         command.read_length = blocks * self.block_size
         command.timeout = port.command_timeout
+        command.replay = True
+        command.urgent = False
         command.buffer = None
         command.data = b""
         command.attempts = 0
@@ -275,7 +271,7 @@ class RemoteLu(BlockDevice):
                 together.part(self.read_error(error, status, sense, lba))
 
         self._port.send(
-            Command(
+            AskedCommand(
                 self._field,
                 _range(_READ_10, lba, blocks, 0),
                 completed,
@@ -327,7 +323,10 @@ class RemoteLu(BlockDevice):
         command.lun = self._field
         command.cdb = _range(_WRITE_10, lba, blocks, flags)
         command.data_out = data
+        command.read_length = 0
         command.timeout = port.command_timeout
+        command.replay = True
+        command.urgent = False
         command.buffer = None
         command.data = b""
         command.attempts = 0
@@ -464,7 +463,7 @@ class RemoteLu(BlockDevice):
             done(error, status == Status.CONDITION_MET and blocks <= most)
 
         self._port.send(
-            Command(
+            AskedCommand(
                 self._field,
                 Prefetch16.pack(lba=lba, transfer_length=min(blocks, most)),
                 completed,
@@ -497,7 +496,7 @@ class RemoteLu(BlockDevice):
 
             cdb = GetLbaStatus.pack(lba=lba, allocation_length=_STATUS_LENGTH)
             self._port.send(
-                Command(
+                AskedCommand(
                     self._field,
                     cdb,
                     completed,
@@ -520,7 +519,7 @@ class RemoteLu(BlockDevice):
             done(error)
 
         self._port.send(
-            Command(
+            AskedCommand(
                 self._field,
                 cdb,
                 completed,

@@ -24,7 +24,7 @@ from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
 from daiko.device.block import Buffer
 from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable
-from daiko.initiator.command import Command, CommandDone
+from daiko.initiator.command import AskedCommand, Command, CommandDone
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
@@ -290,7 +290,7 @@ class SecondController:
         read_length: int,
         timeout: float | None,
     ) -> Command:
-        return Command(
+        return AskedCommand(
             lun_field(lun),
             cdb,
             done,

@@ -10,7 +10,7 @@ written (RFC 7143, 11.4.5: the residual says how much was not); part of a block 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from daiko.device import emulate
 from daiko.device.block import Atomic, BlockDevice, Buffer, Done, Level
@@ -155,11 +155,11 @@ def flush_after(unit: LogicalUnit, done: Done) -> Done:
 class ByteCheck:
     """BYTCHK, bits 2 and 1 of byte 1 (SBC-4, 5.36)."""
 
-    NONE = 0
+    NONE: Final = 0
     """The medium can be read."""
-    ALL = 1
+    ALL: Final = 1
     """It holds the data that came."""
-    EACH_BLOCK = 3
+    EACH_BLOCK: Final = 3
     """Each block holds the one block that came."""
 
 
