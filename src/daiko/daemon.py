@@ -158,7 +158,8 @@ async def _start(options: Options) -> AsyncExitStack:
         await stack.enter_async_context(_serving_api(system, api, options.token))
         await system.listen()
         for line in [*urls(system), f"API at {api.address}", READY]:
-            print(line, flush=True)
+            # In one write: other programs may say something on the same terminal.
+            print(f"{line}\n", end="", flush=True)
         return stack.pop_all()
 
 
