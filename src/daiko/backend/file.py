@@ -36,6 +36,7 @@ import stat
 import struct
 import time
 from functools import partial
+from typing import Final
 
 from daiko.backend.file_calls import (
     KEEP_SIZE,
@@ -72,9 +73,9 @@ from daiko.device.error import (
 )
 from daiko.device.memory import unfilled
 
-_BLKGETSIZE64 = 0x80081272
-_BLKROGET = 0x125E
-_BLKPBSZGET = 0x127B
+_BLKGETSIZE64: Final = 0x80081272
+_BLKROGET: Final = 0x125E
+_BLKPBSZGET: Final = 0x127B
 
 
 def _exponent(physical: int, block_size: int) -> int:
@@ -85,19 +86,19 @@ def _exponent(physical: int, block_size: int) -> int:
     return (physical // block_size).bit_length() - 1
 
 
-_MOST_PREFETCHED = 256 << 20
+_MOST_PREFETCHED: Final = 256 << 20
 """Bytes that one request may bring into the page cache."""
 
-_INLINE_BYTES = 1 << 20
+_INLINE_BYTES: Final = 1 << 20
 """A longer request always goes to a thread, so that the loop does not stand still for its copy."""
 
-_ZEROED = 32 * 1024
+_ZEROED: Final = 32 * 1024
 """Up to here it costs less to set memory to zero than to ask for memory that is not."""
 
 
-_SLOW = 0.002
+_SLOW: Final = 0.002
 """Seconds that an inline operation may take."""
-_PAUSE = 1.0
+_PAUSE: Final = 1.0
 """Seconds during which threads are used after a slow one."""
 
 

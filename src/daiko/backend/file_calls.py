@@ -7,12 +7,13 @@ import ctypes
 import errno
 import os
 from pathlib import Path
+from typing import Final
 
 from daiko.device.block import Buffer, Run
 
-KEEP_SIZE = 0x01
-PUNCH_HOLE = 0x02
-ZERO_RANGE = 0x10
+KEEP_SIZE: Final = 0x01
+PUNCH_HOLE: Final = 0x02
+ZERO_RANGE: Final = 0x10
 """Modes of fallocate(2)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,7 +35,7 @@ def pwrite(descriptor: int, data: Buffer, offset: int, flags: int) -> None:
         written += os.pwritev(descriptor, (rest,), offset + written, flags)
 
 
-_MOST_RUNS = 64
+_MOST_RUNS: Final = 64
 """Looked for in one request, which then speaks of fewer blocks than were asked about."""
 
 

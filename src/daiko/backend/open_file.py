@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from daiko.backend.worker import Work, Workers
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done
@@ -20,7 +21,7 @@ from daiko.device.error import (
 )
 from daiko.device.range_lock import RangeLock
 
-_COPY_THREADS = 1
+_COPY_THREADS: Final = 1
 """Of one destination. A file system writes to one file at a time: a second thread brings no time,
 and spends CPU time in waiting for the first."""
 

@@ -11,7 +11,7 @@ a flush. `device/emulate.py` is for the rest.
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from typing import Final, Protocol
 
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.refusal import device_error
@@ -59,20 +59,20 @@ from daiko.scsi.sbc import (
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
 from daiko.scsi.vpd import BlockLimits, ProvisioningType
 
-_RANGE_10 = struct.Struct(">BBIBHB")
+_RANGE_10: Final = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
-_RANGE_16 = struct.Struct(">BBQIBB")
+_RANGE_16: Final = struct.Struct(">BBQIBB")
 """opcode, flags, lba, blocks, group, control: READ (16), WRITE (16)."""
-_READ_10 = int(Opcode.READ_10)
-_WRITE_10 = int(Opcode.WRITE_10)
-_FUA = 0x08
-_LONGEST_TRANSFER = 1 << 20
+_READ_10: Final = int(Opcode.READ_10)
+_WRITE_10: Final = int(Opcode.WRITE_10)
+_FUA: Final = 0x08
+_LONGEST_TRANSFER: Final = 1 << 20
 """Bytes in one command: what fits the buffers of every target, and keeps a long request from
 holding up short ones."""
-_WRITE_SAME_BLOCKS = (1 << 32) - 1
-_STATUS_LENGTH = 8 + 16 * 63
+_WRITE_SAME_BLOCKS: Final = (1 << 32) - 1
+_STATUS_LENGTH: Final = 8 + 16 * 63
 """Bytes of GET LBA STATUS data asked for: 63 descriptors."""
-_SYNCHRONIZE_ALL = SynchronizeCache10.pack(lba=0, transfer_length=0)
+_SYNCHRONIZE_ALL: Final = SynchronizeCache10.pack(lba=0, transfer_length=0)
 
 
 class Port(Protocol):

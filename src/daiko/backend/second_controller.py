@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -35,7 +35,7 @@ from daiko.scsi.report import lun_field, lun_number
 
 log = structlog.get_logger(__name__)
 
-_SENT_AGAIN = frozenset(
+_SENT_AGAIN: Final = frozenset(
     {
         Opcode.TEST_UNIT_READY, Opcode.REQUEST_SENSE, Opcode.INQUIRY, Opcode.REPORT_LUNS,
         Opcode.MODE_SENSE_6, Opcode.MODE_SENSE_10, Opcode.READ_CAPACITY_10,
@@ -50,17 +50,17 @@ _SENT_AGAIN = frozenset(
 )  # fmt: skip
 """Commands that give the same outcome when they are carried out twice in a row."""
 
-_CAPACITY_CHANGED = (0x2A, 0x09)
-_ACCESS_STATE_CHANGED = (0x2A, 0x06)
-_INQUIRY_CHANGED = (0x3F, 0x03)
-_LUNS_CHANGED = (0x3F, 0x0E)
-_RESET_ASC = 0x29
+_CAPACITY_CHANGED: Final = (0x2A, 0x09)
+_ACCESS_STATE_CHANGED: Final = (0x2A, 0x06)
+_INQUIRY_CHANGED: Final = (0x3F, 0x03)
+_LUNS_CHANGED: Final = (0x3F, 0x0E)
+_RESET_ASC: Final = 0x29
 
-_PASSING = (Unreachable, Aborted, Busy)
+_PASSING: Final = (Unreachable, Aborted, Busy)
 """Errors that say nothing of what the unit is: it is looked at again."""
-_LOOKS = 3
+_LOOKS: Final = 3
 """How often a unit is asked anew at once."""
-_LOOK_LONGEST = 30.0
+_LOOK_LONGEST: Final = 30.0
 """Seconds between two looks at a unit that does not answer, at most."""
 
 

@@ -50,11 +50,10 @@ class BackendUnavailable(Exception):
 class AbsentDevice(BlockDevice):
     """A device that is not there now, with the size that it had."""
 
-    capabilities = Capabilities(
-        unmap=Level.NONE, write_same=Level.NONE, compare_and_write=Level.NONE, fua=Level.NATIVE
-    )
-
     def __init__(self, facts: DeviceFacts, reason: str) -> None:
+        self.capabilities = Capabilities(
+            unmap=Level.NONE, write_same=Level.NONE, compare_and_write=Level.NONE, fua=Level.NATIVE
+        )
         self.block_size = facts.block_size
         self.blocks = facts.blocks
         self.reason = reason

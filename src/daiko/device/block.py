@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
+from mypy_extensions import mypyc_attr
+
 from daiko.device.error import DeviceError, OutOfRange, Unsupported
 
 Buffer = bytes | bytearray | memoryview
@@ -109,6 +111,7 @@ class Capabilities:
         return bool(self.unmap) and self.unmapped_reads_zero and not self.keeps_room
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class BlockDevice(ABC):
     """An array of `blocks` blocks of `block_size` bytes."""
 

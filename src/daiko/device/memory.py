@@ -9,12 +9,13 @@ it, and each is larger than that of the request itself: the kernel gives and tak
 from __future__ import annotations
 
 import ctypes
+from typing import Final
 
-_KEPT = 64 << 20
+_KEPT: Final = 64 << 20
 """Bytes of freed memory at the end of the heap that the process keeps."""
-_FROM_HEAP = 32 << 20
+_FROM_HEAP: Final = 32 << 20
 """Bytes of the largest request that is served from the heap: the most that glibc allows."""
-_STEP = 4 << 20
+_STEP: Final = 4 << 20
 """Bytes by which the heap grows."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 """mallopt(3)."""

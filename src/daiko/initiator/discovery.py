@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from daiko.device.error import Unreachable
@@ -54,7 +53,7 @@ class _Inquiry:
     def place(self, header: Buffer, at: int, length: int) -> memoryview | None:
         return None
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         return dispatch_table(
             {
                 Opcode.TEXT_RESPONSE: self._text_response,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from daiko.device.error import Unreachable
@@ -47,7 +47,7 @@ class Phase(Protocol):
     def place(self, header: Buffer, at: int, length: int) -> memoryview | None:
         """Where a large data segment belongs; None: anywhere."""
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         """Handlers for what comes in."""
 
     def refused(self, error: RemoteProtocolError) -> None:
@@ -72,7 +72,7 @@ class _Link:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.connection = Connection(self)
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         return dispatch_table({Opcode.LOGIN_RESPONSE: self._response}, _not_a_login_response)
 
     def connected(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from daiko.initiator.discovery import new_isid
 from daiko.initiator.login import LoggedIn, log_in
@@ -32,7 +31,7 @@ class _Leaver:
     def place(self, header: Buffer, at: int, length: int) -> memoryview | None:
         return None
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         return dispatch_table({Opcode.LOGOUT_RESPONSE: self._logout_response}, _whatever)
 
     def _logout_response(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:

@@ -42,7 +42,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -64,13 +64,13 @@ from daiko.scsi.sense import SenseKey, parse_sense
 
 log = structlog.get_logger(__name__)
 
-_RESET_ASC = 0x29
+_RESET_ASC: Final = 0x29
 """ASC of the unit attentions for power on, reset and I_T nexus loss."""
 
-NOT_ACCESSIBLE = frozenset({(0x04, 0x0A), (0x04, 0x0B), (0x04, 0x0C)})
+NOT_ACCESSIBLE: Final = frozenset({(0x04, 0x0A), (0x04, 0x0B), (0x04, 0x0C)})
 """ASC and ASCQ of NOT READY because of the target port's asymmetric access state."""
 
-_NOT_WHILE_REPLAYING = frozenset(
+_NOT_WHILE_REPLAYING: Final = frozenset(
     {Opcode.EXTENDED_COPY, Opcode.RECEIVE_COPY_RESULTS, Opcode.MAINTENANCE_OUT}
 )
 """Commands that rest on aliases or list identifiers: after a reset their meaning may have changed,

@@ -25,8 +25,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -58,21 +57,21 @@ from daiko.port.connection import Connection
 
 log = structlog.get_logger(__name__)
 
-_MASK = 0xFFFFFFFF
-_CLOSED = -1 << 62
+_MASK: Final = 0xFFFFFFFF
+_CLOSED: Final = -1 << 62
 """Credit of a session that sends no more commands, whatever the window."""
-_SIMPLE = 1
+_SIMPLE: Final = 1
 """Task attribute SIMPLE (11.3.1)."""
-_READ_FLAGS = FINAL | READ | _SIMPLE
-_NO_DATA_FLAGS = FINAL | _SIMPLE
-_WRITE_FLAGS = WRITE | _SIMPLE
-_COMMAND = int(Opcode.SCSI_COMMAND)
-_WAITING = Stage.WAITING
+_READ_FLAGS: Final = FINAL | READ | _SIMPLE
+_NO_DATA_FLAGS: Final = FINAL | _SIMPLE
+_WRITE_FLAGS: Final = WRITE | _SIMPLE
+_COMMAND: Final = int(Opcode.SCSI_COMMAND)
+_WAITING: Final = Stage.WAITING
 
 # What the data path looks at of the layouts in bhs.py.
-_DATA_IN_FIELDS = struct.Struct(">xBxB12xI4xI4xI4xI")
+_DATA_IN_FIELDS: Final = struct.Struct(">xBxB12xI4xI4xI4xI")
 """flags, status, ITT, StatSN, MaxCmdSN, buffer offset."""
-_RESPONSE_FIELDS = struct.Struct(">xBBB12xI4xI4xI8xI")
+_RESPONSE_FIELDS: Final = struct.Struct(">xBBB12xI4xI4xI8xI")
 """flags, response, status, ITT, StatSN, MaxCmdSN, residual."""
 
 
@@ -287,7 +286,7 @@ class Session:
 
     # --- answers: the data path
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         """The framer's table from the first PDU after the login on."""
         return dispatch_table(
             {
@@ -317,7 +316,8 @@ class Session:
         return memoryview(buffer)[offset : offset + length]
 
     def _data_in(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        flags, status, tag, stat_sn, max_cmd_sn, offset = _DATA_IN_FIELDS.unpack_from(header, at)
+        fields: tuple[int, int, int, int, int, int] = _DATA_IN_FIELDS.unpack_from(header, at)
+        flags, status, tag, stat_sn, max_cmd_sn, offset = fields
         self.heard = True
         if max_cmd_sn != self._max_cmd_sn:
             self.window_moved(max_cmd_sn)
@@ -356,9 +356,8 @@ class Session:
         memoryview(buffer)[offset : offset + len(data)] = data
 
     def _scsi_response(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        flags, response, status, tag, stat_sn, max_cmd_sn, residual = _RESPONSE_FIELDS.unpack_from(
-            header, at
-        )
+        fields: tuple[int, int, int, int, int, int, int] = _RESPONSE_FIELDS.unpack_from(header, at)
+        flags, response, status, tag, stat_sn, max_cmd_sn, residual = fields
         self.heard = True
         self.exp_stat_sn = (stat_sn + 1) & _MASK
         if max_cmd_sn != self._max_cmd_sn:

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from typing import Final
 
 Buffer = bytes | bytearray | memoryview
 """Bytes-like data, C-contiguous, of format 'B'."""
 
-BHS_LENGTH = 48
+BHS_LENGTH: Final = 48
 """Bytes of a basic header segment."""
-RESERVED_TAG = 0xFFFFFFFF
-IMMEDIATE = 0x40
+RESERVED_TAG: Final = 0xFFFFFFFF
+IMMEDIATE: Final = 0x40
 """The I bit of byte 0."""
-OPCODE_MASK = 0x3F
-FINAL = 0x80
+OPCODE_MASK: Final = 0x3F
+FINAL: Final = 0x80
 """The F bit of byte 1 (T, transit, in a login PDU)."""
-CONTINUE = 0x40
+CONTINUE: Final = 0x40
 """The C bit of byte 1 of text and login PDUs."""
 
 
@@ -49,34 +50,34 @@ class Opcode(IntEnum):
 
 
 # Layouts. The word at byte 4 is TotalAHSLength (4-byte words) << 24 | DataSegmentLength (bytes).
-SCSI_COMMAND = struct.Struct(">BBHIQIIII16s")
+SCSI_COMMAND: Final = struct.Struct(">BBHIQIIII16s")
 """opcode, flags, 0, lengths, lun, ITT, expected length, CmdSN, ExpStatSN, cdb."""
-SCSI_RESPONSE = struct.Struct(">BBBBIQIIIIIIII")
+SCSI_RESPONSE: Final = struct.Struct(">BBBBIQIIIIIIII")
 """opcode, flags, response, status, lengths, 0, ITT, SNACK tag, StatSN, ExpCmdSN, MaxCmdSN,
 ExpDataSN, bidirectional read residual, residual."""
-DATA_IN = struct.Struct(">BBBBIQIIIIIIII")
+DATA_IN: Final = struct.Struct(">BBBBIQIIIIIIII")
 """opcode, flags, 0, status, lengths, lun, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN, DataSN, buffer
 offset, residual."""
-DATA_OUT = struct.Struct(">BBHIQIIIIIIII")
+DATA_OUT: Final = struct.Struct(">BBHIQIIIIIIII")
 """opcode, flags, 0, lengths, lun, ITT, TTT, 0, ExpStatSN, 0, DataSN, buffer offset, 0."""
-R2T = struct.Struct(">BBHIQIIIIIIII")
+R2T: Final = struct.Struct(">BBHIQIIIIIIII")
 """opcode, flags, 0, lengths, lun, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN, R2TSN, buffer offset,
 desired length."""
-LENGTHS = struct.Struct(">I")
+LENGTHS: Final = struct.Struct(">I")
 """The length word alone, at byte 4."""
 
 # Bits of byte 1.
-READ = 0x40
-WRITE = 0x20
-ATTRIBUTE_MASK = 0x07
-STATUS = 0x01
+READ: Final = 0x40
+WRITE: Final = 0x20
+ATTRIBUTE_MASK: Final = 0x07
+STATUS: Final = 0x01
 """S bit of Data-In: the PDU carries the status (phase collapse)."""
-ACKNOWLEDGE = 0x40
+ACKNOWLEDGE: Final = 0x40
 """A bit of Data-In."""
-UNDERFLOW = 0x02
-OVERFLOW = 0x04
-BIDIRECTIONAL_UNDERFLOW = 0x08
-BIDIRECTIONAL_OVERFLOW = 0x10
+UNDERFLOW: Final = 0x02
+OVERFLOW: Final = 0x04
+BIDIRECTIONAL_UNDERFLOW: Final = 0x08
+BIDIRECTIONAL_OVERFLOW: Final = 0x10
 
 
 class ResponseCode(IntEnum):

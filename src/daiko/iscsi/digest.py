@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from typing import Final
 
 from crc32c import crc32c
 
 from daiko.iscsi.bhs import Buffer
 
-_U32_LE = struct.Struct("<I")
-DIGEST_LENGTH = 4
+_U32_LE: Final = struct.Struct("<I")
+DIGEST_LENGTH: Final = 4
 """Bytes."""
 
 

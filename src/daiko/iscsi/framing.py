@@ -31,21 +31,22 @@ gets it in the place of the opcode's handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Final
 
 from daiko.iscsi.bhs import BHS_LENGTH, LENGTHS, OPCODE_MASK, Buffer
 from daiko.iscsi.digest import DIGEST_LENGTH, checksum, digest, stored
 from daiko.iscsi.error import FormatError, HeaderDigestError
 
-SMALL = 8192
+SMALL: Final = 8192
 """Bytes of the largest data segment that is copied out instead of placed."""
-RECEIVE_BUFFER = 128 * 1024
+RECEIVE_BUFFER: Final = 128 * 1024
 """Bytes. Every PDU without a placed data segment fits many times."""
-LARGE = 64 * 1024
+LARGE: Final = 64 * 1024
 """Bytes of a data segment from which on copying the first of it costs more than one read more."""
-SHORT_READ = 1024
+SHORT_READ: Final = 1024
 """Bytes that are read after a large data segment: a header with all that may stand beside it."""
-PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 """Padding after a data segment, by its length modulo 4."""
 
 Handler = Callable[[Buffer, int, bytes, Buffer], None]
@@ -108,7 +109,7 @@ class Framer:
 
     def __init__(
         self,
-        dispatch: Sequence[Handler],
+        dispatch: list[Handler],
         *,
         maximum_data_length: int = 8192,
         on_data_digest_error: Handler = _ignore,

@@ -7,13 +7,14 @@ attributes are public on purpose: the data path reads and advances them in line.
 from __future__ import annotations
 
 from collections.abc import Container
+from typing import Final
 
 from daiko.iscsi.bhs import RESERVED_TAG
 from daiko.iscsi.error import LocalProtocolError
 from daiko.iscsi.event import Arrival
 
-MASK = 0xFFFFFFFF
-_HALF = 0x80000000
+MASK: Final = 0xFFFFFFFF
+_HALF: Final = 0x80000000
 
 
 def serial_difference(a: int, b: int) -> int:

@@ -108,7 +108,7 @@ class MappingTable:
             raise ValueError("the columns of a mapping table do not fit one another")
         if list(dict.fromkeys(index)) != list(range(len(devices))):
             raise ValueError("the devices of a mapping table are not those of its extents")
-        table = cls.__new__(cls)
+        table = cls(())
         firsts = array("Q", accumulate(blocks, initial=0))
         table._take(tuple(devices), firsts, device_lbas, index)
         return table
@@ -163,6 +163,10 @@ class MappingTable:
         )
 
     __hash__ = None  # type: ignore[assignment]  # large: to be found by its volume's name
+
+    def __deepcopy__(self, memo: dict[int, object]) -> MappingTable:
+        """A value is its own copy."""
+        return self
 
     def __repr__(self) -> str:
         return f"<MappingTable of {len(self)} extents, {self.blocks} blocks>"

@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import structlog
@@ -40,19 +40,19 @@ from daiko.iscsi.framing import PADDING, Framer, Handler, ReceiveBuffer
 
 log = structlog.get_logger(__name__)
 
-HIGH_WATER = 1024 * 1024
+HIGH_WATER: Final = 1024 * 1024
 """Bytes waiting in the transport at which the connection counts as congested."""
-AT_ONCE = 64 * 1024
+AT_ONCE: Final = 64 * 1024
 """Bytes of a data segment that is written without waiting for the end of the batch."""
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS: Final = 10.0
 """How long a closing connection waits for the peer to read what is queued."""
-_NODELAY_LEVEL = 6  # IPPROTO_TCP
-_NODELAY = 1  # TCP_NODELAY
+_NODELAY_LEVEL: Final = 6  # IPPROTO_TCP
+_NODELAY: Final = 1  # TCP_NODELAY
 
 
-JOINED = 16 * 1024
+JOINED: Final = 16 * 1024
 """Bytes of a few PDUs up to which it costs less to join them than to have them gathered."""
-_FEW = 4
+_FEW: Final = 4
 """Parts of a few PDUs."""
 
 
@@ -76,7 +76,7 @@ _numbers = itertools.count(1)
 class Role(Protocol):
     """What a target's or an initiator's half of a connection gives to the structure."""
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         """The first table of handlers, indexed by opcode (`framing.dispatch_table`)."""
 
     def connected(self) -> None:

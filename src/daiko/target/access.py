@@ -12,6 +12,7 @@ REPORT LUNS and REQUEST SENSE are answered by the target itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 from daiko.iscsi.bhs import TaskManagementFunction, TaskManagementResponseCode
 from daiko.scsi.report import lun_number
@@ -21,12 +22,12 @@ from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import ItlNexus, Nexus
 from daiko.target.task import Task
 
-FEW = 256
+FEW: Final = 256
 """Units of a host up to which each has its I_T_L nexus from the log-in on. A host that sees more
 of them than it will soon use would cost a kilobyte for each, in each session; there an I_T_L nexus
 is made with the first command, which meets a POWER ON as it would have otherwise."""
 
-ANY_INITIATOR = "*"
+ANY_INITIATOR: Final = "*"
 """Stands for every initiator that no other entry names."""
 
 Hosts = Mapping[str, Mapping[int, LogicalUnit]]
@@ -37,7 +38,7 @@ _Answer = Callable[[int], None]
 _Function = TaskManagementFunction
 _Response = TaskManagementResponseCode
 
-_OF_WHOLE_TARGET = (
+_OF_WHOLE_TARGET: Final = (
     _Function.TARGET_WARM_RESET,
     _Function.TARGET_COLD_RESET,
     _Function.I_T_NEXUS_RESET,

@@ -14,6 +14,7 @@ any of them.
 from __future__ import annotations
 
 from enum import IntFlag
+from typing import Final
 
 from daiko.command_control.command_table import Change, CommandRow
 from daiko.scsi import sense
@@ -50,7 +51,7 @@ class Bar(IntFlag):
     """The medium is not to be written."""
 
 
-OF_MEDIUM = Bar.FORMATTING | Bar.SANITIZING
+OF_MEDIUM: Final = Bar.FORMATTING | Bar.SANITIZING
 """Bars whose answer says how far the work is."""
 
 
@@ -80,10 +81,10 @@ def barred_by(row: CommandRow) -> int:
     return int(bars)
 
 
-PORT_STATES = int(Bar.UNAVAILABLE | Bar.STANDBY | Bar.TRANSITIONING)
+PORT_STATES: Final = int(Bar.UNAVAILABLE | Bar.STANDBY | Bar.TRANSITIONING)
 """The bars of the asymmetric access state of the target port."""
 
-BY_RESERVATION = int(Bar.WRITE_EXCLUSIVE | Bar.EXCLUSIVE_ACCESS | Bar.RESERVED)
+BY_RESERVATION: Final = int(Bar.WRITE_EXCLUSIVE | Bar.EXCLUSIVE_ACCESS | Bar.RESERVED)
 """The bars that a command in a harmless form passes (`command_table.passes_reservations`)."""
 
 

@@ -63,7 +63,7 @@ class TargetConnection:
 
     # --- the role
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         return dispatch_table({Opcode.LOGIN_REQUEST: self._receive_login}, self._before_login)
 
     def connected(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Final
 
 from daiko.device.block import Buffer
 from daiko.iscsi.bhs import (
@@ -48,21 +49,21 @@ from daiko.target.port_task import ATTRIBUTES, PortTask, port_task
 from daiko.target.session import TargetAccess, TargetSession
 from daiko.target.text_exchange import TextExchange
 
-_FIELDS = struct.Struct(">BB6xQIII4x16s")
+_FIELDS: Final = struct.Struct(">BB6xQIII4x16s")
 """What the data path looks at of `bhs.SCSI_COMMAND`: opcode, flags, lun, ITT, expected length,
 CmdSN, cdb."""
-_AHS = struct.Struct(">HB")
-_EXTENDED_CDB = 1
-_BIDIRECTIONAL_READ_LENGTH = 2
-_CMD_SN = struct.Struct(">I")
-_CMD_SN_AT = 24
-_HELD_LIMIT = 4 * 1024 * 1024
+_AHS: Final = struct.Struct(">HB")
+_EXTENDED_CDB: Final = 1
+_BIDIRECTIONAL_READ_LENGTH: Final = 2
+_CMD_SN: Final = struct.Struct(">I")
+_CMD_SN_AT: Final = 24
+_HELD_LIMIT: Final = 4 * 1024 * 1024
 """Bytes of immediate data of commands that came early; more is hostile."""
 
-_WHOLE_TARGET = frozenset(
+_WHOLE_TARGET: Final = frozenset(
     {TaskManagementFunction.TARGET_WARM_RESET, TaskManagementFunction.TARGET_COLD_RESET}
 )
-_RFC_7144 = frozenset(
+_RFC_7144: Final = frozenset(
     {
         TaskManagementFunction.QUERY_TASK,
         TaskManagementFunction.QUERY_TASK_SET,
@@ -71,7 +72,7 @@ _RFC_7144 = frozenset(
     }
 )
 """What needs iSCSIProtocolLevel 2 (RFC 7144, 4.1)."""
-_WHOLE_UNIT = frozenset(
+_WHOLE_UNIT: Final = frozenset(
     {
         TaskManagementFunction.ABORT_TASK_SET,
         TaskManagementFunction.CLEAR_TASK_SET,
@@ -133,7 +134,8 @@ class FullFeaturePhase:
     # --- SCSI commands and their data
 
     def scsi_command(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        byte0, flags, lun, tag, length, cmd_sn, cdb = _FIELDS.unpack_from(header, at)
+        fields: tuple[int, int, int, int, int, int, bytes] = _FIELDS.unpack_from(header, at)
+        byte0, flags, lun, tag, length, cmd_sn, cdb = fields
         session = self._session
         is_immediate = byte0 & IMMEDIATE
         if not is_immediate:

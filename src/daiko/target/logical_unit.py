@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from daiko.backend.intent_log import IntentLog
 from daiko.command_control import command_table
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
 
-MAXIMUM_TRANSFER = 8 << 20
+MAXIMUM_TRANSFER: Final = 8 << 20
 """Bytes that one READ, WRITE or VERIFY may ask for; stated in page B0h and enforced."""
 
 
@@ -205,9 +205,8 @@ class LogicalUnit:
         """Carry out a command; it ends with `task.complete`, now or later. `is_admitted` is for
         the task set, which calls again for a task that it kept back."""
         cdb = task.cdb
-        served: Any = self._places[cdb[0]]
-        if served.__class__ is dict:
-            served = served.get(cdb[1] & 0x1F)
+        place = self._places[cdb[0]]
+        served = place.get(cdb[1] & 0x1F) if isinstance(place, dict) else place
         if not is_admitted:
             task.itl = itl
             itl.tasks.add(task)
@@ -499,5 +498,5 @@ def _illegal_bit(cdb: bytes, row: CommandRow) -> Sense:
     return sense.invalid_field_in_cdb(*stray)
 
 
-ACA = 4
+ACA: Final = 4
 """Task attribute (SAM-5, 8.4): there is no ACA condition here that such a task could serve."""

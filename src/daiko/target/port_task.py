@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daiko.device.block import Buffer
 from daiko.iscsi.bhs import (
@@ -33,25 +33,25 @@ from daiko.target.task import Task, TaskAttribute
 if TYPE_CHECKING:
     from daiko.target.session import TargetSession
 
-_GOOD = int(Status.GOOD)
-_DATA_IN = int(Opcode.DATA_IN)
-_SCSI_RESPONSE = int(Opcode.SCSI_RESPONSE)
-_R2T = int(Opcode.R2T)
-_LAST_WITH_STATUS = FINAL | STATUS
+_GOOD: Final = int(Status.GOOD)
+_DATA_IN: Final = int(Opcode.DATA_IN)
+_SCSI_RESPONSE: Final = int(Opcode.SCSI_RESPONSE)
+_R2T: Final = int(Opcode.R2T)
+_LAST_WITH_STATUS: Final = FINAL | STATUS
 
 # The two answers of the data path, with all that is always 0 in them left out.
-_WHOLE_ANSWER = struct.Struct(">HxxI8xIIIII12x")
+_WHOLE_ANSWER: Final = struct.Struct(">HxxI8xIIIII12x")
 """opcode and flags, length, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN of a Data-In."""
-_WHOLE_ANSWER_FLAGS = _DATA_IN << 8 | _LAST_WITH_STATUS
-_GOOD_RESPONSE = struct.Struct(">H14xI4xIIII8x")
+_WHOLE_ANSWER_FLAGS: Final = _DATA_IN << 8 | _LAST_WITH_STATUS
+_GOOD_RESPONSE: Final = struct.Struct(">H14xI4xIIII8x")
 """opcode and flags, ITT, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN of a SCSI Response."""
-_GOOD_RESPONSE_FLAGS = _SCSI_RESPONSE << 8 | FINAL
+_GOOD_RESPONSE_FLAGS: Final = _SCSI_RESPONSE << 8 | FINAL
 
-_JOINED = 8192
+_JOINED: Final = 8192
 """Bytes of data-in in several buffers up to which joining them is cheaper than a PDU for each."""
-_COLLAPSIBLE = frozenset({Status.GOOD, Status.CONDITION_MET})
+_COLLAPSIBLE: Final = frozenset({Status.GOOD, Status.CONDITION_MET})
 
-ATTRIBUTES = tuple(
+ATTRIBUTES: Final = tuple(
     TaskAttribute(code) if code <= TaskAttribute.ACA else TaskAttribute.SIMPLE for code in range(8)
 )
 """By the ATTR field; reserved codes are taken as SIMPLE."""

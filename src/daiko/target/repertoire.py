@@ -7,9 +7,8 @@ does not exist for its hosts. Thousands of units share the few repertoires that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from daiko.command_control import command_table
 from daiko.command_control.command_table import Attention, CommandRow, Order
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus
     from daiko.target.task import Task
 
-COMMAND_MODULES = (
+COMMAND_MODULES: Final = (
     defects,
     diagnostic,
     identification,
@@ -97,11 +96,11 @@ def _serve(row: CommandRow) -> Served:
     return Served(row, HANDLERS[row.name])
 
 
-_SERVED = tuple(_serve(row) for row in command_table.ROWS)
+_SERVED: Final = tuple(_serve(row) for row in command_table.ROWS)
 
 Place = Served | dict[int, Served] | None
 
-Repertoire = tuple[tuple[CommandRow, ...], Sequence[Place]]
+Repertoire = tuple[tuple[CommandRow, ...], list[Place]]
 """The rows that a unit has, and what serves them, by opcode and then by service action."""
 
 
@@ -137,7 +136,7 @@ def _offers(row: CommandRow, has: Means, device: Capabilities) -> bool:
     return level is not Level.NONE
 
 
-_NEED_A_KEEPER = frozenset({"REPORT_IDENTIFYING_INFORMATION", "SET_IDENTIFYING_INFORMATION"})
+_NEED_A_KEEPER: Final = frozenset({"REPORT_IDENTIFYING_INFORMATION", "SET_IDENTIFYING_INFORMATION"})
 """Commands of a unit that keeps something over restarts."""
 
 

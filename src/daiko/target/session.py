@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -41,21 +41,21 @@ from daiko.target.task import Task
 
 log = structlog.get_logger(__name__)
 
-WINDOW = 256
+WINDOW: Final = 256
 """Commands of one session in progress; of one unit no more than half."""
-UNCROWDED = WINDOW // 2
+UNCROWDED: Final = WINDOW // 2
 """Commands in progress up to which no unit can have more than its share."""
-ROOM = 32 * 1024 * 1024
+ROOM: Final = 32 * 1024 * 1024
 """Bytes of data-in and data-out of commands taken up, at most; one larger command goes alone."""
-LARGEST = 8 * 1024 * 1024
+LARGEST: Final = 8 * 1024 * 1024
 """Bytes that count of one command: no unit takes a longer transfer, whatever is announced."""
-WORTH_WHILE = 64 * 1024
+WORTH_WHILE: Final = 64 * 1024
 """Bytes that a host must move, from time to time, to keep what it holds while others wait."""
-NARROW = 8
+NARROW: Final = 8
 """Commands that the window still allows when memory is short."""
-_CLOSED = 1 << 62
+_CLOSED: Final = 1 << 62
 """Bytes taken off the room so that no command fits any more."""
-MAXIMUM_IMMEDIATE = 32
+MAXIMUM_IMMEDIATE: Final = 32
 """Immediate commands and task management functions in progress; the command window does not
 bound them."""
 

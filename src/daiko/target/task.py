@@ -11,7 +11,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from mypy_extensions import mypyc_attr
 
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
 
 
-_GOOD = int(Status.GOOD)
+_GOOD: Final = int(Status.GOOD)
 
 
 class TaskAttribute(IntEnum):
@@ -47,6 +49,7 @@ class Omitted:
         return self._length
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Task(ABC):
     """One SCSI command between its arrival and its status."""
 

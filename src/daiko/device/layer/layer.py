@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from daiko.device.block import (
     Atomic,
     BlockDevice,
@@ -14,6 +16,7 @@ from daiko.device.block import (
 )
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Layer(BlockDevice):
     """Passes everything on, except `copy_from` and `held_by`: a copy goes past the reads and writes
     that a layer stands over, so each layer must say itself what it does with one. `close` closes

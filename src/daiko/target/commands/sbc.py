@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus
     from daiko.target.task import Task
 
-FUA = 0x08
+FUA: Final = 0x08
 """Byte 1 of READ, WRITE and COMPARE AND WRITE: to and from the medium, not a volatile cache."""
 
-EXCESS = 8192
+EXCESS: Final = 8192
 """Bytes that a READ may have to give beyond what the initiator has room for, and that are read."""
 
-GOOD = int(Status.GOOD)
-CONDITION_MET = int(Status.CONDITION_MET)
+GOOD: Final = int(Status.GOOD)
+CONDITION_MET: Final = int(Status.CONDITION_MET)
 
 
 @serves("READ_6", "READ_10", "READ_12", "READ_16")
@@ -390,7 +390,7 @@ def synchronize_cache(
         unit.device.flush(flushed)
 
 
-IMMED = 0x02
+IMMED: Final = 0x02
 """Byte 1 of SYNCHRONIZE CACHE."""
 
 
@@ -434,5 +434,5 @@ def start_stop_unit(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
     itl.finish(task, GOOD)
 
 
-POWER_CONDITION_START_VALID = 0
-POWER_CONDITION_ACTIVE = 1
+POWER_CONDITION_START_VALID: Final = 0
+POWER_CONDITION_ACTIVE: Final = 1
