@@ -33,7 +33,6 @@ def runs() -> dict[str, Run]:
     return page.run_scenarios(IN_EVERY_RUN)
 
 
-@pytest.mark.xdist_group("conformance")
 @pytest.mark.parametrize("name", IN_EVERY_RUN)
 def test_whole_suite_passes(runs: dict[str, Run], name: str) -> None:
     scenario, run = SCENARIOS[name], runs[name]

@@ -17,8 +17,6 @@ HOST = "iqn.2026-11.com.example:alice"
 USER, SECRET = "alice", "alice's secret!"
 TARGET_USER, TARGET_SECRET = "array", "the array's own"
 
-pytestmark = pytest.mark.xdist_group("chap")  # One site for all of them.
-
 
 @dataclass
 class Site:

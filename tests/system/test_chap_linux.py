@@ -14,7 +14,7 @@ MIB = 1 << 20
 HOST = "iqn.2004-01.lab:chap"
 SECRET, TARGET_SECRET, FINDER_SECRET = "a secret of 16 B", "of array, 16 byt", "discovering 16 B"
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 SESSION = """
 iscsiadm -m node -o update -n node.session.auth.authmethod -v CHAP

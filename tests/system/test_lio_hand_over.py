@@ -25,7 +25,7 @@ MIB = 1 << 20
 SIZE = 384
 """MiB: so much that the fixed cost of asking for a job is little beside moving the data."""
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
