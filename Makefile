@@ -1,7 +1,11 @@
 # Every target does its own set-up first (scripts/setup): the virtual environment in .venv with
 # the `daiko` command in it, and the Debian packages that the target needs.
 SHELL := /bin/bash
-PYTEST := .venv/bin/python -m pytest
+# Where it is set, each of the hundreds of processes that the tests start compiles the product anew.
+unexport PYTHONDONTWRITEBYTECODE
+# A file of tests goes to a worker as a whole, so that what its tests share is set up once; in the
+# order of tests/conftest.py.
+PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 REPORT ?=
 SECONDS_OF_SOAK ?= 1800
 COUNT ?= 1000000
@@ -15,14 +19,14 @@ demo: setup           ## the main job end to end on loopback; REPORT=file.json w
 	@PYTHONPATH=tests .venv/bin/python scripts/demo.py $(if $(REPORT),--report $(REPORT))
 
 test: setup           ## all tests
-	@$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 check: setup          ## what developers run: format, lint, types, import contracts, tests
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@$(PYTEST) -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
+	@$(PYTEST) --cov --cov-report=term:skip-covered $(ARGS)
 
 format: setup
 	@.venv/bin/ruff format .

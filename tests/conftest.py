@@ -1,10 +1,13 @@
-"""Settings of the whole suite."""
+"""Settings of the whole suite, and its order where two workers share it."""
+
+from __future__ import annotations
 
 import os
 import sys
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # A deadline would make a property test a timing test: it fails on a busy machine.
@@ -27,3 +30,20 @@ if not os.environ.get("COMPILED"):
     sys.path_hooks.insert(0, _sources_only)
     for path in [path for path in sys.path_importer_cache if path.startswith(SOURCES)]:
         del sys.path_importer_cache[path]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files that take minutes first: a worker takes a file as a whole, in this order, and begun
+    last such a file would leave the other worker idle until it ends."""
+    if not hasattr(config, "workerinput"):
+        return  # Alone there is nobody to wait, and quick failures are better seen first.
+    with_guests = {item.path for item in items if item.get_closest_marker("lab")}
+
+    def turn(item: pytest.Item) -> int:
+        if item.path.parent.name == "conformance":
+            return 0
+        if item.path in with_guests:
+            return 1
+        return 2 if item.path.parent.name == "system" else 3
+
+    items.sort(key=turn)

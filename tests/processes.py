@@ -153,6 +153,17 @@ class Process:
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    def log_with(self, words: str) -> str:
+        """All of its log, once these words are in it. Raises ProcessFailed when they do not come.
+
+        Nobody waits for the log: what a line tells of may be over before the line is written."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in (said := self.log.read_text(errors="replace")):
+            if time.monotonic() > deadline:
+                raise self.failed(f"did not log {words!r}")
+            time.sleep(0.01)
+        return said
+
     def failed(self, what: str) -> ProcessFailed:
         return ProcessFailed(f"{self.name} {what}; the end of its log:\n{self.log_end()}")
 

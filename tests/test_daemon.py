@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import stat
@@ -373,3 +374,23 @@ def test_default_folder_that_another_user_made_first_is_used_by_neither_end(
         cli.run()
     assert ended.value.code == 6
     assert "another user's" in capfd.readouterr().err
+
+
+def test_line_goes_out_in_one_piece_where_the_output_is_not_buffered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else a line of the log may come between it and its end on a terminal that shows both."""
+    pieces: list[bytes] = []
+
+    class Terminal(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, piece: Any) -> int:
+            pieces.append(bytes(piece))
+            return len(piece)
+
+    # As Python makes it with -u, or PYTHONUNBUFFERED.
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(Terminal(), write_through=True))
+    daemon._say("ready")
+    assert pieces == [b"ready\n"]

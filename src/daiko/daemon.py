@@ -158,9 +158,15 @@ async def _start(options: Options) -> AsyncExitStack:
         await stack.enter_async_context(_serving_api(system, api, options.token))
         await system.listen()
         for line in [*urls(system), f"API at {api.address}", READY]:
-            # In one write: other programs may say something on the same terminal.
-            print(f"{line}\n", end="", flush=True)
+            _say(line)
         return stack.pop_all()
+
+
+def _say(line: str) -> None:
+    """Print a line in one piece. `print` writes the end of the line by itself where the output is
+    not buffered, and on a terminal a line of the log may come in between."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 @contextmanager

@@ -90,7 +90,6 @@ else:
     )
 
     @pytest.mark.lab
-    @pytest.mark.xdist_group("lab")
     def test_suite_passes_for_root_of_a_guest(tmp_path: Path) -> None:
         for name in PACKAGES:
             for file in metadata.files(name) or ():

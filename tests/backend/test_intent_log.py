@@ -92,7 +92,7 @@ async def test_entries_beyond_the_slots_wait(path: Path) -> None:
     assert not rest
     assert not any(each.done() for each in waiting[SLOTS:])
     await ended(log, done.pop().result())
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(waiting[SLOTS:], return_when=asyncio.FIRST_COMPLETED)
     assert len(found(path)) == SLOTS
     log.close()
     with pytest.raises(Aborted):

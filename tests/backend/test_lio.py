@@ -31,7 +31,7 @@ from daiko.scsi.vpd import parse_designators
 from device.suite import BlockDeviceSuite, pattern
 from processes import free_port
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lio-backend")]
+pytestmark = pytest.mark.lab
 
 LAB = Path(__file__).parents[1] / "lab"
 INITIATOR = "iqn.2026-11.com.example:daiko"

@@ -14,8 +14,6 @@ import pytest
 from cli.conftest import MIB, Site
 from processes import Daiko, free_port, image
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 
 def test_backends_are_listed_with_what_they_can_do(site: Site) -> None:
     found = {backend["name"]: backend for backend in site.json("backend", "ls")}

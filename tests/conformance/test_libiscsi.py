@@ -14,6 +14,7 @@ import pytest
 
 from conformance import page
 from conformance.libiscsi_suite import (
+    PATIENCE,
     Outcome,
     Result,
     Run,
@@ -33,7 +34,7 @@ def runs() -> dict[str, Run]:
     return page.run_scenarios(IN_EVERY_RUN)
 
 
-@pytest.mark.xdist_group("conformance")
+@pytest.mark.timeout(2 * PATIENCE)  # The set-up of the first of them runs the suite.
 @pytest.mark.parametrize("name", IN_EVERY_RUN)
 def test_whole_suite_passes(runs: dict[str, Run], name: str) -> None:
     scenario, run = SCENARIOS[name], runs[name]

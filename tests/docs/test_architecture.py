@@ -15,9 +15,6 @@ import pytest
 import daiko
 from way_trace import Call, record
 
-pytestmark = pytest.mark.xdist_group("architecture")
-"""One recording for all of them."""
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 SOURCE = Path(daiko.__file__).parent

@@ -14,7 +14,7 @@ MIB = 1 << 20
 HOST = "iqn.2004-01.lab:chap"
 SECRET, TARGET_SECRET, FINDER_SECRET = "a secret of 16 B", "of array, 16 byt", "discovering 16 B"
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 SESSION = """
 iscsiadm -m node -o update -n node.session.auth.authmethod -v CHAP
@@ -79,8 +79,7 @@ def test_linux_host_logs_in_by_chap(tmp_path: Path) -> None:
             assert "used" in linux.run(SESSION.format(secret=SECRET) + USE), "one-way"
             assert "used" in linux.run(MUTUAL.format(secret=TARGET_SECRET) + USE), "mutual"
             assert fails(MUTUAL.format(secret="another 16 bytes") + USE)
-        log = daiko.log.read_text()
-        assert "a wrong CHAP secret" in log
+        log = daiko.log_with("a wrong CHAP secret")
         assert "authentication is required" in log or "no common AuthMethod" in log
 
 

@@ -18,7 +18,7 @@ from processes import Daiko, image
 MIB = 1 << 20
 ONE, TWO = "iqn.2004-01.lab:linux", "iqn.2004-01.lab:second"
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 LOG_IN = f"""
 iscsiadm -m iface -I second --op=new > /dev/null

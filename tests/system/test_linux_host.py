@@ -11,7 +11,7 @@ from processes import Daiko, Tgt, image
 
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 DISKS = """
 if ! iscsiadm -m session > /dev/null 2>&1; then

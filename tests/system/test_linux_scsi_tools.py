@@ -17,7 +17,7 @@ from processes import Daiko, image
 MIB = 1 << 20
 URL = "https://daiko.example.com:3261"
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 LOGIN = """
 iscsiadm -m discovery -t st -p {portal} > /dev/null

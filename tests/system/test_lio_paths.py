@@ -13,7 +13,7 @@ from processes import PATIENCE, Daiko, ProcessFailed, free_port, qemu_io
 
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 TWO_GROUPS = """
 set -e

@@ -15,7 +15,7 @@ from processes import Daiko, free_port, image
 
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 FUNCTIONS = """
 MAP=/dev/mapper/$(ls /dev/mapper | grep ^3 | head -n 1)

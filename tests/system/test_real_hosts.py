@@ -17,7 +17,7 @@ from processes import Daiko, Tgt, image, run
 
 MIB = 1 << 20
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.lab
 
 LOG_IN = """
 iscsiadm -m node -o new -T {iqn} -p {portal} > /dev/null

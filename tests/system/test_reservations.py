@@ -40,8 +40,6 @@ WE_RO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 GOOD, CONFLICT = Status.GOOD, Status.RESERVATION_CONFLICT
 WRITE = sbc.Write10.pack(lba=7, transfer_length=1)
 
-pytestmark = pytest.mark.xdist_group("reservations")  # One site for all of them.
-
 
 @dataclass
 class Site:

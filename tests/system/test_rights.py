@@ -28,8 +28,6 @@ from processes import Daiko, Tgt, image, run
 MIB = 1 << 20
 BLOCKS = MIB // 512
 
-pytestmark = pytest.mark.xdist_group("rights")  # One site for all of them.
-
 ALICE, BOB = "iqn.2026-11.com.example:alice", "iqn.2026-11.com.example:bob"
 
 
