@@ -397,7 +397,10 @@ class SecondController:
             if self._looking is asyncio.current_task():
                 self._looking = None
         if release:
-            self._paths.release()
+            # What waited for the session was meant for the units as they were.
+            devices = self._devices.values()
+            absent = {lun_field(each.lun): each.absence for each in devices if each.absence}
+            self._paths.release(absent)
         self._judge()
 
     async def _compare(self, lun: int) -> None:
