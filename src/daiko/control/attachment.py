@@ -28,6 +28,7 @@ from daiko.device.error import DeviceError, Unreachable
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
+from daiko.scsi.block_data import Capacity
 from daiko.scsi.spc import TestUnitReady
 from daiko.state.record import BackendKind, BackendRecord, DeviceFacts, Patience
 
@@ -98,6 +99,9 @@ class Attachment:
                 record.name, record.iqn, record.portals, initiator_iqn, account=account,
                 settings=settings_of(record.patience),
             )  # fmt: skip
+            self.controller.sizes = {
+                known.lun: Capacity(known.blocks, known.block_size) for known in record.devices
+            }
             self.controller.on_lu_changed = self._lu_changed
             self.controller.on_reset = self._was_reset
         self.found: ProbeResult | None = None
