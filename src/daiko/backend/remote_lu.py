@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from typing import Protocol
 
+from daiko.backend.lba_runs import runs
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.refusal import device_error
 from daiko.device.block import (
@@ -24,7 +25,6 @@ from daiko.device.block import (
     Level,
     PrefetchDone,
     ReadDone,
-    Run,
     StatusDone,
 )
 from daiko.device.emulate import write_fua
@@ -37,13 +37,7 @@ from daiko.device.error import (
     Unsupported,
 )
 from daiko.initiator.command import Command
-from daiko.scsi.block_data import (
-    LbaRange,
-    ProvisioningStatus,
-    pack_unmap,
-    parse_lba_status,
-)
-from daiko.scsi.layout import MalformedData
+from daiko.scsi.block_data import LbaRange, pack_unmap
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.report import lun_field
 from daiko.scsi.sbc import (
@@ -488,7 +482,7 @@ class RemoteLu(BlockDevice):
                 if error is None:
                     error = device_error(status, sense, what, writing=False, optional=True)
                 if error is None:
-                    done(None, _runs(data, lba, blocks))
+                    done(None, runs(data, lba, blocks))
                 elif isinstance(error, Unsupported):
                     self._is_thin = False  # it cannot tell: all is mapped
                     done(None, [(blocks, True)])
@@ -537,22 +531,3 @@ def _range(opcode: int, lba: int, blocks: int, flags: int) -> bytes:
         return _RANGE_10.pack(opcode, flags, lba, 0, blocks, 0)
     # READ (16) and WRITE (16) lie 60h above READ (10) and WRITE (10).
     return _RANGE_16.pack(opcode + 0x60, flags, lba, blocks, 0, 0)
-
-
-def _runs(data: Buffer, lba: int, blocks: int) -> list[Run]:
-    """The part of a GET LBA STATUS answer that speaks of the blocks asked about. What it leaves
-    out, or does not say in order, is mapped."""
-    runs: list[Run] = []
-    position, end = lba, lba + blocks
-    try:
-        descriptors = parse_lba_status(data)
-    except MalformedData:
-        descriptors = ()
-    for found in descriptors:
-        if found.lba > position or position >= end:
-            break
-        stop = min(found.lba + found.blocks, end)
-        if stop > position:
-            runs.append((stop - position, found.status != ProvisioningStatus.DEALLOCATED))
-            position = stop
-    return runs or [(blocks, True)]
