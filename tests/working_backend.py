@@ -17,7 +17,7 @@ from daiko.backend.second_controller import SecondController
 from daiko.device.layer.delay import Delay
 from daiko.device.layer.fault import Fault
 from daiko.initiator.settings import InitiatorSettings
-from daiko.scsi.opcode import Opcode
+from daiko.scsi.opcode import Opcode, Status
 from daiko.target.access import Access
 from daiko.target.logical_unit import Identity, LogicalUnit
 from daiko.target.portal import Target
@@ -28,8 +28,9 @@ INITIATOR = "iqn.2026-11.com.example:first"
 BLOCKS = 8192
 SIZE = 512
 QUICK = InitiatorSettings(
-    tick=0.05, grace=60.0, reconnect_first=0.02, reconnect_longest=0.1, logout_timeout=0.5
-)
+    tick=0.05, grace=60.0, reconnect_first=0.02, reconnect_longest=0.1, logout_timeout=0.5,
+    busy_first=0.001, busy_longest=0.01, busy_patience=0.05,
+)  # fmt: skip
 
 
 class Recorder(Access):
@@ -40,13 +41,14 @@ class Recorder(Access):
         super().__init__()
         self.cdbs: list[bytes] = []
         self.sense_for: dict[int, bytes] = {}
-        """Operation code -> sense data with which it is refused."""
+        """Operation code -> sense data with which it is refused; none: it is BUSY."""
 
     def submit(self, task: Task) -> None:
         cdb = bytes(task.cdb)
         self.cdbs.append(cdb)
         if cdb[0] in self.sense_for:
-            task.complete(2, (), self.sense_for[cdb[0]])
+            sense = self.sense_for[cdb[0]]
+            task.complete(Status.CHECK_CONDITION if sense else Status.BUSY, (), sense)
             return
         super().submit(task)
 

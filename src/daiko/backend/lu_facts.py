@@ -78,6 +78,9 @@ class LuFacts:
     has_fua: bool = False
     opcodes: frozenset[int] | None = None
     """What REPORT SUPPORTED OPERATION CODES lists; None where the unit does not have it."""
+    service_actions: frozenset[tuple[int, int]] = frozenset()
+    """What it lists of operation codes that have service actions: (operation code, service
+    action)."""
     is_at_work: bool = field(default=False, compare=False)
     """The medium is being formatted or sanitized, or that has failed: capacity and mode parameters
     cannot be asked for. This says nothing of what the unit is."""
@@ -90,6 +93,10 @@ class LuFacts:
     def lists_command(self, opcode: int) -> bool:
         """Whether the unit says in its list of operation codes that it has a command."""
         return self.opcodes is not None and opcode in self.opcodes
+
+    def lists_action(self, opcode: int, service_action: int) -> bool:
+        """The same of a service action."""
+        return (opcode, service_action) in self.service_actions
 
     @property
     def is_disk(self) -> bool:
@@ -198,7 +205,7 @@ async def read_facts(port: Asks, lun: int) -> LuFacts:
         else None,
         write_protected,
         has_fua,
-        await _opcodes(port, lun),
+        *await _commands(port, lun),
         is_at_work,
     )
 
@@ -246,11 +253,19 @@ async def _protection(port: Asks, lun: int) -> tuple[bool, bool]:
     return said.write_protected, bool(said.device_specific & _DPOFUA)
 
 
-async def _opcodes(port: Asks, lun: int) -> frozenset[int] | None:
+async def _commands(
+    port: Asks, lun: int
+) -> tuple[frozenset[int] | None, frozenset[tuple[int, int]]]:
+    """The operation codes and the service actions that the unit lists."""
     length = 8192
     cdb = ReportSupportedOperationCodes.pack(allocation_length=length)
     try:
         listed = parse_all_commands(await port.ask(lun, cdb, length, optional=True))
     except (Refused, Unsupported, MalformedData):
-        return None
-    return frozenset(command.opcode for command in listed) or None
+        return None, frozenset()
+    actions = frozenset(
+        (command.opcode, command.service_action)
+        for command in listed
+        if command.service_action is not None
+    )
+    return frozenset(command.opcode for command in listed) or None, actions

@@ -25,6 +25,7 @@ from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
@@ -67,6 +68,16 @@ class AbsentDevice(BlockDevice):
         done(Unreachable(self.reason))
 
     def flush(self, done: Done) -> None:
+        done(Unreachable(self.reason))
+
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None]:
+        """Whether it can do this itself is not known before it is there."""
+        loop = asyncio.get_running_loop()
+        return loop.call_soon(watcher.ended, Unreachable(self.reason)).cancel
+
+    def exit_failure_mode(self, done: Done) -> None:
         done(Unreachable(self.reason))
 
 
