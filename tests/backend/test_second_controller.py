@@ -18,6 +18,7 @@ from daiko.device import awaitable
 from daiko.device.error import Aborted, Busy, Refused, Unreachable
 from daiko.initiator.settings import InitiatorSettings
 from daiko.scsi.opcode import Status
+from daiko.scsi.sbc import Read10
 from daiko.scsi.sense import SenseKey, parse_sense
 from daiko.scsi.spc import TestUnitReady as TestUnitReadyCdb
 from device.suite import BlockDeviceSuite, Outcomes, pattern
@@ -324,12 +325,16 @@ class TestLoss:
             tgt.kill()
             await asyncio.to_thread(image, tmp_path / "disk", 4 << 20)  # a smaller one
             outcomes = Outcomes()
-            device.write(0, bytes(512), outcomes.note)
+            device.write(0, b"x" * 512, outcomes.note)
             await asyncio.to_thread(tgt.start)
             await asyncio.wait_for(told.wait(), 60)
             assert seen == [(1, "it has shrunk from 16384 to 8192 blocks")]
             with pytest.raises(Unreachable, match="shrunk"):
                 await awaitable.read(device, 0, 1)
+            await outcomes.all_of(1)
+            assert isinstance(outcomes[0], Unreachable)  # it was meant for the old one
+            read = await controller.execute(1, Read10.pack(transfer_length=1), b"", 512)
+            assert (read.status, bytes(read.data)) == (Status.GOOD, bytes(512))
             await controller.close()
 
     async def test_close_aborts_what_is_in_flight(self, tmp_path: Path) -> None:

@@ -10,15 +10,21 @@ import pytest
 from daiko.control import volumes
 from daiko.control.apply import apply_document
 from daiko.control.document import Document
-from daiko.control.kept import kept_of, record_of
+from daiko.control.kept import kept_of, medium_work_of, medium_work_record_of, record_of
 from daiko.control.system import System
 from daiko.scsi import spc
 from daiko.scsi.mode_page import CachingPage, pack_mode_parameters
 from daiko.scsi.opcode import Status
-from daiko.state.record import ExtentRecord, HostRecord, UnitRecord, VolumeRecord
+from daiko.state.record import (
+    ExtentRecord,
+    HostRecord,
+    MediumWorkRecord,
+    UnitRecord,
+    VolumeRecord,
+)
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import Change, StoreError
-from daiko.target.kept import NOTHING_KEPT, Kept
+from daiko.target.kept import NOTHING_KEPT, Kept, MediumWork, WorkKind
 from target.fake import FakeTask, Host
 
 NAA = "602da10" + "0" * 25
@@ -52,6 +58,24 @@ async def save_page(system: System) -> FakeTask:
 )
 def test_what_is_stored_is_read_as_it_was(kept: Kept) -> None:
     assert kept_of(record_of(NAA, kept)) == kept
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        MediumWork(WorkKind.BLOCK_ERASE, is_handed_over=True),
+        MediumWork(WorkKind.OVERWRITE, b"ab", 3, invert=True, is_restricted=True, has_failed=True),
+    ],
+    ids=["handed over", "failed"],
+)
+def test_work_on_the_medium_is_read_as_it_was(work: MediumWork) -> None:
+    assert medium_work_of(medium_work_record_of(NAA, work)) == work
+
+
+def test_work_that_was_stored_before_any_was_handed_over_is_read() -> None:
+    stored = medium_work_record_of(NAA, MediumWork(WorkKind.OVERWRITE)).model_dump()
+    del stored["is_handed_over"]
+    assert not medium_work_of(MediumWorkRecord(**stored)).is_handed_over
 
 
 async def test_saved_mode_page_holds_after_a_restart_of_the_controller(

@@ -1,15 +1,17 @@
 """What a logical unit of a second controller says of itself: read by asking it.
 
 Only what every disk must answer is insisted on (standard INQUIRY, READ CAPACITY). Each VPD page is
-asked for only when page 00h lists it, and a unit that refuses one of them simply has not said.
+asked for only when page 00h lists it, and a unit that refuses one of them simply has not said. A
+unit whose medium is being formatted or sanitized does not give its capacity, but says who it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
+from daiko.backend.refusal import is_of_medium
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError, Refused, Unsupported
 from daiko.scsi.block_data import Capacity, parse_capacity_10
@@ -63,7 +65,7 @@ class LuFacts:
     lun: int
     inquiry: StandardInquiry
     capacity: Capacity | None
-    """None: no disk, or one that is not ready."""
+    """None: no disk, or one whose medium is at work (`is_at_work`)."""
     serial: str = ""
     designators: tuple[Designator, ...] = ()
     """All of page 83h, in its order."""
@@ -76,6 +78,12 @@ class LuFacts:
     has_fua: bool = False
     opcodes: frozenset[int] | None = None
     """What REPORT SUPPORTED OPERATION CODES lists; None where the unit does not have it."""
+    service_actions: frozenset[tuple[int, int]] = frozenset()
+    """What it lists of operation codes that have service actions: (operation code, service
+    action)."""
+    is_at_work: bool = field(default=False, compare=False)
+    """The medium is being formatted or sanitized, or that has failed: capacity and mode parameters
+    cannot be asked for. This says nothing of what the unit is."""
 
     def has_command(self, opcode: int) -> bool:
         """Whether the unit may have a command that one of its pages announces. Some announce
@@ -85,6 +93,10 @@ class LuFacts:
     def lists_command(self, opcode: int) -> bool:
         """Whether the unit says in its list of operation codes that it has a command."""
         return self.opcodes is not None and opcode in self.opcodes
+
+    def lists_action(self, opcode: int, service_action: int) -> bool:
+        """The same of a service action."""
+        return (opcode, service_action) in self.service_actions
 
     @property
     def is_disk(self) -> bool:
@@ -106,6 +118,16 @@ class LuFacts:
     def identity(self) -> tuple[Designator, ...]:
         """The designators that name the unit itself."""
         return tuple(item for item in self.designators if item.names_logical_unit)
+
+
+def as_before(facts: LuFacts, known: LuFacts | None, sizes: Mapping[int, Capacity]) -> LuFacts:
+    """With what a unit whose medium is at work does not say taken as it was: as it was `known` to
+    be, or of the size that it had by its LUN."""
+    if not facts.is_at_work:
+        return facts
+    if known is not None and known.is_disk and known.identity == facts.identity:
+        return replace(known, is_at_work=True)
+    return replace(facts, capacity=sizes.get(facts.lun))
 
 
 async def report_luns(port: Asks) -> tuple[int, ...]:
@@ -153,7 +175,7 @@ async def read_facts(port: Asks, lun: int) -> LuFacts:
     )
     if not is_disk:
         return LuFacts(lun, inquiry, None)
-    capacity = await _capacity(port, lun)
+    capacity, is_at_work = await _capacity_or_work(port, lun)
     none: tuple[int, ...] = ()
     pages = await _page(port, lun, PageCode.SUPPORTED_VPD_PAGES, parse_supported_vpd_pages, none)
 
@@ -183,8 +205,18 @@ async def read_facts(port: Asks, lun: int) -> LuFacts:
         else None,
         write_protected,
         has_fua,
-        await _opcodes(port, lun),
+        *await _commands(port, lun),
+        is_at_work,
     )
+
+
+async def _capacity_or_work(port: Asks, lun: int) -> tuple[Capacity | None, bool]:
+    try:
+        return await read_capacity(port, lun), False
+    except DeviceError as error:
+        if not is_of_medium(error):
+            raise
+        return None, True
 
 
 def _third_party(data: Buffer) -> ThirdPartyCopyPage | None:
@@ -198,8 +230,9 @@ async def _page(port: Asks, lun: int, code: int, parse: Callable[[Buffer], T], o
         return otherwise
 
 
-async def _capacity(port: Asks, lun: int) -> Capacity | None:
-    """READ CAPACITY (16), or (10) from a unit that has only that."""
+async def read_capacity(port: Asks, lun: int) -> Capacity:
+    """READ CAPACITY (16), or (10) from a unit that has only that. Raises DeviceError,
+    MalformedData."""
     try:
         data = await port.ask(lun, ReadCapacity16.pack(allocation_length=32), 32, optional=True)
         return Capacity.parse(data)
@@ -220,11 +253,19 @@ async def _protection(port: Asks, lun: int) -> tuple[bool, bool]:
     return said.write_protected, bool(said.device_specific & _DPOFUA)
 
 
-async def _opcodes(port: Asks, lun: int) -> frozenset[int] | None:
+async def _commands(
+    port: Asks, lun: int
+) -> tuple[frozenset[int] | None, frozenset[tuple[int, int]]]:
+    """The operation codes and the service actions that the unit lists."""
     length = 8192
     cdb = ReportSupportedOperationCodes.pack(allocation_length=length)
     try:
         listed = parse_all_commands(await port.ask(lun, cdb, length, optional=True))
     except (Refused, Unsupported, MalformedData):
-        return None
-    return frozenset(command.opcode for command in listed) or None
+        return None, frozenset()
+    actions = frozenset(
+        (command.opcode, command.service_action)
+        for command in listed
+        if command.service_action is not None
+    )
+    return frozenset(command.opcode for command in listed) or None, actions

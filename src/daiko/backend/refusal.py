@@ -31,6 +31,8 @@ _NOT_SUPPORTED = (0x25, 0x00)
 """LOGICAL UNIT NOT SUPPORTED."""
 _SPACE_ALLOCATION_FAILED = (0x27, 0x07)
 _BECOMING_READY = (0x04, 0x01)
+_MEDIUM_AT_WORK = frozenset({(0x04, 0x04), (0x04, 0x1B)})
+"""FORMAT IN PROGRESS, SANITIZE IN PROGRESS."""
 
 
 def device_error(
@@ -54,6 +56,20 @@ def device_error(
     except MalformedData as error:
         return Refused(f"{what}: {error}", status=status, sense=sense)
     return _of_sense(said, what, sense, writing=writing, optional=optional)
+
+
+def is_of_medium(error: DeviceError) -> bool:
+    """Whether a command that concerns no block was refused for the state of the medium: FORMAT UNIT
+    or SANITIZE is at work on it, or has failed. Who the unit is can be asked all the same."""
+    if isinstance(error, MediumFailure):
+        return True
+    if not isinstance(error, Refused):
+        return False
+    try:
+        said = parse_sense(error.sense)
+    except MalformedData:
+        return False
+    return said.key == SenseKey.NOT_READY and (said.asc, said.ascq) in _MEDIUM_AT_WORK
 
 
 def _of_sense(

@@ -11,10 +11,13 @@ a flush. `device/emulate.py` is for the rest.
 from __future__ import annotations
 
 import struct
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
+from daiko.backend.lba_runs import runs
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.refusal import device_error
+from daiko.backend.sanitize import Port, action_of, exit_failure_mode, follow
 from daiko.device.block import (
     Atomic,
     BlockDevice,
@@ -24,7 +27,6 @@ from daiko.device.block import (
     Level,
     PrefetchDone,
     ReadDone,
-    Run,
     StatusDone,
 )
 from daiko.device.emulate import write_fua
@@ -36,15 +38,10 @@ from daiko.device.error import (
     Unreachable,
     Unsupported,
 )
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 from daiko.initiator.command import AskedCommand, Command
-from daiko.scsi.block_data import (
-    LbaRange,
-    ProvisioningStatus,
-    pack_unmap,
-    parse_lba_status,
-)
-from daiko.scsi.layout import MalformedData
-from daiko.scsi.opcode import Opcode, Status
+from daiko.scsi.block_data import LbaRange, pack_unmap
+from daiko.scsi.opcode import Opcode, Sanitize, Status
 from daiko.scsi.report import lun_field
 from daiko.scsi.sbc import (
     CompareAndWrite,
@@ -57,7 +54,7 @@ from daiko.scsi.sbc import (
     WriteSame16,
 )
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
-from daiko.scsi.vpd import BlockLimits, ProvisioningType
+from daiko.scsi.vpd import READS_AFTER_ERASE, BlockLimits, ProvisioningType
 
 _RANGE_10: Final = struct.Struct(">BBIBHB")
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
@@ -73,15 +70,6 @@ _WRITE_SAME_BLOCKS: Final = (1 << 32) - 1
 _STATUS_LENGTH: Final = 8 + 16 * 63
 """Bytes of GET LBA STATUS data asked for: 63 descriptors."""
 _SYNCHRONIZE_ALL: Final = SynchronizeCache10.pack(lba=0, transfer_length=0)
-
-
-class Port(Protocol):
-    """Where commands go."""
-
-    command_timeout: float
-
-    def send(self, command: Command) -> None:
-        """Send it; its `done` is called exactly once."""
 
 
 class _Together:
@@ -160,6 +148,7 @@ class RemoteLu(BlockDevice):
         self._is_thin = False
         self._has_or_write = False
         self._has_prefetch = False
+        self._sanitizes: frozenset[Sanitize] = frozenset()
         self._limits = BlockLimits()
 
     # --- what is known of it
@@ -190,6 +179,7 @@ class RemoteLu(BlockDevice):
         # Nothing but the list of commands tells of these.
         self._has_or_write = facts.lists_command(Opcode.ORWRITE_16)
         self._has_prefetch = facts.lists_command(Opcode.PREFETCH_16)
+        self._sanitizes = _sanitizes(facts)
         atomic = min(limits.max_atomic, self._limit) if has(Opcode.WRITE_ATOMIC_16) else 0
         native = {True: Level.NATIVE, False: Level.NONE}
         self.capabilities = Capabilities(
@@ -446,6 +436,21 @@ class RemoteLu(BlockDevice):
             and blocks % (limits.atomic_granularity or 1) == 0
         )
 
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None] | None:
+        # What it has begun is followed whatever it lists now: at work it may not list anything.
+        can_begin = action_of(wanted) in self._sanitizes and wanted.blocks == self.blocks
+        if not resume and not can_begin:
+            return None
+        return follow(self, self._port, wanted, watcher, resume=resume)
+
+    def exit_failure_mode(self, done: Done) -> None:
+        if self.absence:
+            done(self._refusal(0, 0))
+        else:
+            exit_failure_mode(self, self._port, done)
+
     def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
         refusal = self._refusal(lba, blocks)
         if refusal is not None or not self._has_prefetch or not blocks:
@@ -487,7 +492,7 @@ class RemoteLu(BlockDevice):
                 if error is None:
                     error = device_error(status, sense, what, writing=False, optional=True)
                 if error is None:
-                    done(None, _runs(data, lba, blocks))
+                    done(None, runs(data, lba, blocks))
                 elif isinstance(error, Unsupported):
                     self._is_thin = False  # it cannot tell: all is mapped
                     done(None, [(blocks, True)])
@@ -530,28 +535,18 @@ class RemoteLu(BlockDevice):
         )
 
 
+def _sanitizes(facts: LuFacts) -> frozenset[Sanitize]:
+    """The service actions of SANITIZE that leave what volumes promise: after BLOCK ERASE every
+    block can be read (page B1h, WABEREQ)."""
+    offers = {Sanitize.SANITIZE_OVERWRITE}
+    if facts.characteristics.wabereq == READS_AFTER_ERASE:
+        offers.add(Sanitize.SANITIZE_BLOCK_ERASE)
+    return frozenset(each for each in offers if facts.lists_action(Opcode.SANITIZE, each))
+
+
 def _range(opcode: int, lba: int, blocks: int, flags: int) -> bytes:
     """READ or WRITE: (10), which every disk has, as long as the address and the length fit."""
     if lba + blocks <= 0x1_0000_0000 and blocks < 0x10000:
         return _RANGE_10.pack(opcode, flags, lba, 0, blocks, 0)
     # READ (16) and WRITE (16) lie 60h above READ (10) and WRITE (10).
     return _RANGE_16.pack(opcode + 0x60, flags, lba, blocks, 0, 0)
-
-
-def _runs(data: Buffer, lba: int, blocks: int) -> list[Run]:
-    """The part of a GET LBA STATUS answer that speaks of the blocks asked about. What it leaves
-    out, or does not say in order, is mapped."""
-    runs: list[Run] = []
-    position, end = lba, lba + blocks
-    try:
-        descriptors = parse_lba_status(data)
-    except MalformedData:
-        descriptors = ()
-    for found in descriptors:
-        if found.lba > position or position >= end:
-            break
-        stop = min(found.lba + found.blocks, end)
-        if stop > position:
-            runs.append((stop - position, found.status != ProvisioningStatus.DEALLOCATED))
-            position = stop
-    return runs or [(blocks, True)]

@@ -7,18 +7,19 @@ as EXTENDED COPY.
 Whenever a session comes up anew, the logical units in use are looked at before any other command
 goes out. A unit that is another one now, or has shrunk, or is gone, is withdrawn: its requests
 complete with Unreachable, and `on_lu_changed` is called. Unit attentions that announce changes
-(capacity, INQUIRY data, LUNs) lead to the same look.
+(capacity, INQUIRY data, LUNs) lead to the same look. A unit whose medium is being formatted or
+sanitized says who it is, but not how large: it is taken as it was, and looked at again later.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import structlog
 
-from daiko.backend.lu_facts import LuFacts, read_facts, report_luns
+from daiko.backend.lu_facts import LuFacts, as_before, read_facts, report_luns
 from daiko.backend.path_judge import PathJudge
 from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
@@ -29,6 +30,7 @@ from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
+from daiko.scsi.block_data import Capacity
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode
 from daiko.scsi.report import lun_field, lun_number
@@ -108,6 +110,8 @@ class SecondController:
         self.command_timeout = self.settings.command_timeout
         self.units: dict[int, LuFacts] = {}
         """The logical units as they were last looked at, by LUN; disks and others."""
+        self.sizes: Mapping[int, Capacity] = {}
+        """How large units were before this controller was opened for the first time, by LUN."""
         self.on_lu_changed: Callable[[SecondController, int, str], None] | None = None
         """Called with the LUN and a reason when a unit in use was withdrawn, and with "" when its
         size or abilities changed, or it came back."""
@@ -310,8 +314,15 @@ class SecondController:
             device = self._devices[lun] = RemoteLu(self, f"{self.name}/{lun}", lun)
             facts = self.units.get(lun)
             if facts is not None:
-                device.learn(facts)
+                self._learn(device, facts)
         return device
+
+    def _learn(self, device: RemoteLu, facts: LuFacts) -> None:
+        device.learn(facts)
+        if facts.is_at_work:
+            self._look_later(device.lun)
+        else:
+            self._not_seen.pop(device.lun, None)
 
     async def refresh(self) -> None:
         """Look at all logical units anew and take them as they are now. Raises DeviceError."""
@@ -320,10 +331,12 @@ class SecondController:
             found = await asyncio.gather(*(read_facts(self, lun) for lun in numbers))
         except MalformedData as error:
             raise Refused(f"{self.name}: {error}", status=0, sense=b"") from error
-        self.units = {facts.lun: facts for facts in found}
+        self.units = {
+            facts.lun: as_before(facts, self.units.get(facts.lun), self.sizes) for facts in found
+        }
         for lun, device in self._devices.items():
             if lun in self.units:
-                device.learn(self.units[lun])
+                self._learn(device, self.units[lun])
             else:
                 device.withdraw("the controller has no such LU any more")
 
@@ -397,7 +410,10 @@ class SecondController:
             if self._looking is asyncio.current_task():
                 self._looking = None
         if release:
-            self._paths.release()
+            # What waited for the session was meant for the units as they were.
+            devices = self._devices.values()
+            absent = {lun_field(each.lun): each.absence for each in devices if each.absence}
+            self._paths.release(absent)
         self._judge()
 
     async def _compare(self, lun: int) -> None:
@@ -408,24 +424,22 @@ class SecondController:
         reason = ""
         facts: LuFacts | None = None
         try:
-            facts = await self._facts(lun)
+            facts = as_before(await self._facts(lun), known, self.sizes)
         except (DeviceError, MalformedData) as error:
             if session is None or self._paths.session is not session:
                 raise Unreachable(str(error)) from error
             reason = f"it does not answer as before: {error}"
             if isinstance(error, _PASSING):
                 self._look_later(lun)
-        if facts is not None:
-            self._not_seen.pop(lun, None)
-            if known is not None:
-                reason = _difference(known, facts)
+        if facts is not None and known is not None:
+            reason = _difference(known, facts)
         changed = reason != device.absence
         if reason:
             device.withdraw(reason)
         elif facts is not None:
             changed = changed or facts != known
             self.units[lun] = facts
-            device.learn(facts)
+            self._learn(device, facts)
         if changed:
             log.warning("logical unit changed", device=device.name, reason=reason)
             if self.on_lu_changed is not None:
@@ -442,7 +456,10 @@ class SecondController:
         return await read_facts(self, lun)
 
     def _look_later(self, lun: int) -> None:
-        """A unit that did not answer may do so later, and nothing else would tell of it."""
+        """A unit that did not answer may do so later, and one whose medium is at work says then
+        what it does not say now; nothing else would tell of it."""
+        if lun in self._later:
+            return
         tries = self._not_seen[lun] = self._not_seen.get(lun, 0) + 1
         pause = min(self.settings.reconnect_first * 2**tries, _LOOK_LONGEST)
         loop = asyncio.get_running_loop()
@@ -466,10 +483,10 @@ def _difference(known: LuFacts, now: LuFacts) -> str:
     """Why `now` is not the unit that `known` was; "" when it is."""
     if known.capacity is None:
         return ""
+    if now.identity != known.identity and (now.is_disk or now.is_at_work):
+        return "it shows another identity than before: it is another LU"
     if now.capacity is None:
         return "it is no disk that is ready any more"
-    if now.identity != known.identity:
-        return "it shows another identity than before: it is another LU"
     if now.capacity.block_size != known.capacity.block_size:
         return f"its blocks have {now.capacity.block_size} bytes now"
     if now.capacity.blocks < known.capacity.blocks:

@@ -25,9 +25,11 @@ from daiko.backend.probe import ProbeResult, probe
 from daiko.backend.second_controller import SecondController
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
+from daiko.scsi.block_data import Capacity
 from daiko.scsi.spc import TestUnitReady
 from daiko.state.record import BackendKind, BackendRecord, DeviceFacts, Patience
 
@@ -67,6 +69,16 @@ class AbsentDevice(BlockDevice):
     def flush(self, done: Done) -> None:
         done(Unreachable(self.reason))
 
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None]:
+        """Whether it can do this itself is not known before it is there."""
+        loop = asyncio.get_running_loop()
+        return loop.call_soon(watcher.ended, Unreachable(self.reason)).cancel
+
+    def exit_failure_mode(self, done: Done) -> None:
+        done(Unreachable(self.reason))
+
 
 class DeviceWatcher(Protocol):
     """Who is told of what happens to devices; `publication.py` tells the hosts."""
@@ -97,6 +109,9 @@ class Attachment:
                 record.name, record.iqn, record.portals, initiator_iqn, account=account,
                 settings=settings_of(record.patience),
             )  # fmt: skip
+            self.controller.sizes = {
+                known.lun: Capacity(known.blocks, known.block_size) for known in record.devices
+            }
             self.controller.on_lu_changed = self._lu_changed
             self.controller.on_reset = self._was_reset
         self.found: ProbeResult | None = None

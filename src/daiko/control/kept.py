@@ -145,6 +145,7 @@ def medium_work_record_of(naa: str, work: MediumWork) -> MediumWorkRecord:
         invert=work.invert,
         is_restricted=work.is_restricted,
         has_failed=work.has_failed,
+        is_handed_over=work.is_handed_over,
     )
 
 
@@ -157,6 +158,7 @@ def medium_work_of(record: MediumWorkRecord) -> MediumWork:
         record.invert,
         record.is_restricted,
         record.has_failed,
+        record.is_handed_over,
     )
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from mypy_extensions import mypyc_attr
 
 from daiko.device.error import DeviceError, OutOfRange, Unsupported
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 
 Buffer = bytes | bytearray | memoryview
 """Bytes-like data, C-contiguous, of format 'B'."""
@@ -185,6 +186,24 @@ class BlockDevice(ABC):
         """Does the device itself carry out this operation on this range? Where it does not, who
         calls may make it of reads and writes while nothing else changes the range."""
         return False
+
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None] | None:
+        """Have the whole medium sanitized by the device's own means, and follow it. `resume`: it
+        was `taken_over` before; where that is still at work, or has failed, it is not begun anew.
+
+        None: the device has no such means for this, and the watcher is not called; the caller
+        writes. Else what stops the watching, not the work; the watcher is called no more then.
+        Nobody else may have blocks in this device: it does not ask.
+
+        A device that is only part of a medium has it not, and a layer only if it does with this
+        what it does with a write to all blocks."""
+        return None
+
+    def exit_failure_mode(self, done: Done) -> None:
+        """Be usable again after a `sanitize` that failed, where it was not restricted."""
+        done(None)
 
     def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
         """Bring the range into the device's cache. A device without one has nothing to do."""

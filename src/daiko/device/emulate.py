@@ -13,11 +13,13 @@ EMULATED for that.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from daiko.device.block import BlockDevice, Buffer, Done, Level
 from daiko.device.error import DeviceError, Miscompare
 from daiko.device.layer.layer import Layer
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 
 _CHUNK_BYTES = 1 << 20
 
@@ -170,3 +172,8 @@ class Emulate(Layer):
             self.below.write_same(lba, blocks, pattern, done)
         else:
             write_same(self.below, lba, blocks, pattern, done)
+
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None] | None:
+        return self.below.sanitize(wanted, watcher, resume=resume)

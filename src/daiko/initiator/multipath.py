@@ -41,7 +41,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -75,6 +76,9 @@ _NOT_WHILE_REPLAYING: Final = frozenset(
 )
 """Commands that rest on aliases or list identifiers: after a reset their meaning may have changed,
 so the unit attention goes to who sent them."""
+
+
+NONE_WITHDRAWN: Final[Mapping[int, str]] = MappingProxyType({})
 
 
 class NexusWatcher(Protocol):
@@ -431,16 +435,22 @@ class Multipath:
         if self.session is not None:
             self.session.drop(reason)
 
-    def release(self) -> None:
-        """Let commands go out in the session that came up; first those that waited for it."""
+    def release(self, withdrawn: Mapping[int, str] = NONE_WITHDRAWN) -> None:
+        """Let commands go out in the session that came up; first those that waited for it, but for
+        those to logical units (8-byte field -> why) that are not to be used any more."""
         session = self.session
         if session is None or not self._is_held:
             return
         self._is_held = False
         tag = session.negotiated.target_portal_group_tag
+        for command in [each for each in self._pausing if each.lun in withdrawn]:
+            self._pausing.discard(command)
+            self._end(command, Unreachable(f"{self.target_name}: {withdrawn[command.lun]}"))
         waiting, self._waiting = self._waiting, []
         for command in waiting:
-            if command.data_out and command.portal_group_tag not in (0, tag):
+            if command.lun in withdrawn:
+                self._end(command, Unreachable(f"{self.target_name}: {withdrawn[command.lun]}"))
+            elif command.data_out and command.portal_group_tag not in (0, tag):
                 words = f"{self.target_name}: lost, and the new path is another portal group"
                 self._end(command, Unreachable(words))
             else:

@@ -455,6 +455,10 @@ class BlockDeviceCharacteristics(_FixedPage):
     vbuls: int = 0
 
 
+READS_AFTER_ERASE = 1
+"""WABEREQ: a block can be read after BLOCK ERASE without having been written."""
+
+
 class ProvisioningType(IntEnum):
     NOT_SAID = 0
     RESOURCE = 1

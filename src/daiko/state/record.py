@@ -270,6 +270,7 @@ class MediumWorkRecord(Record):
     invert: bool
     is_restricted: bool
     has_failed: bool
+    is_handed_over: bool = False
 
     @property
     def key(self) -> str:

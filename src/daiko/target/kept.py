@@ -51,6 +51,8 @@ class MediumWork:
     is_restricted: bool = False
     """SANITIZE with AUSE 0: after a failure only another such SANITIZE opens the unit."""
     has_failed: bool = False
+    is_handed_over: bool = False
+    """The device itself is at it, or was: it is asked how far it is, and how it ended."""
 
 
 NOTHING_KEPT = Kept()

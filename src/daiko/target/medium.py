@@ -8,7 +8,11 @@ again with its first pass (4.11.3); a FORMAT UNIT that was cut short leaves MEDI
 until the next one succeeds (4.10). A SANITIZE that fails leaves the unit closed, until one succeeds
 or, where its AUSE bit allowed that, EXIT FAILURE MODE.
 
-What is written:
+A SANITIZE of a unit that is one whole medium of a device that can do it itself (an LU of a second
+controller that lists the command) is the device's: it is begun there and followed, and what it says
+of its progress, its end or its failure is what hosts are told. Once it has taken it over it goes on
+by itself; that is kept as well, so that after a restart it is asked, not begun again. What the
+device refuses, and everything else, is written by this controller:
 
 - FORMAT UNIT: the initialization pattern, by WRITE SAME; with the default pattern (zeros) the
   blocks are unmapped as well where the device can.
@@ -31,6 +35,7 @@ import structlog
 
 from daiko.device.block import BlockDevice, Done, Level
 from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable, Unsupported
+from daiko.device.sanitize import Sanitization
 from daiko.scsi import sense
 from daiko.scsi.medium_parameters import Overwrite
 from daiko.scsi.opcode import Status
@@ -67,7 +72,7 @@ class Medium:
         self._unit = unit
         self.work: MediumWork | None = None
         """What is at work, or has failed."""
-        self._run: _Run | None = None
+        self._run: _Run | _RunOfDevice | None = None
         self._waiting: tuple[ItlNexus, Task] | None = None
         """The command that is answered at the end."""
         self._by: ItlNexus | None = None
@@ -141,7 +146,16 @@ class Medium:
             else:
                 itl.refuse(task, sense.internal_target_failure())
 
-        self._keep(None, kept)
+        def left(error: DeviceError | None) -> None:
+            if error is None:
+                self._keep(None, kept)
+            else:
+                self._unit.fail(itl, task, error)
+
+        if work.is_handed_over:
+            self._unit.bare_device.exit_failure_mode(left)
+        else:
+            left(None)
 
     def let_go(self, task: Task) -> None:
         """Task management wants the command ended: it ends, the work goes on (4.11.2)."""
@@ -194,8 +208,16 @@ class Medium:
             def ended(error: DeviceError | None) -> None:
                 self._ended(error, leave)
 
-            self._run = _Run(unit, work, ended)
-            self._run.go_on()
+            def write() -> None:
+                self._set_handed_over(False)
+                self._run = _Run(unit, work, ended)
+                self._run.go_on()
+
+            if work.kind is WorkKind.FORMAT:
+                write()
+            else:
+                self._run = _RunOfDevice(unit, work, ended, self._set_handed_over, write)
+                self._run.go_on()
 
         # What waits at the device for blocks is told what everybody is told from now on.
         not_ready = Refused(
@@ -205,6 +227,14 @@ class Medium:
         )
         alone.run_alone(asking, 0, unit.blocks, operation, _ignore, against_reads=True)
         alone.refuse_range(0, unit.blocks, not_ready)
+
+    def _set_handed_over(self, is_so: bool) -> None:
+        """The device goes on by itself from now on, or this controller does the work."""
+        work = self.work
+        assert work is not None
+        if work.is_handed_over is not is_so:
+            self.work = replace(work, is_handed_over=is_so)
+            self._keep(self.work, _ignore)  # where that fails, a restart begins again: as good
 
     def _ended(self, error: DeviceError | None, leave: Done) -> None:
         work = self.work
@@ -251,6 +281,90 @@ def _ignore(_: object) -> None:
     """Nothing follows."""
 
 
+class _Patience:
+    """How often, and after how long, a device that is away is tried again."""
+
+    def __init__(self) -> None:
+        self._tries = 0
+
+    def succeeded(self) -> None:
+        """The device has answered."""
+        self._tries = 0
+
+    def pause(self, error: DeviceError) -> float | None:
+        """Seconds until the next try; None: there is none."""
+        self._tries += 1
+        if not isinstance(error, _TRANSIENT) or self._tries > MOST_RETRIES:
+            return None
+        return min(FIRST_RETRY * float(2 ** (self._tries - 1)), LONGEST_RETRY)
+
+
+class _RunOfDevice:
+    """A SANITIZE by the device's own means (`device/sanitize.py`)."""
+
+    def __init__(
+        self,
+        unit: LogicalUnit,
+        work: MediumWork,
+        ended: Done,
+        set_handed_over: Callable[[bool], None],
+        write: Callable[[], None],
+    ) -> None:
+        """`write`: called instead of `ended` where the device has no such means."""
+        self._unit = unit
+        self._wanted = _sanitization(work, unit.blocks)
+        self._is_begun = work.is_handed_over
+        self._ended = ended
+        self._set_handed_over = set_handed_over
+        self._write = write
+        self._patience = _Patience()
+        self._stop: Callable[[], None] | None = None
+        self.progress = 0
+        """Parts of 65,536; the last one only at the end."""
+
+    def go_on(self) -> None:
+        """Ask the device: to begin, or how far it is."""
+        device = self._unit.bare_device
+        self._stop = device.sanitize(self._wanted, self, resume=self._is_begun)
+        if self._stop is None:
+            self._write()
+
+    def stop(self) -> None:
+        """Ask no more; `ended` is not called. The device goes on."""
+        if self._stop is not None:
+            self._stop()
+
+    # What the device says (`SanitizeWatcher`).
+
+    def taken_over(self) -> None:
+        self._is_begun = True
+        self._patience.succeeded()
+        self._set_handed_over(True)
+
+    def progressed(self, parts: int) -> None:
+        self._patience.succeeded()
+        self.progress = min(parts, WHOLE - 1)
+
+    def ended(self, error: DeviceError | None) -> None:
+        if isinstance(error, Unsupported):
+            name = self._unit.identity.name
+            log.info("the device does not sanitize itself", unit=name, why=str(error))
+            self._write()
+            return
+        pause = None if error is None else self._patience.pause(error)
+        if pause is None:
+            self._ended(error)
+        else:
+            self._stop = asyncio.get_running_loop().call_later(pause, self.go_on).cancel
+
+
+def _sanitization(work: MediumWork, blocks: int) -> Sanitization:
+    overwrite = None
+    if work.kind is WorkKind.OVERWRITE:
+        overwrite = Overwrite(work.pattern, work.count, work.invert)
+    return Sanitization(overwrite, work.is_restricted, blocks)
+
+
 class _Step(NamedTuple):
     """One pass over the medium."""
 
@@ -271,7 +385,7 @@ class _Run:
         self._steps = list(_steps(unit.bare_device, work))
         self._passed = 0
         self._position = 0
-        self._tries = 0
+        self._patience = _Patience()
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._is_stopped = False
 
@@ -316,18 +430,17 @@ class _Run:
         self._next()
 
     def _next(self) -> None:
-        self._tries = 0
+        self._patience.succeeded()
         self._timer = asyncio.get_running_loop().call_soon(self.go_on)
 
     def _has_failed(self, error: DeviceError | None) -> bool:
         if error is None or self._is_stopped:
             return self._is_stopped
-        self._tries += 1
-        if isinstance(error, _TRANSIENT) and self._tries <= MOST_RETRIES:
-            delay = min(FIRST_RETRY * 2 ** (self._tries - 1), LONGEST_RETRY)
-            self._timer = asyncio.get_running_loop().call_later(delay, self.go_on)
-        else:
+        pause = self._patience.pause(error)
+        if pause is None:
             self._ended(error)
+        else:
+            self._timer = asyncio.get_running_loop().call_later(pause, self.go_on)
         return True
 
 

@@ -14,10 +14,11 @@ The layer comes and goes on a living device, so `close` leaves the device below 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done
 from daiko.device.layer.layer import Layer
+from daiko.device.sanitize import Sanitization, SanitizeWatcher
 
 _MAXIMUM_BITMAP_BYTES = 4 << 20
 _SOME_SET = re.compile(rb"[^\x00]")
@@ -156,6 +157,13 @@ class ChangeTracking(Layer):
 
     def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
         return self.below.held_by(lba, blocks)
+
+    def sanitize(
+        self, wanted: Sanitization, watcher: SanitizeWatcher, *, resume: bool = False
+    ) -> Callable[[], None] | None:
+        # Where the device cannot, the caller writes the same blocks, which marks them as well.
+        self._mark(0, self.blocks)
+        return self.below.sanitize(wanted, watcher, resume=resume)
 
     def or_write(self, lba: int, data: Buffer, done: Done) -> None:
         self._mark(lba, len(data) // self.block_size)

@@ -18,10 +18,10 @@ from daiko.device.block import (
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Layer(BlockDevice):
-    """Passes everything on, except `copy_from` and `held_by`: a copy goes past the reads and writes
-    that a layer stands over, so each layer must say itself what it does with one. `close` closes
-    the device below too, except where a layer that comes and goes on a living device says
-    otherwise."""
+    """Passes everything on, except `copy_from`, `held_by` and `sanitize`: these go past the reads
+    and writes that a layer stands over, so each layer must say itself what it does with one.
+    `close` closes the device below too, except where a layer that comes and goes on a living
+    device says otherwise."""
 
     def __init__(self, below: BlockDevice) -> None:
         self.below = below
@@ -55,6 +55,9 @@ class Layer(BlockDevice):
 
     def is_native(self, operation: Atomic, lba: int, blocks: int) -> bool:
         return self.below.is_native(operation, lba, blocks)
+
+    def exit_failure_mode(self, done: Done) -> None:
+        self.below.exit_failure_mode(done)
 
     def prefetch(self, lba: int, blocks: int, done: PrefetchDone) -> None:
         self.below.prefetch(lba, blocks, done)

@@ -176,12 +176,8 @@ def _block_device_characteristics(unit: LogicalUnit, nexus: Nexus) -> bytes:
     device = unit.device.capabilities
     can_erase = device.can_erase
     return vpd.BlockDeviceCharacteristics(
-        rotation_rate=rotation, wabereq=READS_AFTER_ERASE if can_erase else 0, fuab=0
+        rotation_rate=rotation, wabereq=vpd.READS_AFTER_ERASE if can_erase else 0, fuab=0
     ).pack()
-
-
-READS_AFTER_ERASE = 1
-"""WABEREQ: a block can be read after BLOCK ERASE without having been written."""
 
 
 def _provisioning_type(unit: LogicalUnit) -> int:
