@@ -101,11 +101,11 @@ class CopyManager:
                     error="the controller was restarted while the host's command was carried out",
                     finished=self._wall_clock(),
                 )
-                await self._store.put(job.record)
+                await self._keep(job)
                 continue
             began = record.confirmed_blocks > 0
             job.happen(JobEvent.RESTART, one_instant=record.one_instant and not began)
-            await self._store.put(job.record)
+            await self._keep(job)
             log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
             self._launch(job)
 
@@ -298,8 +298,10 @@ class CopyManager:
         log.error("job lost its store", job=job.id, error=str(error))
         job.failure = job.failure or CopyFailed(f"the store failed: {error}")
         # Past the table of states: an end that could not be recorded is none, whatever it was.
-        job.update(state=JobState.FAILED, error=str(job.failure), finished=self._wall_clock())
-        self._stranded[job.id] = job.record
+        # What was shown last stands: no more is in the store.
+        end = {"state": JobState.FAILED, "error": str(job.failure), "finished": self._wall_clock()}
+        self._stranded[job.id] = job.record.model_copy(update=end)
+        job.show(self._stranded[job.id])
 
     async def _in_turn(self, job: RunningJob) -> None:
         turn = asyncio.ensure_future(self._turns.acquire())
@@ -320,14 +322,15 @@ class CopyManager:
             await self._conclude(job)
             return
         retries = self.settings.host_retries if job.request.by_host else self.settings.retries
-        if job.record.state is JobState.QUEUED:
+        if job.draft.state is JobState.QUEUED:
             # The store hears of it at the first checkpoint: until then there is nothing to keep,
             # and a crash would begin the job anew.
-            job.happen(JobEvent.START, started=job.record.started or self._wall_clock())
+            started = job.draft.started or self._wall_clock()
+            job.show(job.happen(JobEvent.START, started=started))
         tracking = SourceTracking(self._devices, job, self._writes)
         # A host's job is never resumed: what it confirms on its way need not be kept.
-        put = _keep_nothing if job.request.by_host else self._store.put
-        checkpoint = Checkpoint(job, self._devices, put, retries)
+        keep = _keep_nothing if job.request.by_host else self._keep
+        checkpoint = Checkpoint(job, self._devices, keep, retries)
         workshop = Workshop(
             self._devices,
             self.settings,
@@ -354,17 +357,21 @@ class CopyManager:
         if job.failure is not None:
             job.happen(JobEvent.FAIL, error=str(job.failure), finished=now)
         elif all(work.is_copied for work in job.works):
-            if job.record.state is JobState.QUEUED:
-                job.happen(JobEvent.START, started=job.record.started or now)
+            if job.draft.state is JobState.QUEUED:
+                job.happen(JobEvent.START, started=job.draft.started or now)
             job.happen(JobEvent.FINISH, finished=now)
         elif job.halt.reason is HaltReason.CANCEL:
             job.happen(JobEvent.CANCEL, finished=now)
         elif job.request.by_host:
             job.happen(JobEvent.ABANDON, error="the controller was stopped", finished=now)
-        else:
-            job.update()
-        await self._store.put(job.record)
+        await self._keep(job)
         log.info("job ended", job=job.id, state=str(job.record.state), error=job.record.error)
+
+    async def _keep(self, job: RunningJob) -> None:
+        """Put the job as it is now into the store, then show it. Raises StoreError."""
+        record = job.update()
+        await self._store.put(record)
+        job.show(record)
 
     async def _tick(
         self,
@@ -447,8 +454,8 @@ class CopyManager:
         ]
 
 
-async def _keep_nothing(_: JobRecord) -> None:
-    return
+async def _keep_nothing(job: RunningJob) -> None:
+    job.show_unkept()
 
 
 _ENDED = 1 << 62
