@@ -6,6 +6,7 @@ import pytest
 
 from daiko.control import backups
 from daiko.control.system import System
+from daiko.copy_manager import overwriting
 from daiko.state.record import JobRecord, JobState, StepRecord
 
 
@@ -47,8 +48,10 @@ async def test_the_steps_of_each_job_are_gone_through_a_few_times_however_many_b
     for number in range(1, 41):
         await system.store.put(job(number, 10 * number))
     looked_at: list[int] = []
-    written = backups._written
-    monkeypatch.setattr(backups, "_written", lambda job: looked_at.append(job.id) or written(job))
+    written = overwriting._written
+    monkeypatch.setattr(
+        overwriting, "_written", lambda job: looked_at.append(job.id) or written(job)
+    )
     found = backups.ls(system)
     assert [backup.restorable for backup in found] == [True] * 40
     assert len(looked_at) <= 2 * 40

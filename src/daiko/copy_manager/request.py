@@ -10,6 +10,8 @@ from daiko.command_control.plan import Function, Mode
 from daiko.state.record import JobRecord
 
 ADMINISTRATOR = "administrator"
+BACKUP, RESTORE, COPY = "backup", "restore", "copy"
+"""The types of requests, and of the jobs that carry them out."""
 
 
 class CopyRange(NamedTuple):
