@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from copy_rig import LIO, QUICK, Reply, Rig
 from daiko.command_control.function_table import Known
 from daiko.command_control.plan import Function, Mode
 from daiko.copy_manager.backup import backup_request, copy_request, restore_request
+from daiko.copy_manager.checkpoint import Checkpoint
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.error import CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.request import CopyRange, CopyRequest
@@ -329,6 +331,30 @@ async def test_a_defect_ends_the_job_as_failed_and_nothing_else(
     again = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
     assert again.state is JobState.DONE
     assert rig.content("vault/0", 0, 512) == data[: 512 * 512]
+
+
+async def test_a_defect_in_a_checkpoint_ends_the_job_and_says_so(
+    rig: Rig, manager: CopyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = rig.controllers["sd1"].gate = asyncio.Event()
+    attempt = Checkpoint.attempt
+
+    async def defective(checkpoint: Checkpoint) -> None:
+        if not gate.is_set():
+            gate.set()
+            raise ZeroDivisionError("a defect")
+        await attempt(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "attempt", defective)
+    rig.limit("sd1", max_segments=1, max_segment_blocks=8, concurrent=1)
+    with capture_logs() as logged:
+        record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert record.state is JobState.FAILED
+    assert "checkpoints" in record.error
+    assert record.confirmed_blocks < 512
+    assert [line["event"] for line in logged if line.get("exc_info")] == [
+        "checkpoints ended by a defect"
+    ]
 
 
 async def test_nothing_is_begun_any_more_when_the_controller_stops(

@@ -45,6 +45,7 @@ from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
 from daiko.copy_manager.step_work import StepWork
+from daiko.copy_manager.ticker import tick
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
 from daiko.state.store import Store, StoreError
@@ -340,7 +341,7 @@ class CopyManager:
             self._writes,
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
-        ticker = asyncio.create_task(self._tick(job, execution, checkpoint, tracking))
+        ticker = asyncio.create_task(tick(job, execution, checkpoint, tracking, self.settings))
         try:
             await execution.run()
         except CopyFailed as failure:
@@ -372,33 +373,6 @@ class CopyManager:
         record = job.update()
         await self._store.put(record)
         job.show(record)
-
-    async def _tick(
-        self,
-        job: RunningJob,
-        execution: Execution,
-        checkpoint: Checkpoint,
-        tracking: SourceTracking,
-    ) -> None:
-        """Progress and checkpoints while the job runs. A checkpoint that takes long makes the
-        next one wait: at most a twentieth of the time goes into them."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self.settings.confirm_seconds
-        while True:
-            await asyncio.sleep(self.settings.progress_seconds)
-            job.tick()
-            if loop.time() < due:
-                continue
-            began = loop.time()
-            tracking.note()
-            try:
-                await checkpoint.attempt()
-            except CopyFailed as failure:
-                execution.fail(failure)
-            except StoreError as error:
-                execution.fail(CopyFailed(f"the store failed: {error}"))
-            took = loop.time() - began
-            due = loop.time() + max(self.settings.confirm_seconds, 20 * took)
 
     async def _forget_old_host_jobs(self) -> None:
         """Hosts may send thousands of copies an hour: of theirs only the last are kept. All jobs
