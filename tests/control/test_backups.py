@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from daiko.control import backups
+from daiko.control.error import Conflict
 from daiko.control.system import System
 from daiko.copy_manager import overwriting
 from daiko.state.record import JobRecord, JobState, StepRecord
@@ -39,6 +40,17 @@ async def test_a_backup_is_good_until_the_first_later_job_that_wrote_over_it(
     found = {backup.job.record.id: backup.why_not for backup in backups.ls(system)}
     assert found == {1: "job 4 (copy) wrote over it", 2: "", 5: "", 6: ""}
     assert {id: backups.show(system, id).why_not for id in found} == found
+
+
+async def test_a_backup_stays_bad_when_the_job_that_wrote_over_it_is_forgotten(
+    system: System,
+) -> None:
+    marked = job(1, 0).model_copy(update={"overwritten_by": "job 4 (copy)"})
+    await system.store.put(marked)
+    await system.store.put(job(5, 5, type="copy"))
+    assert backups.show(system, 1).why_not == "job 4 (copy) wrote over it"
+    with pytest.raises(Conflict, match="job 4"):
+        backups.restoration(system, 1)
 
 
 async def test_the_steps_of_each_job_are_gone_through_a_few_times_however_many_backups_there_are(

@@ -2,7 +2,8 @@
 
 A backup is the job that made it. It is good for a restore as long as it was completed and nothing
 that this controller knows of was written over it since: later jobs that write to the same blocks of
-the same devices are looked at. What hosts write to a backup device by themselves is not seen here.
+the same devices are looked at, and of those whose records are gone it is noted
+(`copy_manager/retention.py`). What hosts write to a backup device by themselves is not seen here.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ def _backup(status: jobs.JobStatus, writes: Writes) -> Backup:
     if record.state is not JobState.DONE:
         why_not = _NOT_DONE[record.state]
     else:
-        later = writes.first_over(record)
-        why_not = f"job {later.id} ({later.type}) wrote over it" if later else ""
+        over = record.overwritten_by
+        if not over and (later := writes.first_over(record)) is not None:
+            over = f"job {later.id} ({later.type})"
+        why_not = f"{over} wrote over it" if over else ""
     return Backup(status, not why_not, why_not)

@@ -40,7 +40,8 @@ from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import ADMINISTRATOR, CopyRequest
+from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
@@ -80,8 +81,7 @@ class CopyManager:
         """Jobs whose end could not be kept in the store."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(self.settings.running_jobs)
-        self._jobs_of_hosts = 0
-        """In the store, ended or not."""
+        self.retention = Retention(store, self._bound)
         self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -90,7 +90,6 @@ class CopyManager:
         """Take up what the last process left: administrators' jobs go on from their last
         confirmed block, hosts' jobs are INTERRUPTED."""
         for record in self._store.list(JobRecord):
-            self._jobs_of_hosts += record.asked_by != ADMINISTRATOR
             if record.state in TERMINAL:
                 continue
             request = request_of(record)
@@ -109,6 +108,7 @@ class CopyManager:
             await self._keep(job)
             log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
             self._launch(job)
+        self.retention.wake()
 
     async def stop(self) -> None:
         """End in an orderly way: jobs confirm what they did and stay unfinished in the store."""
@@ -122,6 +122,7 @@ class CopyManager:
             if late:
                 log.warning("jobs cut off at stop", jobs=len(late))
                 await asyncio.wait(late)
+        await self.retention.stop(self.settings.stop_seconds)
         await self.other_machines.close()
 
     # --- asking ---------------------------------------------------------------------------------
@@ -175,7 +176,6 @@ class CopyManager:
             if request.by_host:  # it does not wait for a turn: one transaction less
                 record = record.model_copy(update={"state": JobState.RUNNING, "started": now})
             change.put(record)
-        self._jobs_of_hosts += request.by_host
         job = RunningJob(record, request, works, template=template)
         self._launch(job)
         return job
@@ -290,8 +290,7 @@ class CopyManager:
             del self._live[job.id]
             job.ended.set()
             job.touch()
-        if job.request.by_host:
-            await self._forget_old_host_jobs()
+            self.retention.wake()
 
     def _strand(self, job: RunningJob, error: StoreError) -> None:
         """Without the store no state can be kept: the record in it still says "unfinished", and
@@ -374,23 +373,14 @@ class CopyManager:
         await self._store.put(record)
         job.show(record)
 
-    async def _forget_old_host_jobs(self) -> None:
-        """Hosts may send thousands of copies an hour: of theirs only the last are kept. All jobs
-        are looked through only when there is a tenth too many."""
-        most = self.settings.host_jobs_kept
-        if self._jobs_of_hosts < most + max(most // 10, 1):
-            return
-        of_hosts = [r for r in self._store.list(JobRecord) if r.asked_by != ADMINISTRATOR]
-        surplus = [r for r in of_hosts if r.state in TERMINAL][: max(len(of_hosts) - most, 0)]
-        try:
-            async with self._store.transaction() as change:
-                for record in surplus:
-                    change.delete(JobRecord, record.key)
-        except StoreError as error:
-            # The job that has just ended is not concerned; the next one tries again.
-            log.error("old jobs of hosts are not forgotten", count=len(surplus), error=str(error))
-        else:
-            self._jobs_of_hosts = len(of_hosts) - len(surplus)
+    def _bound(self, by_host: bool) -> Bound:
+        if by_host:
+            return Bound(self.settings.host_jobs_kept, self.settings.steps_kept)
+        system = self._store.get(SystemRecord, "system")
+        jobs = (
+            SystemRecord.model_fields["jobs_kept"].default if system is None else system.jobs_kept
+        )
+        return Bound(jobs, self.settings.steps_kept)
 
     # --- what a job needs -----------------------------------------------------------------------
 

@@ -10,8 +10,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from daiko.copy_manager.request import BACKUP
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import JobRecord, StepRecord
+from daiko.state.record import JobRecord, JobState, StepRecord
+
+
+def holds_a_backup(job: JobRecord) -> bool:
+    """A backup that was completed, and that no job whose record is gone wrote over."""
+    return job.type == BACKUP and job.state is JobState.DONE and not job.overwritten_by
 
 
 def written_by(step: StepRecord) -> tuple[str, int, int]:
@@ -40,6 +46,10 @@ class Writes:
         """The first later job that wrote to a block that holds the backup."""
         firsts = [next(found, None) for found in self._over(backup)]
         return min((job for job in firsts if job), key=lambda job: job.id, default=None)
+
+    def all_over(self, backup: JobRecord) -> set[int]:
+        """The numbers of all later jobs that did."""
+        return {job.id for found in self._over(backup) for job in found}
 
     def _over(self, backup: JobRecord) -> Iterator[Iterator[JobRecord]]:
         """Of each device that holds the backup, those jobs by number."""
