@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from daiko.control.system import System
+from daiko.state.record import JobRecord, JobState
 from processes import Daiko, image
 
 ISCSI = """
@@ -43,7 +44,28 @@ async def test_pings_of_hosts_are_changed_at_once_and_exported(
     assert (answer.json()["mode"], answer.json()["ping_timeout"]) == ("direct", 5.0)
 
 
-@pytest.mark.parametrize("body", [{"ping_interval": 0}, {"ping_timeout": 3601}, {"iqn": "iqn.x"}])
+async def test_fewer_jobs_are_kept_as_soon_as_that_is_asked_for(
+    api: httpx.AsyncClient, system: System
+) -> None:
+    assert (await api.get("/system")).json()["jobs_kept"] == 1000
+    for number in range(1, 8):
+        await system.store.put(
+            JobRecord(
+                id=number, type="copy", asked_by="administrator", source="a/0", destination="b/0",
+                request={}, state=JobState.FAILED, finished=float(number),
+            )
+        )  # fmt: skip
+    assert (await api.patch("/system", json={"jobs_kept": 3})).json()["jobs_kept"] == 3
+    await system.copy_manager.retention.stop(20)
+    assert [job["id"] for job in (await api.get("/jobs")).json()] == [7, 6, 5]
+    text = (await api.get("/export")).text
+    assert "jobs_kept = 3" in text
+    assert await apply(api, text) == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"ping_interval": 0}, {"ping_timeout": 3601}, {"iqn": "iqn.x"}, {"jobs_kept": 0}]
+)
 async def test_what_cannot_be_is_refused(api: httpx.AsyncClient, body: dict[str, Any]) -> None:
     answer = await api.patch("/system", json=body)
     assert answer.status_code == 422

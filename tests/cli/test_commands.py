@@ -283,6 +283,15 @@ def test_hosts_can_be_kept_from_setting_states(site: Site) -> None:
     assert site.json("system", "set", "--hosts-set-states")["hosts_set_states"] is True
 
 
+def test_how_many_jobs_are_kept_can_be_set(site: Site) -> None:
+    assert (
+        "the last 2,000 ended jobs are kept"
+        in site.run("system", "set", "--jobs-kept", "2000").stdout
+    )
+    assert site.json("status")["jobs_kept"] == 2000
+    site.run("system", "set", "--jobs-kept", "0", code=2)
+
+
 def test_host_is_limited_to_portal_groups(site: Site) -> None:
     portal = f"127.0.0.1:{free_port()}"
     site.run("portal", "add", portal, "--tag", "5")

@@ -36,6 +36,14 @@ below. `make test` runs some of these scenarios and fails where one differs from
 |---|---:|---:|---:|
 """
 
+EXCEPTIONS = """
+## Skipped by the suite, or failed
+
+A test that fails asks for what a standard forbids, or for more than it says. Clauses are named by
+their titles, since their numbers differ between the revisions of a standard.
+
+"""
+
 
 def row(scenario: Scenario, run: Run) -> str:
     """The line of the first table."""
@@ -45,7 +53,7 @@ def row(scenario: Scenario, run: Run) -> str:
 def page(runs: Mapping[str, Run]) -> str:
     """The whole document."""
     text = HEAD + "\n".join(row(SCENARIOS[name], run) for name, run in runs.items()) + "\n"
-    text += "\n## Skipped by the suite, or against a standard\n\n"
+    text += EXCEPTIONS
     text += "| test | it says | why | where |\n|---|---|---|---|\n"
     return text + "".join(f"{line}\n" for line in _exceptions(runs))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from daiko.control import backups
+from daiko.control.error import Conflict
 from daiko.control.system import System
+from daiko.copy_manager import overwriting
 from daiko.state.record import JobRecord, JobState, StepRecord
 
 
@@ -40,6 +42,17 @@ async def test_a_backup_is_good_until_the_first_later_job_that_wrote_over_it(
     assert {id: backups.show(system, id).why_not for id in found} == found
 
 
+async def test_a_backup_stays_bad_when_the_job_that_wrote_over_it_is_forgotten(
+    system: System,
+) -> None:
+    marked = job(1, 0).model_copy(update={"overwritten_by": "job 4 (copy)"})
+    await system.store.put(marked)
+    await system.store.put(job(5, 5, type="copy"))
+    assert backups.show(system, 1).why_not == "job 4 (copy) wrote over it"
+    with pytest.raises(Conflict, match="job 4"):
+        backups.restoration(system, 1)
+
+
 async def test_the_steps_of_each_job_are_gone_through_a_few_times_however_many_backups_there_are(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,8 +60,10 @@ async def test_the_steps_of_each_job_are_gone_through_a_few_times_however_many_b
     for number in range(1, 41):
         await system.store.put(job(number, 10 * number))
     looked_at: list[int] = []
-    written = backups._written
-    monkeypatch.setattr(backups, "_written", lambda job: looked_at.append(job.id) or written(job))
+    written = overwriting._written
+    monkeypatch.setattr(
+        overwriting, "_written", lambda job: looked_at.append(job.id) or written(job)
+    )
     found = backups.ls(system)
     assert [backup.restorable for backup in found] == [True] * 40
     assert len(looked_at) <= 2 * 40

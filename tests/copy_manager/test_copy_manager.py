@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from copy_rig import LIO, QUICK, Reply, Rig
 from daiko.command_control.function_table import Known
 from daiko.command_control.plan import Function, Mode
 from daiko.copy_manager.backup import backup_request, copy_request, restore_request
+from daiko.copy_manager.checkpoint import Checkpoint
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.error import CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.request import CopyRange, CopyRequest
@@ -30,7 +32,7 @@ from daiko.scsi.sense import (
 )
 from daiko.state.record import FunctionRecord, JobRecord, JobState, ReachRecord, StepRecord
 from daiko.state.sqlite import SqliteStore
-from daiko.state.store import StoreError
+from daiko.state.store import Change, StoreError
 from daiko.target.event import Event
 
 
@@ -251,6 +253,69 @@ async def test_a_store_that_fails_ends_the_job_and_leaves_it_to_the_next_start(
     await again.stop()
 
 
+class HeldStore(SqliteStore):
+    """A store whose commits wait while `opened` is clear."""
+
+    opened: asyncio.Event
+    waiting: asyncio.Queue[JobRecord]
+    """Jobs that are on their way into the store."""
+
+    @classmethod
+    def made(cls, folder: Path) -> HeldStore:
+        store = cls.open(folder)
+        assert isinstance(store, HeldStore)
+        store.opened, store.waiting = asyncio.Event(), asyncio.Queue()
+        store.opened.set()
+        return store
+
+    async def _commit(self, changes: Sequence[Change], numbers: Mapping[str, int]) -> None:
+        for change in changes:
+            if isinstance(change.after, JobRecord) and not self.opened.is_set():
+                self.waiting.put_nowait(change.after)
+        await self.opened.wait()
+        await super()._commit(changes, numbers)
+
+
+@pytest.mark.parametrize("confirm_seconds", [0.0, 3600.0], ids=["checkpoint", "end"])
+async def test_confirmed_and_ended_are_shown_only_once_the_store_has_them(
+    rig: Rig, tmp_path: Path, confirm_seconds: float
+) -> None:
+    store = HeldStore.made(tmp_path / "held")
+    manager = CopyManager(store, rig, settings=replace(QUICK, confirm_seconds=confirm_seconds))
+    await manager.start()
+    job = (await manager.submit(backup_request(rig, "alpha", "vault"))).id
+    store.opened.clear()
+    async with asyncio.timeout(20):
+        while not (on_its_way := await store.waiting.get()).confirmed_blocks:
+            store.opened.set()  # this one may pass
+            store.opened.clear()
+    assert manager.progress(job).confirmed_blocks == manager.job(job).confirmed_blocks == 0
+    assert manager.progress(job).copied_blocks >= on_its_way.confirmed_blocks
+    assert manager.job(job).state is manager.progress(job).state is JobState.RUNNING
+    store.opened.set()
+    async with asyncio.timeout(20):
+        assert (await manager.wait(job)).state is JobState.DONE
+    assert manager.progress(job).confirmed_blocks == 1024
+    await manager.stop()
+    await store.close()
+
+
+async def test_nothing_of_a_hosts_copy_is_confirmed_before_its_end_is_in_the_store(
+    rig: Rig, manager: CopyManager
+) -> None:
+    gate = rig.controllers["sd1"].gate = asyncio.Event()
+    request = replace(backup_request(rig, "alpha", "vault"), asked_by="host web1 (iqn.x)")
+    job = await manager.begin(request)
+    async with asyncio.timeout(20):
+        while not any(work.confirmed for work in job.works):
+            await job.changed(job.version)
+        shown = manager.job(job.id)
+        assert shown.confirmed_blocks == manager.progress(job.id).confirmed_blocks == 0
+        gate.set()
+        await job.ended.wait()
+    assert manager.job(job.id).confirmed_blocks == 1024
+
+
 async def test_a_defect_ends_the_job_as_failed_and_nothing_else(
     rig: Rig, manager: CopyManager, store: SqliteStore
 ) -> None:
@@ -266,6 +331,30 @@ async def test_a_defect_ends_the_job_as_failed_and_nothing_else(
     again = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
     assert again.state is JobState.DONE
     assert rig.content("vault/0", 0, 512) == data[: 512 * 512]
+
+
+async def test_a_defect_in_a_checkpoint_ends_the_job_and_says_so(
+    rig: Rig, manager: CopyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = rig.controllers["sd1"].gate = asyncio.Event()
+    attempt = Checkpoint.attempt
+
+    async def defective(checkpoint: Checkpoint) -> None:
+        if not gate.is_set():
+            gate.set()
+            raise ZeroDivisionError("a defect")
+        await attempt(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "attempt", defective)
+    rig.limit("sd1", max_segments=1, max_segment_blocks=8, concurrent=1)
+    with capture_logs() as logged:
+        record = await _run(manager, backup_request(rig, "alpha", "vault", blocks=512))
+    assert record.state is JobState.FAILED
+    assert "checkpoints" in record.error
+    assert record.confirmed_blocks < 512
+    assert [line["event"] for line in logged if line.get("exc_info")] == [
+        "checkpoints ended by a defect"
+    ]
 
 
 async def test_nothing_is_begun_any_more_when_the_controller_stops(

@@ -18,6 +18,9 @@ from processes import Daiko, Process, Tgt, image, qemu_io, run
 from soak.model import CELL
 
 BLOCK = 512
+JOBS_KEPT = 8
+"""By the first controller: so few that the first third of a soak has reached the bound, and what
+grows after that is no record of a job. One of a backup has some 140 steps of 1.7 KB."""
 MIB = 1 << 20
 CALM = 8 * MIB
 STRETCH = 1 * MIB + 24 * CELL
@@ -64,6 +67,7 @@ def rig(folder: Path, *, writers: int, cells: int) -> Iterator[Rig]:
         Tgt(folder, disks["old"], name="old") as old,
         Daiko(folder, name="first", store=folder / "first") as first,
     ):  # fmt: skip
+        first.cli("system", "set", "--jobs-kept", str(JOBS_KEPT))
         for name, process in (("sd1", sd1), ("sd2", sd2), ("old", old)):
             first.cli("backend", "add", name, f"iscsi://{process.portal}/{process.iqn}")
         _volumes(first, stretches)

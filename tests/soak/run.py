@@ -41,9 +41,6 @@ FOREIGN_CELLS = 4096
 PROCESSES = 4
 SHORTEST = 60.0
 """Seconds of a process's life that say something about its growth."""
-JOB_PAUSE = 30.0
-"""Seconds between two rounds of jobs. The records of an administrator's jobs are kept, some 1.7 KB
-a step in memory: as many as a soak could run would look like a leak."""
 GRACE = 20.0
 """Seconds that a back end may be away, its own start included, before hosts may be told: what is
 left of the 30 s that commands wait is for the connection to come up again."""
@@ -308,7 +305,6 @@ async def _jobs(made: Rig, plan: Plan, ends: float, report: Report) -> None:
                 report.mismatches.append("the copy of calm differs from it")
             if time.monotonic() >= ends:
                 return
-        await asyncio.sleep(min(JOB_PAUSE, plan.seconds / 10))
 
 
 def _job(first: Daiko, words: tuple[str, ...]) -> str:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import ExtentRecord, Extents
-from daiko.state.index import BlocksInUse, SeenBy, Sight, VolumesOf
-from daiko.state.record import HostRecord, Record, VolumeRecord
+from daiko.state.index import BlocksInUse, EndedJobs, SeenBy, Sight, VolumesOf
+from daiko.state.record import HostRecord, JobRecord, JobState, Record, StepRecord, VolumeRecord
 from daiko.state.store import Change, Store
 
 NAMES = ("a", "b", "c")
@@ -126,3 +126,30 @@ async def test_index_merges_many_extents_at_once_as_one_by_one() -> None:
     assert used == RangeSet((3 * at, 2) for at in range(1000))
     await store.delete(VolumeRecord, "many")
     assert not store.index(BlocksInUse).by_device[DeviceId("sd0", 0)]
+
+
+async def test_jobs_that_have_ended_are_counted_with_their_steps_by_who_asked_for_them() -> None:
+    store = MemoryStore({}, {})
+    step = StepRecord(
+        source="a/0", source_lba=0, destination="b/0", destination_lba=0, blocks=1, block_size=512,
+        executor="this controller", delegated=False, reason="",
+    )  # fmt: skip
+
+    def job(number: int, asked_by: str, state: JobState, steps: int) -> JobRecord:
+        return JobRecord(
+            id=number, type="copy", asked_by=asked_by, source="a/0", destination="b/0", request={},
+            state=state, steps=(step,) * steps,
+        )  # fmt: skip
+
+    await store.put(job(1, "administrator", JobState.RUNNING, 5))
+    ended = store.index(EndedJobs)
+    assert (ended.of(by_host=False), ended.of(by_host=True)) == ((0, 0), (0, 0))
+    await store.put(job(1, "administrator", JobState.DONE, 6))
+    await store.put(job(2, "host web1 (iqn.x:web1)", JobState.FAILED, 2))
+    await store.put(job(1, "administrator", JobState.DONE, 6))
+    assert (ended.of(by_host=False), ended.of(by_host=True)) == ((1, 6), (1, 2))
+    async with store.transaction() as change:
+        change.delete(JobRecord, "000000000001")
+        assert change.index(EndedJobs).of(by_host=False) == (0, 0)
+        assert ended.of(by_host=False) == (1, 6)
+    assert ended.of(by_host=False) == (0, 0)

@@ -44,12 +44,19 @@ def set_system(
             help="Whether hosts may set the states of target port groups (explicit ALUA).",
         ),
     ] = None,
+    jobs_kept: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs-kept", metavar="N", min=1, max=100_000,
+            help="Ended jobs that are kept, besides backups that can be restored.",
+        ),
+    ] = None,
     json: option.Json = False,
 ) -> None:  # fmt: skip
-    """Change the mode, how hosts are pinged, or what they may set; at once."""
+    """Change the mode, how hosts are pinged, what they may set, or how many jobs are kept."""
     given = {
         **option.mode(mode), "ping_interval": ping_interval, "ping_timeout": ping_timeout,
-        "hosts_set_states": hosts_set_states,
+        "hosts_set_states": hosts_set_states, "jobs_kept": jobs_kept,
     }  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
@@ -61,7 +68,8 @@ def set_system(
         render.said(
             f"mode {found['mode']}; hosts are pinged after {found['ping_interval']:g} s of silence "
             f"and have {found['ping_timeout']:g} s for the answer; they "
-            f"{'may' if found['hosts_set_states'] else 'may not'} set states of target port groups"
+            f"{'may' if found['hosts_set_states'] else 'may not'} set states of target port "
+            f"groups; the last {found['jobs_kept']:,} ended jobs are kept"
         )
 
 

@@ -2,24 +2,22 @@
 
 A backup is the job that made it. It is good for a restore as long as it was completed and nothing
 that this controller knows of was written over it since: later jobs that write to the same blocks of
-the same devices are looked at. What hosts write to a backup device by themselves is not seen here.
+the same devices are looked at, and of those whose records are gone it is noted
+(`copy_manager/retention.py`). What hosts write to a backup device by themselves is not seen here.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from daiko.command_control.plan import Mode
 from daiko.control import jobs
 from daiko.control.error import Conflict
 from daiko.copy_manager.backup import backup_request, restore_request
+from daiko.copy_manager.overwriting import Writes
 from daiko.copy_manager.request import CopyRequest
-from daiko.mapping.range_set import RangeSet
-from daiko.state.record import JobRecord, JobState
+from daiko.state.record import JobState
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -80,7 +78,7 @@ async def run(system: System, wanted: CopyRequest) -> Backup:
 
 def ls(system: System, *, volume: str = "", state: JobState | None = None) -> list[Backup]:
     """Backups, newest first; of one volume, in one state."""
-    writes = _Writes(system.copy_manager.jobs())
+    writes = Writes(system.copy_manager.jobs())
     return [
         _backup(status, writes)
         for status in jobs.ls(system, type=TYPE, state=state)
@@ -92,7 +90,7 @@ def show(system: System, id: int) -> Backup:
     """One backup. Raises NotFound."""
     status = jobs.show(system, id, type=TYPE)
     later = [job for job in system.copy_manager.jobs() if job.id > id]
-    return _backup(status, _Writes(later))
+    return _backup(status, Writes(later))
 
 
 def restoration(
@@ -120,45 +118,13 @@ async def restore(system: System, wanted: CopyRequest) -> jobs.JobStatus:
     return jobs.show(system, job.id)
 
 
-def _backup(status: jobs.JobStatus, writes: _Writes) -> Backup:
+def _backup(status: jobs.JobStatus, writes: Writes) -> Backup:
     record = status.record
     if record.state is not JobState.DONE:
         why_not = _NOT_DONE[record.state]
     else:
-        later = writes.over(record)
-        why_not = f"job {later.id} ({later.type}) wrote over it" if later else ""
+        over = record.overwritten_by
+        if not over and (later := writes.first_over(record)) is not None:
+            over = f"job {later.id} ({later.type})"
+        why_not = f"{over} wrote over it" if over else ""
     return Backup(status, not why_not, why_not)
-
-
-class _Writes:
-    """What jobs wrote, by device: each job's steps are gone through once, for however many
-    backups they are compared with."""
-
-    def __init__(self, all_jobs: Iterable[JobRecord]) -> None:
-        """`all_jobs` by number."""
-        self._by_device: dict[str, list[tuple[JobRecord, RangeSet]]] = {}
-        for job in all_jobs:
-            if job.started:
-                for device, ranges in _written(job).items():
-                    self._by_device.setdefault(device, []).append((job, ranges))
-
-    def over(self, backup: JobRecord) -> JobRecord | None:
-        """The first later job that wrote to a block that holds the backup."""
-        found: list[JobRecord] = []
-        for device, held in _written(backup).items():
-            writes = self._by_device.get(device, ())
-            first = bisect_right(writes, backup.id, key=lambda write: write[0].id)
-            for job, ranges in islice(writes, first, None):
-                if any(held.overlaps(at, length) for at, length in ranges):
-                    found.append(job)
-                    break
-        return min(found, key=lambda job: job.id, default=None)
-
-
-def _written(job: JobRecord) -> dict[str, RangeSet]:
-    """For each device, the bytes that a job writes to."""
-    written: dict[str, RangeSet] = {}
-    for step in job.steps:
-        start = step.destination_lba * (step.destination_block_size or step.block_size)
-        written.setdefault(step.destination, RangeSet()).add(start, step.blocks * step.block_size)
-    return written

@@ -129,6 +129,7 @@ class SystemPart(_Part):
     ping_timeout: float | None = Field(default=None, ge=1, le=3600)
     management_urls: tuple[str, ...] | None = None
     hosts_set_states: bool | None = None
+    jobs_kept: int | None = Field(default=None, ge=1, le=100_000)
     discovery_chap: ChapPart | None = None
 
 

@@ -67,7 +67,7 @@ def show(system: System) -> Status:
 
 
 async def change(system: System, changes: Mapping[str, Any]) -> Status:
-    """Change the mode and how hosts are pinged. Raises Invalid."""
+    """Change the mode, how hosts are pinged, or how many jobs are kept. Raises Invalid."""
     async with system.changing:
         try:
             SystemRecord.model_validate({**system.record.model_dump(), **changes})

@@ -170,6 +170,7 @@ class System:
         wanted = now.model_copy(update=dict(changes))
         await self.store.put(wanted)
         self._follow_record(wanted)
+        self.copy_manager.retention.wake()
 
     def _follow_record(self, record: SystemRecord) -> None:
         self._target.ping_interval = record.ping_interval

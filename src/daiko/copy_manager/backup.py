@@ -11,10 +11,8 @@ from daiko.command_control.decision import Place
 from daiko.command_control.plan import Function, Mode
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyRefused
-from daiko.copy_manager.request import CopyRange, CopyRequest
+from daiko.copy_manager.request import BACKUP, COPY, RESTORE, CopyRange, CopyRequest
 from daiko.state.record import JobRecord, JobState
-
-BACKUP, RESTORE, COPY = "backup", "restore", "copy"
 
 
 def backup_request(

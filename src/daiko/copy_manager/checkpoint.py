@@ -1,8 +1,9 @@
 """Confirming what was copied, at a bounded rate.
 
 A checkpoint takes what is written so far, flushes the destinations, and only then moves it to
-`confirmed` and puts the record into the store. What is written while the flush is under way is
-for the next one. The order is the point: the record never claims what a power cut could take.
+`confirmed` and puts the record into the store; when it is there, it is shown. What is written
+while the flush is under way is for the next one. The order is the point: the record never claims
+what a power cut could take, and nobody is shown what a restart would not find.
 
 The flush proves only what was sent over the connection that it went over itself. When the nexus to
 the destination's controller changed in between, that controller may have restarted without what
@@ -26,7 +27,6 @@ from daiko.device.awaitable import flush
 from daiko.device.error import DeviceError
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import JobRecord
 
 
 def connection_generation(devices: Devices, device: DeviceId) -> int:
@@ -44,12 +44,13 @@ class Checkpoint:
         self,
         job: RunningJob,
         devices: Devices,
-        put: Callable[[JobRecord], Awaitable[None]],
+        keep: Callable[[RunningJob], Awaitable[None]],
         retries: Retries,
     ) -> None:
+        """`keep` puts the job's draft into the store, and shows it."""
         self._job = job
         self._devices = devices
-        self._put = put
+        self._keep = keep
         self._retries = retries
         self._lock = asyncio.Lock()
 
@@ -62,7 +63,7 @@ class Checkpoint:
                     await self._confirm(device, works)
                 except DeviceError as error:
                     self._judge(error, device, works)
-            await self._put(self._job.update())
+            await self._keep(self._job)
 
     async def settle(self) -> None:
         """Confirm everything written, trying again while the destination cannot be asked. What

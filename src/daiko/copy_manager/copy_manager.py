@@ -40,11 +40,13 @@ from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import ADMINISTRATOR, CopyRequest
+from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
 from daiko.copy_manager.step_work import StepWork
+from daiko.copy_manager.ticker import tick
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
 from daiko.state.store import Store, StoreError
@@ -79,8 +81,7 @@ class CopyManager:
         """Jobs whose end could not be kept in the store."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._turns = asyncio.Semaphore(self.settings.running_jobs)
-        self._jobs_of_hosts = 0
-        """In the store, ended or not."""
+        self.retention = Retention(store, self._bound)
         self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -89,7 +90,6 @@ class CopyManager:
         """Take up what the last process left: administrators' jobs go on from their last
         confirmed block, hosts' jobs are INTERRUPTED."""
         for record in self._store.list(JobRecord):
-            self._jobs_of_hosts += record.asked_by != ADMINISTRATOR
             if record.state in TERMINAL:
                 continue
             request = request_of(record)
@@ -101,13 +101,14 @@ class CopyManager:
                     error="the controller was restarted while the host's command was carried out",
                     finished=self._wall_clock(),
                 )
-                await self._store.put(job.record)
+                await self._keep(job)
                 continue
             began = record.confirmed_blocks > 0
             job.happen(JobEvent.RESTART, one_instant=record.one_instant and not began)
-            await self._store.put(job.record)
+            await self._keep(job)
             log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
             self._launch(job)
+        self.retention.wake()
 
     async def stop(self) -> None:
         """End in an orderly way: jobs confirm what they did and stay unfinished in the store."""
@@ -121,6 +122,7 @@ class CopyManager:
             if late:
                 log.warning("jobs cut off at stop", jobs=len(late))
                 await asyncio.wait(late)
+        await self.retention.stop(self.settings.stop_seconds)
         await self.other_machines.close()
 
     # --- asking ---------------------------------------------------------------------------------
@@ -174,7 +176,6 @@ class CopyManager:
             if request.by_host:  # it does not wait for a turn: one transaction less
                 record = record.model_copy(update={"state": JobState.RUNNING, "started": now})
             change.put(record)
-        self._jobs_of_hosts += request.by_host
         job = RunningJob(record, request, works, template=template)
         self._launch(job)
         return job
@@ -289,8 +290,7 @@ class CopyManager:
             del self._live[job.id]
             job.ended.set()
             job.touch()
-        if job.request.by_host:
-            await self._forget_old_host_jobs()
+            self.retention.wake()
 
     def _strand(self, job: RunningJob, error: StoreError) -> None:
         """Without the store no state can be kept: the record in it still says "unfinished", and
@@ -298,8 +298,10 @@ class CopyManager:
         log.error("job lost its store", job=job.id, error=str(error))
         job.failure = job.failure or CopyFailed(f"the store failed: {error}")
         # Past the table of states: an end that could not be recorded is none, whatever it was.
-        job.update(state=JobState.FAILED, error=str(job.failure), finished=self._wall_clock())
-        self._stranded[job.id] = job.record
+        # What was shown last stands: no more is in the store.
+        end = {"state": JobState.FAILED, "error": str(job.failure), "finished": self._wall_clock()}
+        self._stranded[job.id] = job.record.model_copy(update=end)
+        job.show(self._stranded[job.id])
 
     async def _in_turn(self, job: RunningJob) -> None:
         turn = asyncio.ensure_future(self._turns.acquire())
@@ -320,14 +322,15 @@ class CopyManager:
             await self._conclude(job)
             return
         retries = self.settings.host_retries if job.request.by_host else self.settings.retries
-        if job.record.state is JobState.QUEUED:
+        if job.draft.state is JobState.QUEUED:
             # The store hears of it at the first checkpoint: until then there is nothing to keep,
             # and a crash would begin the job anew.
-            job.happen(JobEvent.START, started=job.record.started or self._wall_clock())
+            started = job.draft.started or self._wall_clock()
+            job.show(job.happen(JobEvent.START, started=started))
         tracking = SourceTracking(self._devices, job, self._writes)
         # A host's job is never resumed: what it confirms on its way need not be kept.
-        put = _keep_nothing if job.request.by_host else self._store.put
-        checkpoint = Checkpoint(job, self._devices, put, retries)
+        keep = _keep_nothing if job.request.by_host else self._keep
+        checkpoint = Checkpoint(job, self._devices, keep, retries)
         workshop = Workshop(
             self._devices,
             self.settings,
@@ -337,7 +340,7 @@ class CopyManager:
             self._writes,
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
-        ticker = asyncio.create_task(self._tick(job, execution, checkpoint, tracking))
+        ticker = asyncio.create_task(tick(job, execution, checkpoint, tracking, self.settings))
         try:
             await execution.run()
         except CopyFailed as failure:
@@ -354,62 +357,30 @@ class CopyManager:
         if job.failure is not None:
             job.happen(JobEvent.FAIL, error=str(job.failure), finished=now)
         elif all(work.is_copied for work in job.works):
-            if job.record.state is JobState.QUEUED:
-                job.happen(JobEvent.START, started=job.record.started or now)
+            if job.draft.state is JobState.QUEUED:
+                job.happen(JobEvent.START, started=job.draft.started or now)
             job.happen(JobEvent.FINISH, finished=now)
         elif job.halt.reason is HaltReason.CANCEL:
             job.happen(JobEvent.CANCEL, finished=now)
         elif job.request.by_host:
             job.happen(JobEvent.ABANDON, error="the controller was stopped", finished=now)
-        else:
-            job.update()
-        await self._store.put(job.record)
+        await self._keep(job)
         log.info("job ended", job=job.id, state=str(job.record.state), error=job.record.error)
 
-    async def _tick(
-        self,
-        job: RunningJob,
-        execution: Execution,
-        checkpoint: Checkpoint,
-        tracking: SourceTracking,
-    ) -> None:
-        """Progress and checkpoints while the job runs. A checkpoint that takes long makes the
-        next one wait: at most a twentieth of the time goes into them."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self.settings.confirm_seconds
-        while True:
-            await asyncio.sleep(self.settings.progress_seconds)
-            job.tick()
-            if loop.time() < due:
-                continue
-            began = loop.time()
-            tracking.note()
-            try:
-                await checkpoint.attempt()
-            except CopyFailed as failure:
-                execution.fail(failure)
-            except StoreError as error:
-                execution.fail(CopyFailed(f"the store failed: {error}"))
-            took = loop.time() - began
-            due = loop.time() + max(self.settings.confirm_seconds, 20 * took)
+    async def _keep(self, job: RunningJob) -> None:
+        """Put the job as it is now into the store, then show it. Raises StoreError."""
+        record = job.update()
+        await self._store.put(record)
+        job.show(record)
 
-    async def _forget_old_host_jobs(self) -> None:
-        """Hosts may send thousands of copies an hour: of theirs only the last are kept. All jobs
-        are looked through only when there is a tenth too many."""
-        most = self.settings.host_jobs_kept
-        if self._jobs_of_hosts < most + max(most // 10, 1):
-            return
-        of_hosts = [r for r in self._store.list(JobRecord) if r.asked_by != ADMINISTRATOR]
-        surplus = [r for r in of_hosts if r.state in TERMINAL][: max(len(of_hosts) - most, 0)]
-        try:
-            async with self._store.transaction() as change:
-                for record in surplus:
-                    change.delete(JobRecord, record.key)
-        except StoreError as error:
-            # The job that has just ended is not concerned; the next one tries again.
-            log.error("old jobs of hosts are not forgotten", count=len(surplus), error=str(error))
-        else:
-            self._jobs_of_hosts = len(of_hosts) - len(surplus)
+    def _bound(self, by_host: bool) -> Bound:
+        if by_host:
+            return Bound(self.settings.host_jobs_kept, self.settings.steps_kept)
+        system = self._store.get(SystemRecord, "system")
+        jobs = (
+            SystemRecord.model_fields["jobs_kept"].default if system is None else system.jobs_kept
+        )
+        return Bound(jobs, self.settings.steps_kept)
 
     # --- what a job needs -----------------------------------------------------------------------
 
@@ -447,8 +418,8 @@ class CopyManager:
         ]
 
 
-async def _keep_nothing(_: JobRecord) -> None:
-    return
+async def _keep_nothing(job: RunningJob) -> None:
+    job.show_unkept()
 
 
 _ENDED = 1 << 62

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function, Mode
-from daiko.state.record import JobRecord
+from daiko.state.record import ADMINISTRATOR, JobRecord
 
-ADMINISTRATOR = "administrator"
+BACKUP, RESTORE, COPY = "backup", "restore", "copy"
+"""The types of requests, and of the jobs that carry them out."""
 
 
 class CopyRange(NamedTuple):

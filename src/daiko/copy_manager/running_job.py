@@ -1,4 +1,9 @@
-"""One job while it runs: its steps, its progress, and those who watch it."""
+"""One job while it runs: its steps, its progress, and those who watch it.
+
+It has two records. The *draft* is what the next commit will say; it follows the steps. `record` is
+what others see, and says no more than the store does: what it calls confirmed, or ended, is still
+so after this process was killed. Between the two lies a commit.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +35,9 @@ class RunningJob:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.record = record
+        """As it is shown: as the store has it, and whether it runs."""
+        self.draft = record
+        """As it will be put into the store next."""
         self.request = request
         self.works = works
         """Every step, in the order of the request's ranges; dropped ones stay in the list."""
@@ -58,17 +66,28 @@ class RunningJob:
         self.works[place : place + 1] = others
 
     def happen(self, event: JobEvent, **changes: Any) -> JobRecord:
-        """Change the state by its table, and other fields of the record with it. Raises
+        """Change the draft's state by its table, and other fields of it too. Raises
         IllegalTransition."""
-        state = next_state(self.record.state, event)
+        state = next_state(self.draft.state, event)
         return self.update(state=state, **changes)
 
     def update(self, **changes: Any) -> JobRecord:
-        """The record as of now, with the steps as they are; watchers hear of it."""
+        """The draft as of now, with the steps as they are."""
         steps = tuple(work.record() for work in self.works)
-        self.record = self.record.model_copy(update={"steps": steps, **changes})
+        self.draft = self.draft.model_copy(update={"steps": steps, **changes})
+        return self.draft
+
+    def show(self, record: JobRecord) -> None:
+        """Make this the record that others see; watchers hear of it. The store has it, but for a
+        state that a restart takes back by itself."""
+        self.record = record
         self.touch()
-        return self.record
+
+    def show_unkept(self) -> None:
+        """Show how the steps stand of a job whose checkpoints are not kept: a restart would find
+        nothing of it confirmed."""
+        steps = tuple(step.model_copy(update={"confirmed": ()}) for step in self.update().steps)
+        self.show(self.draft.model_copy(update={"steps": steps}))
 
     def touch(self) -> None:
         """Something changed: whoever waits for that goes on."""
@@ -96,7 +115,7 @@ class RunningJob:
         return Progress(
             job=record.id,
             state=record.state,
-            confirmed_blocks=sum(work.confirmed.blocks for work in self.works),
+            confirmed_blocks=record.confirmed_blocks,
             copied_blocks=copied,
             blocks=record.blocks,
             block_size=record.block_size,

@@ -98,7 +98,11 @@ class CopySettings:
     lost_tries: int = 2
     """How often a step stays with an executor whose connection was lost in a command."""
     host_jobs_kept: int = 1000
-    """Finished jobs of hosts in the store; older ones are dropped."""
+    """Ended jobs of hosts in the store; older ones are dropped. Of administrators: as they say
+    (`SystemRecord.jobs_kept`)."""
+    steps_kept: int = 20_000
+    """Of all ended jobs of hosts, and as many of administrators: some 35 MB of memory each. A
+    backup of a volume of 100 extents has 100."""
     stop_seconds: float = 10.0
     """What is in flight has this long to end when the controller stops."""
 

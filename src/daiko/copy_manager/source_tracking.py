@@ -60,7 +60,7 @@ class SourceTracking:
         self._devices = devices
         self._writes = writes
         self._job = job
-        self._before = job.record.changed_blocks
+        self._before = job.draft.changed_blocks
         """Changed before a restart of the controller, as far as was noted."""
         self._ranges: dict[str, RangeSet] = {}
         self._tracked: dict[str, Tracking] = {}
@@ -97,10 +97,10 @@ class SourceTracking:
         return self._before + changed
 
     def note(self) -> None:
-        """Put what is known now into the job's record."""
+        """Put what is known now into the job's draft."""
         changed = self.changed_blocks
-        record = self._job.record
-        self._job.record = record.model_copy(
+        record = self._job.draft
+        self._job.draft = record.model_copy(
             update={
                 "changed_blocks": changed,
                 "one_instant": record.one_instant and changed == 0 and not self._unseen,
@@ -108,11 +108,11 @@ class SourceTracking:
         )
 
     def end(self) -> None:
-        """Take the tracking out of the write path, with its result in the record."""
+        """Take the tracking out of the write path, with its result in the draft."""
         self.note()
         self._writes.end(self._job.id)
         for name, tracking in self._tracked.items():
             self._devices.untrack(name, tracking)
         self._tracked.clear()
         self._copied_over.clear()
-        self._before = self._job.record.changed_blocks
+        self._before = self._job.draft.changed_blocks

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import HostRecord, VolumeRecord
+from daiko.state.record import TERMINAL, HostRecord, JobRecord, Record, VolumeRecord
 from daiko.state.store import Change, Index
 
 _MANY = 64
@@ -113,6 +113,35 @@ class VolumesOf(Index):
                 self._by_naa[after.naa] = after.name
                 for backend in after.extents.backends:
                     self._on.setdefault(backend, {})[after.name] = None
+
+
+class EndedJobs(Index):
+    """How many jobs have ended, and how many steps they have."""
+
+    def __init__(self) -> None:
+        self._there = {by_host: [0, 0] for by_host in (False, True)}
+
+    def of(self, by_host: bool) -> tuple[int, int]:
+        """(jobs, steps) of hosts, or of administrators."""
+        jobs, steps = self._there[by_host]
+        return jobs, steps
+
+    def draft(self) -> Self:
+        draft = type(self)()
+        draft._there = {by_host: there.copy() for by_host, there in self._there.items()}
+        return draft
+
+    def follow(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            if change.type is JobRecord:
+                self._count(change.before, -1)
+                self._count(change.after, 1)
+
+    def _count(self, record: Record | None, by: int) -> None:
+        if isinstance(record, JobRecord) and record.state in TERMINAL:
+            there = self._there[record.by_host]
+            there[0] += by
+            there[1] += by * len(record.steps)
 
 
 class Sight(NamedTuple):

@@ -9,7 +9,7 @@ the epoch.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,6 +54,9 @@ class SystemRecord(Record):
     """Where administrators reach this controller, as hosts are told (VPD page 85h)."""
     hosts_set_states: bool = True
     """Hosts may set the states of target port groups for a volume (explicit ALUA)."""
+    jobs_kept: int = Field(default=1000, ge=1, le=100_000)
+    """Ended jobs of administrators whose records are kept; of older ones only backups that can
+    be restored are."""
 
     @property
     def key(self) -> str:
@@ -406,6 +409,10 @@ class StepRecord(BaseModel):
         return sum(blocks for _, blocks in self.confirmed)
 
 
+ADMINISTRATOR: Final = "administrator"
+"""Who asked for a job, where it was no host."""
+
+
 class JobRecord(Record):
     """A copy of whatever kind, durable from its request to its report."""
 
@@ -432,10 +439,16 @@ class JobRecord(Record):
     created: float = 0.0
     started: float = 0.0
     finished: float = 0.0
+    overwritten_by: str = ""
+    """Of a backup: the job that wrote over it, once that one's own record is gone."""
 
     @property
     def key(self) -> str:
         return f"{self.id:012d}"
+
+    @property
+    def by_host(self) -> bool:
+        return self.asked_by != ADMINISTRATOR
 
     @property
     def confirmed_blocks(self) -> int:

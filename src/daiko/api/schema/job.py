@@ -98,7 +98,7 @@ class JobView(BaseModel):
     def fields_of(cls, status: JobStatus, now: float, *, steps: bool = True) -> dict[str, Any]:
         """All fields as they are `now`; without `steps`, none of them."""
         job = status.record
-        kept = {name: value for name, value in job if name != "steps"}
+        kept = {name: value for name, value in job if name not in {"steps", "overwritten_by"}}
         copied = status.copied_blocks
         return kept | {
             "steps": [StepReport.of(step) for step in job.steps] if steps else [],

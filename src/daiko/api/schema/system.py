@@ -30,6 +30,9 @@ class SystemView(BaseModel):
     )
     ping_interval: float = Field(description="Seconds of silence after which a host is pinged")
     ping_timeout: float = Field(description="Seconds that a host has for its answer to that")
+    jobs_kept: int = Field(
+        description="Ended jobs that are kept, besides backups that can be restored"
+    )
     management_urls: list[str] = Field(
         description="Where administrators reach this controller, as hosts are told"
     )
@@ -53,6 +56,7 @@ class SystemView(BaseModel):
             ping_interval=status.record.ping_interval,
             hosts_set_states=status.record.hosts_set_states,
             ping_timeout=status.record.ping_timeout,
+            jobs_kept=status.record.jobs_kept,
             management_urls=list(status.record.management_urls),
             backends=status.backends,
             unreachable=[Unreachable(backend=b, reason=r) for b, r in status.unreachable],
@@ -72,6 +76,7 @@ class ChangeSystem(BaseModel, extra="forbid"):
     ping_interval: float | None = Field(default=None, description="1 to 3600 seconds")
     ping_timeout: float | None = Field(default=None, description="1 to 3600 seconds")
     hosts_set_states: bool | None = None
+    jobs_kept: int | None = Field(default=None, description="1 to 100,000")
 
 
 class ManagementUrls(BaseModel):

@@ -144,7 +144,8 @@ def write_same(
     unit: LogicalUnit, itl: ItlNexus, task: Task, flags: int, lba: int, blocks: int
 ) -> None:
     """Write one block to every block of the range. With UNMAP the range may be unmapped instead,
-    where it then reads as what would have been written (SBC-4, 5.50)."""
+    where it then reads as what would have been written (SBC-4, WRITE SAME command and unmap
+    operations)."""
     if blocks > MAXIMUM_WRITE_SAME:
         raise CheckCondition(
             sense.invalid_field_in_cdb(7 if task.cdb[0] == Opcode.WRITE_SAME_10 else 10)

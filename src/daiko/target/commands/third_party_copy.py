@@ -22,12 +22,11 @@ import structlog
 from daiko.command_control.command_table import CommandRow
 from daiko.command_control.decision import Undecidable
 from daiko.command_control.plan import Function
-from daiko.copy_manager.backup import BACKUP, COPY
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyRefused, Side
 from daiko.copy_manager.halt import HaltReason
-from daiko.copy_manager.request import CopyRange, CopyRequest
+from daiko.copy_manager.request import BACKUP, COPY, CopyRange, CopyRequest
 from daiko.copy_manager.running_job import RunningJob
 from daiko.device.awaitable import read
 from daiko.device.block import Buffer

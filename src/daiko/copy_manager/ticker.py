@@ -1,0 +1,63 @@
+"""Progress and checkpoints of one job while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from daiko.copy_manager.checkpoint import Checkpoint
+from daiko.copy_manager.error import CopyFailed
+from daiko.copy_manager.execution import Execution
+from daiko.copy_manager.running_job import RunningJob
+from daiko.copy_manager.settings import CopySettings
+from daiko.copy_manager.source_tracking import SourceTracking
+from daiko.state.store import StoreError
+
+log = structlog.get_logger(__name__)
+
+
+async def tick(
+    job: RunningJob,
+    execution: Execution,
+    checkpoint: Checkpoint,
+    tracking: SourceTracking,
+    settings: CopySettings,
+) -> None:
+    """Go on until cancelled. A defect that ends it before ends the job as well: one that copied on
+    without checkpoints would have to begin anew after a restart, and nobody would know."""
+    try:
+        await _tick(job, execution, checkpoint, tracking, settings)
+    except Exception:
+        log.exception("checkpoints ended by a defect", job=job.id)
+        execution.fail(
+            CopyFailed("a defect of this program ended the checkpoints; its log says more")
+        )
+
+
+async def _tick(
+    job: RunningJob,
+    execution: Execution,
+    checkpoint: Checkpoint,
+    tracking: SourceTracking,
+    settings: CopySettings,
+) -> None:
+    """A checkpoint that takes long makes the next one wait: at most a twentieth of the time goes
+    into them."""
+    loop = asyncio.get_running_loop()
+    due = loop.time() + settings.confirm_seconds
+    while True:
+        await asyncio.sleep(settings.progress_seconds)
+        job.tick()
+        if loop.time() < due:
+            continue
+        began = loop.time()
+        tracking.note()
+        try:
+            await checkpoint.attempt()
+        except CopyFailed as failure:
+            execution.fail(failure)
+        except StoreError as error:
+            execution.fail(CopyFailed(f"the store failed: {error}"))
+        took = loop.time() - began
+        due = loop.time() + max(settings.confirm_seconds, 20 * took)
