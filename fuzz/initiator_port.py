@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
-from daiko.initiator.command import Command
+from daiko.initiator.command import AskedCommand, Command
 from daiko.initiator.login import LoggedIn
 from daiko.initiator.session import Session
 from daiko.initiator.settings import InitiatorSettings
@@ -62,7 +61,7 @@ class Role:
         framer.dispatch = self.session.dispatch()
         framer.place = self.session.place
 
-    def dispatch(self) -> Sequence[Handler]:
+    def dispatch(self) -> list[Handler]:
         return []
 
     def connected(self) -> None:
@@ -98,32 +97,26 @@ LOGINS = [_log_in(waits_for_r2t=waits) for waits in (False, True)]
 LOOP = asyncio.new_event_loop()
 
 
-def _nothing(*result: object) -> None:
-    pass
+def _asked(owner: Owner, cdb: bytes, data: bytes = b"", length: int = 0) -> AskedCommand:
+    """A command that tells the owner when it ends well."""
 
-
-class Noted(Command):
-    """Tells the owner when it ends well."""
-
-    owner: Owner
-
-    def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
+    def done(error: DeviceError | None, status: int, data_in: Buffer, sense: bytes) -> None:
         assert error is None
         assert status == 0
-        assert len(data) == self.received
-        self.owner.note(self)
+        assert len(data_in) == command.received
+        owner.note(command)
+
+    command = AskedCommand(0, cdb, done, data, length)
+    return command
 
 
-def _commands(owner: Owner) -> list[Noted]:
-    commands = [
-        Noted(0, Read16.pack(transfer_length=2), _nothing, read_length=1024),
-        Noted(0, Read16.pack(transfer_length=24), _nothing, read_length=READ_LENGTH),
-        Noted(0, Write16.pack(transfer_length=40), _nothing, WRITTEN),
-        Noted(0, TestUnitReady.pack().ljust(16, b"\0"), _nothing),
+def _commands(owner: Owner) -> list[AskedCommand]:
+    return [
+        _asked(owner, Read16.pack(transfer_length=2), length=1024),
+        _asked(owner, Read16.pack(transfer_length=24), length=READ_LENGTH),
+        _asked(owner, Write16.pack(transfer_length=40), WRITTEN),
+        _asked(owner, TestUnitReady.pack().ljust(16, b"\0")),
     ]
-    for command in commands:
-        command.owner = owner
-    return commands
 
 
 def corpus() -> list[bytes]:
