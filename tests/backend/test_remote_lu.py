@@ -144,6 +144,36 @@ class TestLimits:
             (100, 8), (108, 8), (116, 4),
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("block_size", [512, 4096])
+    async def test_unit_that_unmaps_by_write_same_alone_is_asked_so(self, block_size: int) -> None:
+        port = FakePort()
+        lu = lu_of(
+            port,
+            block_size=block_size,
+            limits=BlockLimits(max_write_same=10),
+            provisioning=LogicalBlockProvisioning(lbpws=1),
+        )
+        assert lu.capabilities.unmap is Level.NATIVE
+        await awaitable.unmap(lu, 100, 25)
+        asked = [WriteSame16.unpack(command.cdb) for command in port.sent]
+        assert [(cdb.lba, cdb.transfer_length, cdb.unmap) for cdb in asked] == [
+            (100, 10, 1), (110, 10, 1), (120, 5, 1),
+        ]  # fmt: skip
+        assert {bytes(command.data_out) for command in port.sent} == {bytes(block_size)}
+        port.sent.clear()
+        await awaitable.write_same(lu, 5, 2, b"x" * block_size)
+        assert [WriteSame16.unpack(command.cdb).unmap for command in port.sent] == [0]
+
+    async def test_unit_that_unmaps_by_unmap_is_not_asked_by_write_same(self) -> None:
+        port = FakePort()
+        lu = lu_of(
+            port,
+            limits=BlockLimits(max_write_same=10, max_unmap=8),
+            provisioning=LogicalBlockProvisioning(lbpu=1, lbpws=1),
+        )
+        await awaitable.unmap(lu, 100, 5)
+        assert port.opcodes == [Opcode.UNMAP]
+
     async def test_comparison_longer_than_the_unit_takes_is_unsupported(self) -> None:
         port = FakePort()
         lu = lu_of(port, limits=BlockLimits(max_compare_and_write=1))

@@ -142,6 +142,7 @@ class RemoteLu(BlockDevice):
         self._limit = 1
         self._compare_limit = 0
         self._unmap_limit = 0
+        self._unmaps_by_write_same = False
         self._write_same_limit = 0
         self._has_cache = True
         self._resets = 0
@@ -174,6 +175,10 @@ class RemoteLu(BlockDevice):
             if can_repeat
             else 0
         )
+        # LBPWS: WRITE SAME (16) with the UNMAP bit, which is all that some units have.
+        self._unmaps_by_write_same = bool(
+            provisioning.lbpws and can_repeat and not self._unmap_limit
+        )
         self._is_thin = capacity.lbpme
         self._limits = limits
         # Nothing but the list of commands tells of these.
@@ -183,7 +188,7 @@ class RemoteLu(BlockDevice):
         atomic = min(limits.max_atomic, self._limit) if has(Opcode.WRITE_ATOMIC_16) else 0
         native = {True: Level.NATIVE, False: Level.NONE}
         self.capabilities = Capabilities(
-            unmap=native[self._unmap_limit > 0],
+            unmap=native[self._unmap_limit > 0 or self._unmaps_by_write_same],
             write_same=native[can_repeat],
             compare_and_write=native[self._compare_limit > 0],
             fua=Level.NATIVE if facts.has_fua else Level.EMULATED,
@@ -358,6 +363,8 @@ class RemoteLu(BlockDevice):
         refusal = self._refusal(lba, blocks)
         if refusal is not None or not blocks:
             done(refusal)
+        elif self._unmaps_by_write_same:
+            self._repeat(lba, blocks, bytes(self.block_size), done, unmap=1)
         elif not limit:
             super().unmap(lba, blocks, done)
         else:
@@ -369,19 +376,22 @@ class RemoteLu(BlockDevice):
                 self._change(cdb, data, together.part, f"UNMAP at {lba + start}")
 
     def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
-        limit = self._write_same_limit
         refusal = self._refusal(lba, blocks)
         if refusal is not None or not blocks:
             done(refusal)
-        elif not limit:
+        elif not self._write_same_limit:
             super().write_same(lba, blocks, pattern, done)
         else:
-            starts = range(0, blocks, limit)
-            together = _Together(len(starts), done)
-            for start in starts:
-                count = min(limit, blocks - start)
-                cdb = WriteSame16.pack(lba=lba + start, transfer_length=count)
-                self._change(cdb, pattern, together.part, f"WRITE SAME at {lba + start}")
+            self._repeat(lba, blocks, pattern, done, unmap=0)
+
+    def _repeat(self, lba: int, blocks: int, pattern: Buffer, done: Done, *, unmap: int) -> None:
+        limit = self._write_same_limit
+        starts = range(0, blocks, limit)
+        together = _Together(len(starts), done)
+        for start in starts:
+            count = min(limit, blocks - start)
+            cdb = WriteSame16.pack(lba=lba + start, transfer_length=count, unmap=unmap)
+            self._change(cdb, pattern, together.part, f"WRITE SAME at {lba + start}")
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         blocks = len(compare) // self.block_size
