@@ -50,6 +50,7 @@ MODULES = (
     "target.session",
     "target.port_task",
     "target.task",
+    "target.task_set",
     "target.nexus",
     "target.access",
     "target.logical_unit",

@@ -56,9 +56,9 @@ from daiko.scsi.sbc import (
 from daiko.scsi.sense import power_on_reset_or_bus_device_reset
 from daiko.scsi.vpd import READS_AFTER_ERASE, BlockLimits, ProvisioningType
 
-_RANGE_10: Final = struct.Struct(">BBIBHB")
+_pack_range_10: Final[Callable[..., bytes]] = struct.Struct(">BBIBHB").pack
 """opcode, flags, lba, group, blocks, control: READ (10), WRITE (10)."""
-_RANGE_16: Final = struct.Struct(">BBQIBB")
+_pack_range_16: Final[Callable[..., bytes]] = struct.Struct(">BBQIBB").pack
 """opcode, flags, lba, blocks, group, control: READ (16), WRITE (16)."""
 _READ_10: Final = int(Opcode.READ_10)
 _WRITE_10: Final = int(Opcode.WRITE_10)
@@ -557,6 +557,6 @@ def _sanitizes(facts: LuFacts) -> frozenset[Sanitize]:
 def _range(opcode: int, lba: int, blocks: int, flags: int) -> bytes:
     """READ or WRITE: (10), which every disk has, as long as the address and the length fit."""
     if lba + blocks <= 0x1_0000_0000 and blocks < 0x10000:
-        return _RANGE_10.pack(opcode, flags, lba, 0, blocks, 0)
+        return _pack_range_10(opcode, flags, lba, 0, blocks, 0)
     # READ (16) and WRITE (16) lie 60h above READ (10) and WRITE (10).
-    return _RANGE_16.pack(opcode + 0x60, flags, lba, blocks, 0, 0)
+    return _pack_range_16(opcode + 0x60, flags, lba, blocks, 0, 0)

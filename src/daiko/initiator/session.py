@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -69,9 +70,16 @@ _COMMAND: Final = int(Opcode.SCSI_COMMAND)
 _WAITING: Final = Stage.WAITING
 
 # What the data path looks at of the layouts in bhs.py.
-_DATA_IN_FIELDS: Final = struct.Struct(">xBxB12xI4xI4xI4xI")
+_pack_command: Final[Callable[..., bytes]] = SCSI_COMMAND.pack
+_DataInFields = tuple[int, int, int, int, int, int]
+_data_in_fields: Final[Callable[[Buffer, int], _DataInFields]] = struct.Struct(
+    ">xBxB12xI4xI4xI4xI"
+).unpack_from
 """flags, status, ITT, StatSN, MaxCmdSN, buffer offset."""
-_RESPONSE_FIELDS: Final = struct.Struct(">xBBB12xI4xI4xI8xI")
+_ResponseFields = tuple[int, int, int, int, int, int, int]
+_response_fields: Final[Callable[[Buffer, int], _ResponseFields]] = struct.Struct(
+    ">xBBB12xI4xI4xI8xI"
+).unpack_from
 """flags, response, status, ITT, StatSN, MaxCmdSN, residual."""
 
 
@@ -238,7 +246,7 @@ class Session:
         if not data:
             length = command.read_length
             self.connection.send(
-                SCSI_COMMAND.pack(
+                _pack_command(
                     _COMMAND, _READ_FLAGS if length else _NO_DATA_FLAGS, 0, 0,
                     command.lun, tag, length, cmd_sn, self.exp_stat_sn, command.cdb,
                 )
@@ -248,7 +256,7 @@ class Session:
         immediate = self.immediate_length
         if length <= immediate:
             self.connection.send(
-                SCSI_COMMAND.pack(
+                _pack_command(
                     _COMMAND, FINAL | _WRITE_FLAGS, 0, length, command.lun, tag,
                     length, cmd_sn, self.exp_stat_sn, command.cdb,
                 ),
@@ -258,7 +266,7 @@ class Session:
         unsolicited = min(self._unsolicited, length)
         final = FINAL if unsolicited <= immediate else 0
         self.connection.send(
-            SCSI_COMMAND.pack(
+            _pack_command(
                 _COMMAND, final | _WRITE_FLAGS, 0, immediate, command.lun, tag,
                 length, cmd_sn, self.exp_stat_sn, command.cdb,
             ),
@@ -316,8 +324,7 @@ class Session:
         return memoryview(buffer)[offset : offset + length]
 
     def _data_in(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        fields: tuple[int, int, int, int, int, int] = _DATA_IN_FIELDS.unpack_from(header, at)
-        flags, status, tag, stat_sn, max_cmd_sn, offset = fields
+        flags, status, tag, stat_sn, max_cmd_sn, offset = _data_in_fields(header, at)
         self.heard = True
         if max_cmd_sn != self._max_cmd_sn:
             self.window_moved(max_cmd_sn)
@@ -356,8 +363,7 @@ class Session:
         memoryview(buffer)[offset : offset + len(data)] = data
 
     def _scsi_response(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        fields: tuple[int, int, int, int, int, int, int] = _RESPONSE_FIELDS.unpack_from(header, at)
-        flags, response, status, tag, stat_sn, max_cmd_sn, residual = fields
+        flags, response, status, tag, stat_sn, max_cmd_sn, residual = _response_fields(header, at)
         self.heard = True
         self.exp_stat_sn = (stat_sn + 1) & _MASK
         if max_cmd_sn != self._max_cmd_sn:

@@ -49,6 +49,8 @@ SHORT_READ: Final = 1024
 PADDING: Final = (b"", b"\0\0\0", b"\0\0", b"\0")
 """Padding after a data segment, by its length modulo 4."""
 
+_lengths: Final[Callable[[Buffer, int], tuple[int]]] = LENGTHS.unpack_from
+
 Handler = Callable[[Buffer, int, bytes, Buffer], None]
 """(buffer, offset of the header in it, additional header segments, data segment). The buffer is
 the handler's only until it returns."""
@@ -205,9 +207,8 @@ class Framer:
         """Dispatch the complete PDUs in buffer[start:end]; where the first incomplete begins."""
         buffer = self._buffer
         view = self._view
-        lengths = LENGTHS.unpack_from
         while end - start >= BHS_LENGTH:
-            word: int = lengths(buffer, start + 4)[0]
+            (word,) = _lengths(buffer, start + 4)
             if word <= SMALL and not self.header_digest and not self.data_digest:
                 # No additional headers, a data segment that is not placed: nearly every PDU.
                 if not word:

@@ -49,7 +49,8 @@ from daiko.target.port_task import ATTRIBUTES, PortTask, port_task
 from daiko.target.session import TargetAccess, TargetSession
 from daiko.target.text_exchange import TextExchange
 
-_FIELDS: Final = struct.Struct(">BB6xQIII4x16s")
+_Fields = tuple[int, int, int, int, int, int, bytes]
+_fields: Final[Callable[[Buffer, int], _Fields]] = struct.Struct(">BB6xQIII4x16s").unpack_from
 """What the data path looks at of `bhs.SCSI_COMMAND`: opcode, flags, lun, ITT, expected length,
 CmdSN, cdb."""
 _AHS: Final = struct.Struct(">HB")
@@ -134,8 +135,7 @@ class FullFeaturePhase:
     # --- SCSI commands and their data
 
     def scsi_command(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
-        fields: tuple[int, int, int, int, int, int, bytes] = _FIELDS.unpack_from(header, at)
-        byte0, flags, lun, tag, length, cmd_sn, cdb = fields
+        byte0, flags, lun, tag, length, cmd_sn, cdb = _fields(header, at)
         session = self._session
         is_immediate = byte0 & IMMEDIATE
         if not is_immediate:
@@ -206,12 +206,8 @@ class FullFeaturePhase:
 
     def _may_carry(self, data: Buffer, expected_out: int) -> bool:
         """Whether a command may carry this much immediate data (4.2.5.2, 13.11, 13.14)."""
-        parameters = self._session.parameters
-        return (
-            parameters.immediate_data
-            and len(data) <= expected_out
-            and len(data) <= parameters.first_burst_length
-        )
+        length = len(data)
+        return length <= expected_out and length <= self._session.immediate_limit
 
     def _refuse_data(self, task: PortTask) -> None:
         self._session.answer_unsubmitted(task, condition.unexpected_unsolicited_data())

@@ -40,10 +40,10 @@ _R2T: Final = int(Opcode.R2T)
 _LAST_WITH_STATUS: Final = FINAL | STATUS
 
 # The two answers of the data path, with all that is always 0 in them left out.
-_WHOLE_ANSWER: Final = struct.Struct(">HxxI8xIIIII12x")
+_pack_whole_answer: Final[Callable[..., bytes]] = struct.Struct(">HxxI8xIIIII12x").pack
 """opcode and flags, length, ITT, TTT, StatSN, ExpCmdSN, MaxCmdSN of a Data-In."""
 _WHOLE_ANSWER_FLAGS: Final = _DATA_IN << 8 | _LAST_WITH_STATUS
-_GOOD_RESPONSE: Final = struct.Struct(">H14xI4xIIII8x")
+_pack_good_response: Final[Callable[..., bytes]] = struct.Struct(">H14xI4xIIII8x").pack
 """opcode and flags, ITT, StatSN, ExpCmdSN, MaxCmdSN, ExpDataSN of a SCSI Response."""
 _GOOD_RESPONSE_FLAGS: Final = _SCSI_RESPONSE << 8 | FINAL
 
@@ -210,7 +210,7 @@ class PortTask(Task):
                     stat_sn = session.stat_sn
                     session.stat_sn = stat_sn + 1 & 0xFFFFFFFF
                     session.connection.send(
-                        _WHOLE_ANSWER.pack(
+                        _pack_whole_answer(
                             _WHOLE_ANSWER_FLAGS, size, self.tag, RESERVED_TAG,
                             stat_sn, window.exp_cmd_sn, window.max_cmd_sn,
                         ),
@@ -222,7 +222,7 @@ class PortTask(Task):
                 session.stat_sn = stat_sn + 1 & 0xFFFFFFFF
                 transfer = self._transfer
                 session.connection.send(
-                    _GOOD_RESPONSE.pack(
+                    _pack_good_response(
                         _GOOD_RESPONSE_FLAGS, self.tag, stat_sn,
                         window.exp_cmd_sn, window.max_cmd_sn,
                         0 if transfer is None else transfer.r2t_sn,

@@ -108,6 +108,7 @@ class TargetSession:
         "_withheld",
         "collapse_limit",
         "connection",
+        "immediate_limit",
         "is_lost",
         "nexus",
         "parameters",
@@ -139,6 +140,8 @@ class TargetSession:
         """StatSN of the next answer."""
         self.collapse_limit = 0
         """Bytes that go in one Data-In PDU with the status."""
+        self.immediate_limit = 0
+        """Bytes of data that a command may carry."""
         self.follow_parameters()
         self.tasks: dict[int, PortTask] = {}
         """Tasks in progress by initiator task tag, deferred ones included."""
@@ -170,6 +173,7 @@ class TargetSession:
         """The initiator may have declared its segment length again."""
         parameters = self.parameters
         self.collapse_limit = min(parameters.send_limit, parameters.max_burst_length)
+        self.immediate_limit = parameters.first_burst_length if parameters.immediate_data else 0
 
     def start(self) -> None:
         self._access.nexus_started(self.nexus)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daiko.device.block import Buffer
 from daiko.scsi.opcode import Status
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from daiko.target.nexus import ItlNexus, Nexus
     from daiko.target.task import Task
 
-ORDERED = int(TaskAttribute.ORDERED)
-HEAD_OF_QUEUE = int(TaskAttribute.HEAD_OF_QUEUE)
+ORDERED: Final = int(TaskAttribute.ORDERED)
+HEAD_OF_QUEUE: Final = int(TaskAttribute.HEAD_OF_QUEUE)
 
 
 class _Abortion:
