@@ -1,7 +1,7 @@
 # Every target does its own set-up first (scripts/setup): the virtual environment in .venv with
 # the `daiko` command in it, and the Debian packages that the target needs.
 SHELL := /bin/bash
-# Where it is set, each of the hundreds of processes that the tests start compiles the product anew.
+# Where it is set, each of the hundreds of processes that the tests start makes byte code anew.
 unexport PYTHONDONTWRITEBYTECODE
 # A file of tests goes to a worker as a whole, so that what its tests share is set up once; in the
 # order of tests/conftest.py.
