@@ -682,6 +682,28 @@ async def test_a_queued_job_can_be_cancelled_before_it_begins(rig: Rig, store: S
     await manager.stop()
 
 
+async def test_the_queue_of_jobs_is_bounded_and_a_cancelled_one_gives_its_place_back(
+    rig: Rig, store: SqliteStore
+) -> None:
+    manager = CopyManager(store, rig, settings=replace(QUICK, running_jobs=1, unfinished_jobs=2))
+    await manager.start()
+    sd1 = rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    request = backup_request(rig, "alpha", "vault", blocks=8)
+    async with asyncio.timeout(20):
+        first, second = [(await manager.submit(request)).id for _ in range(2)]
+        with pytest.raises(CopyRefused, match="2 jobs run or wait already") as refusal:
+            await manager.submit(request)
+        assert "daiko job cancel" in refusal.value.next_step
+        assert [record.id for record in manager.jobs()] == [first, second]
+        await manager.cancel(second)
+        third = (await manager.submit(request)).id
+        sd1.gate.set()
+        for job in (first, third):
+            assert (await manager.wait(job)).state is JobState.DONE
+    await manager.stop()
+
+
 async def test_host_writes_during_the_job_are_counted_within_its_range(
     rig: Rig, manager: CopyManager
 ) -> None:

@@ -157,6 +157,8 @@ class CopyManager:
         parameter list when a host asks. Raises Undecidable as well."""
         if self._stopping:
             raise CopyRefused("the controller is stopping")
+        if not request.by_host:
+            self._check_room()
         plan = self._decide(request)
         works = self._works(plan)
         now = self._wall_clock()
@@ -179,6 +181,14 @@ class CopyManager:
         job = RunningJob(record, request, works, template=template)
         self._launch(job)
         return job
+
+    def _check_room(self) -> None:
+        unfinished = sum(not job.request.by_host for job in self._live.values())
+        if unfinished >= self.settings.unfinished_jobs:
+            raise CopyRefused(
+                f"{unfinished:,} jobs run or wait already, as many as may",
+                next_step="wait until some have ended, or cancel some (daiko job cancel)",
+            )
 
     async def cancel(self, job: int) -> JobRecord:
         """Take a job back: what is in flight comes to its end, nothing more is copied. Returns

@@ -80,6 +80,8 @@ class CopySettings:
     maximum_commands_in_flight: int = 8
     running_jobs: int = 4
     """Of administrators; those of hosts start at once."""
+    unfinished_jobs: int = 1000
+    """Of administrators, running and waiting for their turn. Beyond, a further one is refused."""
     running_host_jobs: int = 64
     """Beyond, a host is told TASK SET FULL."""
     confirm_seconds: float = 1.0
