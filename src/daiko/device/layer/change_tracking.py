@@ -4,25 +4,23 @@ A backup of a volume in use is not of one instant when hosts wrote to it meanwhi
 over the volume while the job runs, says how many blocks those were and which. The bit is set
 *before* the write is passed on: a write that fails may have changed the medium all the same.
 
-The bitmap has one bit a region. A region is one block until the bitmap would grow beyond 4 MiB
-(16 GiB of 512-byte blocks); above that a power of two of blocks, and `changed_blocks` is then the
-size of the regions touched: never less than what was written.
+The bitmap (`mapping/region_bitmap.py`) has one bit a region. A region is one block until the bitmap
+would grow beyond 4 MiB (16 GiB of 512-byte blocks); above that a power of two of blocks, and
+`changed_blocks` is then the size of the regions touched: never less than what was written.
 
 The layer comes and goes on a living device, so `close` leaves the device below open.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done
 from daiko.device.layer.layer import Layer
 from daiko.device.sanitize import Sanitization, SanitizeWatcher
+from daiko.mapping.region_bitmap import RegionBitmap
 
 _MAXIMUM_BITMAP_BYTES = 4 << 20
-_SOME_SET = re.compile(rb"[^\x00]")
-_SOME_CLEAR = re.compile(rb"[^\xff]")
 
 
 class ChangeTracking(Layer):
@@ -35,102 +33,48 @@ class ChangeTracking(Layer):
         shift = 0
         while (below.blocks >> shift) > maximum_bitmap_bytes * 8:
             shift += 1
-        self._shift = shift
-        self._regions = (below.blocks + (1 << shift) - 1) >> shift
-        self._bitmap = bytearray((self._regions + 7) // 8)
-        self._changed_regions = 0
+        self._changed = RegionBitmap(below.blocks, shift)
 
     def grow(self, capabilities: Capabilities) -> None:
         """The device below has more blocks now, and perhaps other capabilities. What was noted
         stays noted."""
         self.capabilities = capabilities
         self.blocks = self.below.blocks
-        self._regions = (self.blocks + (1 << self._shift) - 1) >> self._shift
-        self._bitmap.extend(bytes((self._regions + 7) // 8 - len(self._bitmap)))
+        self._changed.grow(self.blocks)
 
     @property
     def granularity(self) -> int:
         """Blocks a region."""
-        return 1 << self._shift
+        return 1 << self._changed.shift
 
     @property
     def has_changed(self) -> bool:
         """Whether anything was written."""
-        return self._changed_regions > 0
+        return self._changed.set_regions > 0
 
     @property
     def changed_blocks(self) -> int:
         """Blocks in the regions that were written to."""
-        blocks = self._changed_regions << self._shift
-        # The last region may be cut short by the end of the device.
-        last = self._regions - 1
-        if blocks and self._bitmap[last >> 3] >> (last & 7) & 1:
-            blocks -= (self._regions << self._shift) - self.blocks
-        return blocks
+        return self._changed.changed_blocks
 
     def changed_in(self, first: int, blocks: int) -> int:
-        """How many blocks of a range lie in regions that were written to. By counting bits: as
-        quick for a volume that was written all over as for one that was not."""
-        if blocks <= 0 or not self._changed_regions:
-            return 0
-        shift, last_block = self._shift, first + blocks - 1
-        low, high = first >> shift, last_block >> shift
-        field = int.from_bytes(self._bitmap[low >> 3 : (high >> 3) + 1], "little")
-        field = (field >> (low & 7)) & ((1 << (high - low + 1)) - 1)
-        changed = field.bit_count() << shift
-        # The regions at both ends may reach out of the range.
-        if field & 1:
-            changed -= first - (low << shift)
-        if field >> (high - low) & 1:
-            changed -= ((high + 1) << shift) - 1 - last_block
-        return changed
+        """How many blocks of a range lie in regions that were written to."""
+        return self._changed.blocks_in(first, blocks)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(first block, blocks) of each run of changed regions, ascending."""
-        if not self._changed_regions:
-            return
-        start = -1
-        region = 0
-        while region < self._regions:
-            if not region & 7:
-                # Over long runs at the speed of a search: the bitmap has up to 32 million bits.
-                other = (_SOME_SET if start < 0 else _SOME_CLEAR).search(self._bitmap, region >> 3)
-                if other is None:
-                    break
-                region = other.start() << 3
-            if self._bitmap[region >> 3] >> (region & 7) & 1:
-                if start < 0:
-                    start = region
-            elif start >= 0:
-                yield self._run(start, region)
-                start = -1
-            region += 1
-        if start >= 0:
-            yield self._run(start, self._regions)
+        return self._changed.ranges()
 
     def clear(self) -> None:
         """Forget all changes."""
-        self._bitmap = bytearray(len(self._bitmap))
-        self._changed_regions = 0
-
-    def _run(self, start: int, end: int) -> tuple[int, int]:
-        first = start << self._shift
-        return first, min(end << self._shift, self.blocks) - first
+        self._changed.clear_all()
 
     def _mark(self, lba: int, blocks: int) -> None:
-        if blocks <= 0:
-            return
-        bitmap = self._bitmap
-        first = lba >> self._shift
-        last = (lba + blocks - 1) >> self._shift
-        start, end = first >> 3, (last >> 3) + 1
-        # One integer operation over the bytes that hold bits first..last.
-        mask = ((1 << (last - first + 1)) - 1) << (first & 7)
-        old = int.from_bytes(bitmap[start:end], "little")
-        new = old | mask
-        if new != old:
-            self._changed_regions += new.bit_count() - old.bit_count()
-            bitmap[start:end] = new.to_bytes(end - start, "little")
+        # What reaches beyond the end is for the device below to refuse.
+        end = min(lba + blocks, self._changed.blocks)
+        if 0 <= lba < end:
+            shift = self._changed.shift
+            self._changed.mark(lba >> shift, end - 1 >> shift)
 
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         self._mark(lba, len(data) // self.block_size)
