@@ -1,0 +1,1 @@
+"""Pairs of volumes: the differential bitmap [0115-0117]."""
