@@ -18,6 +18,7 @@ from reference_docs import (
     iscsi_keys,
     jobs,
     login,
+    pairs,
     rest,
     unit_attentions,
 )
@@ -30,6 +31,7 @@ DOCUMENTS: dict[str, Callable[[], str]] = {
     "docs/reference/iscsi-keys.md": iscsi_keys.document,
     "docs/reference/login.md": login.document,
     "docs/reference/jobs.md": jobs.document,
+    "docs/reference/pairs.md": pairs.document,
     "docs/reference/failures.md": failures.document,
     "docs/reference/unit-attentions.md": unit_attentions.document,
     "docs/reference/cli.md": cli.document,

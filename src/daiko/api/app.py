@@ -24,6 +24,7 @@ from daiko.api.routes import (
     hosts,
     jobs,
     mappings,
+    pairs,
     plans,
     portals,
     volumes,
@@ -51,6 +52,7 @@ _TAGS = [
     {"name": "plan", "description": "What would be done about a request, by whom, and why"},
     {"name": "backup", "description": "Direct backups and restores"},
     {"name": "copy", "description": "Volume copies"},
+    {"name": "pair", "description": "Volumes that are kept the same, and can be split"},
     {"name": "job", "description": "Everything that takes long: plan, progress, report"},
 ]
 
@@ -80,6 +82,7 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
         jobs,
         copies,
         backups,
+        pairs,
         plans,
         volumes,
         system_routes,

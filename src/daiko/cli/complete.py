@@ -36,6 +36,11 @@ def hosts(context: typer.Context, incomplete: str) -> Offered:
     return _names(context, incomplete, "hosts", "")
 
 
+def pairs(context: typer.Context, incomplete: str) -> Offered:
+    """Names of pairs."""
+    return _names(context, incomplete, "pairs", "state")
+
+
 def jobs(context: typer.Context, incomplete: str) -> Offered:
     """Numbers of jobs."""
     return _numbers(context, incomplete, "jobs")

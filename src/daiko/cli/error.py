@@ -21,6 +21,10 @@ class ExitCode(IntEnum):
     """The controller does not answer, or a back end does not."""
     FORBIDDEN = 6
     """The token is missing or wrong."""
+    NOTHING = 7
+    """There was nothing to do: it is so already."""
+    TIMEOUT = 8
+    """What was waited for has not come in time."""
     INTERRUPTED = 130
     """Ctrl-C; a job that was followed goes on."""
 

@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="Jobs: everything that takes long."
 def ls(
     context: typer.Context,
     type_: Annotated[
-        str, typer.Option("--type", metavar="TYPE", help="backup, restore or copy.")
+        str, typer.Option("--type", metavar="TYPE", help="backup, restore, copy or pair.")
     ] = "",
     state: Annotated[
         str, typer.Option("--state", metavar="STATE", help="running, failed, done, …")

@@ -27,6 +27,7 @@ from daiko.cli import (
     management,
     mapping,
     option,
+    pair,
     portal,
     render,
     system,
@@ -38,7 +39,7 @@ from daiko.cli.error import CliError, ExitCode
 EPILOG = """
 [bold]Exit codes[/bold]: 0 done · 1 failed · 2 the command line or the request is not right ·
 3 not found · 4 what exists forbids it · 5 the controller or a back end does not answer ·
-6 the token is missing or wrong · 130 interrupted
+6 the token is missing or wrong · 7 nothing to do · 8 not in time · 130 interrupted
 """
 
 app = typer.Typer(
@@ -116,6 +117,7 @@ for name, noun in (
     ("function", function.app),
     ("mapping", mapping.app),
     ("copy", copy.app),
+    ("pair", pair.app),
     ("backup", backup.app),
     ("job", job.app),
     ("explain", explain.app),

@@ -37,6 +37,12 @@ STATE_STYLE: Final = {
     "failed": "bold red",
     "cancelled": "yellow",
     "interrupted": "yellow",
+    "copying": "cyan",
+    "paired": "green",
+    "split": "yellow",
+    "split-by-error": "bold red",
+    "reverse-copying": "cyan",
+    "swapped": "yellow",
 }
 
 

@@ -69,6 +69,8 @@ class Place:
     """Bytes."""
     blocks: int
     table: MappingTable
+    written_here: str = ""
+    """Why every write to it has to pass this controller, where it has to."""
 
     @classmethod
     def of_device(cls, address: DeviceAddress, blocks: int) -> Place:
@@ -146,7 +148,9 @@ def decide(
         stretches = list(_stretches(segment, number))
         _refuse_overlap(segment, stretches, number)
         for source, destination in stretches:
-            verdict = decision.between(source.device, destination.device, number)
+            verdict = decision.between(
+                source.device, destination.device, number, segment.destination.written_here
+            )
             steps.append(
                 Step(
                     source,
@@ -170,16 +174,26 @@ class _Decision:
     mode: Mode
     directory: Directory
     excluded: Mapping[Executor, str]
-    made: dict[tuple[DeviceId, DeviceId], _Verdict] = field(default_factory=dict)
+    made: dict[tuple[DeviceId, DeviceId, str], _Verdict] = field(default_factory=dict)
 
-    def between(self, source: DeviceId, destination: DeviceId, segment: int) -> _Verdict:
-        verdict = self.made.get((source, destination))
+    def between(
+        self, source: DeviceId, destination: DeviceId, segment: int, written_here: str
+    ) -> _Verdict:
+        verdict = self.made.get((source, destination, written_here))
         if verdict is None:
-            verdict = self._choose(self.directory[source], self.directory[destination], segment)
-            self.made[source, destination] = verdict
+            verdict = self._choose(
+                self.directory[source], self.directory[destination], segment, written_here
+            )
+            self.made[source, destination, written_here] = verdict
         return verdict
 
-    def _choose(self, source: DeviceAddress, destination: DeviceAddress, segment: int) -> _Verdict:
+    def _choose(
+        self,
+        source: DeviceAddress,
+        destination: DeviceAddress,
+        segment: int,
+        written_here: str,
+    ) -> _Verdict:
         owners = [address for address in (source, destination) if not address.internal]
         chosen: _Verdict | None = None
         rejected: list[Rejection] = []
@@ -189,7 +203,7 @@ class _Decision:
                 why = f"not needed: {chosen.executor.name} owns the source and can do it"
                 rejected.append(Rejection(executor, why))
                 continue
-            why_not = self._why_not(executor, source, destination)
+            why_not = written_here or self._why_not(executor, source, destination)
             if why_not:
                 rejected.append(Rejection(executor, why_not))
             else:
@@ -208,7 +222,7 @@ class _Decision:
                 segment,
             )
         else:
-            chosen = _Verdict(THIS_CONTROLLER, self._why_here(owners), ())
+            chosen = _Verdict(THIS_CONTROLLER, written_here or self._why_here(owners), ())
         return chosen._replace(rejected=tuple(rejected))
 
     def _why_not(

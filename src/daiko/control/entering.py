@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from daiko.control.publication import Publication
+from daiko.control.publication import Publication, PublishedVolume
 from daiko.device.block import BlockDevice, Buffer, Done
 from daiko.device.error import DeviceError
 from daiko.device.layer.layer import Layer
@@ -43,20 +43,69 @@ class Entering(Layer):
         self._publication = publication
 
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        blocks = len(data) // self.block_size
+        overlaps = _within(self._overlaps, lba, blocks)
+
         def begin(leave: Leave) -> None:
             def finished(error: DeviceError | None) -> None:
                 leave()
                 done(error)
 
-            self.below.write(lba, data, finished, fua)
+            through = self._through(overlaps)
+            if through:
+                self._write_through(through, lba, data, finished, fua)
+            else:
+                self.below.write(lba, data, finished, fua)
 
-        blocks = len(data) // self.block_size
-        enter(_within(self._overlaps, lba, blocks), self._publication, begin)
+        enter(overlaps, self._publication, begin)
+
+    def _through(self, overlaps: Sequence[Overlap]) -> list[tuple[Overlap, Layer]]:
+        """The blocks that may be written through a layer of their volume only, in the order in
+        which they lie on the device."""
+        found = []
+        for overlap in sorted(overlaps, key=lambda each: each.device_lba):
+            volume = _volume(self._publication, overlap.volume)
+            if volume is not None and volume.written_through is not None:
+                found.append((overlap, volume.written_through.layer))
+        return found
+
+    def _write_through(
+        self,
+        through: Sequence[tuple[Overlap, Layer]],
+        lba: int,
+        data: Buffer,
+        done: Done,
+        fua: bool,
+    ) -> None:
+        size, end = self.block_size, lba + len(data) // self.block_size
+        parts: list[tuple[BlockDevice, int, int, int]] = []
+        at = lba
+        for overlap, layer in through:
+            if overlap.device_lba > at:
+                parts.append((self.below, at, at, overlap.device_lba))
+            at = overlap.device_lba + overlap.blocks
+            parts.append((layer, overlap.volume_lba, overlap.device_lba, at))
+        if at < end:
+            parts.append((self.below, at, at, end))
+        left, failure = len(parts), None
+
+        def one_done(error: DeviceError | None) -> None:
+            nonlocal left, failure
+            left -= 1
+            failure = failure or error
+            if not left:
+                done(failure)
+
+        view = memoryview(data)
+        for device, at, first, last in parts:
+            piece = view[(first - lba) * size : (last - lba) * size]
+            device.write(at, piece, one_done, fua)
 
     def copy_from(
         self, lba: int, source: BlockDevice, source_lba: int, blocks: int, done: Done
     ) -> bool:
-        """Only where it can begin at once: else the caller reads, and its write waits."""
+        """Only where it can begin at once: else the caller reads, and its write waits. And not
+        where a layer has to see what is written."""
         entered: list[Leave] = []
         is_late = False
 
@@ -67,7 +116,10 @@ class Entering(Layer):
                 entered.append(leave)
 
         count = blocks * source.block_size // self.block_size
-        enter(_within(self._overlaps, lba, count), self._publication, begin)
+        overlaps = _within(self._overlaps, lba, count)
+        if self._through(overlaps):
+            return False
+        enter(overlaps, self._publication, begin)
         is_late = True
         if not entered:
             return False
@@ -158,7 +210,13 @@ def _within(overlaps: Sequence[Overlap], lba: int, blocks: int) -> list[Overlap]
 
 def _unit(publication: Publication, volume: str) -> LogicalUnit | None:
     """None where the volume has gone since."""
+    found = _volume(publication, volume)
+    return None if found is None else found.unit
+
+
+def _volume(publication: Publication, name: str) -> PublishedVolume | None:
+    """None where the volume has gone since."""
     try:
-        return publication.volume(volume).unit
+        return publication.volume(name)
     except KeyError:
         return None

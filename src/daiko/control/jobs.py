@@ -132,8 +132,16 @@ def same_place(system: System, source: str, destination: str, first: int) -> int
 
 
 def spare_volumes(system: System, wanted: CopyRequest) -> CopyRequest:
-    """The request, if it writes to no block of a volume that it does not name: who writes to a
-    device as such may not know what lies there. Raises Conflict, NotFound."""
+    """The request, if it writes to no block of a volume that it does not name (who writes to a
+    device as such may not know what lies there), nor to the side of a pair that is copied to.
+    Raises Conflict, NotFound."""
+    pair = system.pairs.of_volume(wanted.destination)
+    if pair is not None and system.unit(wanted.destination).is_write_protected:
+        raise Conflict(
+            f"{wanted.destination} is copied to by pair {pair.name}, which is {pair.record.state}",
+            f"`daiko pair split {pair.name}` first",
+            field="destination",
+        )
     with refusals():
         destination = system.devices.place(wanted.destination)
     if system.store.get(VolumeRecord, wanted.destination) is not None:

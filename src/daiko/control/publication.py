@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import structlog
 
@@ -21,6 +22,7 @@ from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.change_tracking import ChangeTracking
+from daiko.device.layer.layer import Layer
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
 from daiko.scsi.target_port_groups import AccessState
@@ -52,6 +54,14 @@ DeviceSource = Callable[[DeviceId], BlockDevice]
 _OF_PORT_GROUPS = (PortalGroupRecord, SystemRecord, TargetPortGroupRecord)
 
 
+class WrittenThrough(NamedTuple):
+    """A layer that has to see every write to a volume."""
+
+    layer: Layer
+    why: str
+    """In a sentence, for plans."""
+
+
 class PublishedVolume:
     """A volume as it lives: its mapping table, its device, and its logical unit."""
 
@@ -70,14 +80,19 @@ class PublishedVolume:
         self.record = record
         self.table = record.extents.table
         self._device_of = device_of
-        self._trackings: list[ChangeTracking] = []
+        self._layers: list[Layer] = []
+        """Over the device, from the lowest to the top."""
+        self.device = self._build()
+        """The volume over its devices as they are, below every layer."""
+        self.written_through: WrittenThrough | None = None
+        """The layer that no write may go past, whoever writes."""
         self.unit = LogicalUnit(
             Identity(
                 record.name,
                 bytes.fromhex(record.naa),
                 product="LU" if is_real else "VIRTUAL LU",
             ),
-            self._build(),
+            self.device,
             third_party_copy=third_party_copy,
             keeper=keeper,
             port_groups=port_groups,
@@ -89,32 +104,37 @@ class PublishedVolume:
     @property
     def place(self) -> Place:
         """The volume as decisions see it."""
-        return Place(self.record.name, self.record.block_size, self.table.blocks, self.table)
+        through = self.written_through
+        return Place(
+            self.record.name,
+            self.record.block_size,
+            self.table.blocks,
+            self.table,
+            "" if through is None else through.why,
+        )
 
     def lies_on(self, device: DeviceId) -> bool:
         return device in self.table.devices
 
     def rebuild(self) -> None:
-        """Take the devices as they are now; what is tracked stays tracked."""
-        device = self._build()
-        for tracking in self._trackings:
-            tracking.capabilities = device.capabilities
-        if self._trackings:
-            self._trackings[0].below = device
-        else:
-            self.unit.replace_device(device)
+        """Take the devices as they are now; the layers over them stay."""
+        self.device = self._build()
+        for layer in self._layers:
+            layer.capabilities = self.device.capabilities
+        if self._layers:
+            self._layers[0].below = self.device
+        self.unit.replace_device(self._layers[-1] if self._layers else self.device)
 
     def grow(self, record: VolumeRecord) -> None:
         """Take a record whose extents begin with those that there are: the hosts keep the unit and
         everything in flight, and are told of the new capacity. What is tracked stays tracked."""
         self.record = record
         self.table = record.extents.table
-        device = self._build()
-        below = device
-        for tracking in self._trackings:
-            tracking.below = below
-            tracking.grow(device.capabilities)
-            below = tracking
+        self.device = below = self._build()
+        for layer in self._layers:
+            layer.below = below
+            layer.grow(self.device.capabilities)
+            below = layer
         self.unit.resize(below)
 
     def track(self) -> ChangeTracking:
@@ -123,19 +143,32 @@ class PublishedVolume:
         The trackings lie one on another, the newest on top, so each sees all writes since it was
         put there."""
         tracking = ChangeTracking(self.unit.bare_device)
-        self._trackings.append(tracking)
+        self._layers.append(tracking)
         self.unit.replace_device(tracking)
         return tracking
 
     def untrack(self, tracking: ChangeTracking) -> None:
         """Take a tracking out of the write path, from wherever it lies in it: jobs may follow one
         another without a gap for as long as the controller runs."""
-        place = self._trackings.index(tracking)
-        del self._trackings[place]
-        if place < len(self._trackings):
-            self._trackings[place].below = tracking.below
+        self.take(tracking)
+
+    def put_lowest(self, layer: Layer) -> None:
+        """Put a layer over the device and below all others."""
+        layer.below = self.device
+        self._layers.insert(0, layer)
+        if len(self._layers) > 1:
+            self._layers[1].below = layer
         else:
-            self.unit.replace_device(tracking.below)
+            self.unit.replace_device(layer)
+
+    def take(self, layer: Layer) -> None:
+        """Take a layer out, from wherever it lies."""
+        place = self._layers.index(layer)
+        del self._layers[place]
+        if place < len(self._layers):
+            self._layers[place].below = layer.below
+        else:
+            self.unit.replace_device(layer.below)
 
     def _build(self) -> BlockDevice:
         """The volume over its devices as they are."""

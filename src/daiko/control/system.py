@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable, ReachCell
@@ -25,10 +25,13 @@ from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
 from daiko.control.management import check_urls
+from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
+from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
+from daiko.pair.pairs import Pairs
 from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
@@ -50,6 +53,9 @@ from daiko.target.logical_unit import LogicalUnit
 from daiko.target.nexus import Nexus
 from daiko.target.portal import Target
 
+BITMAPS: Final = "bitmaps"
+"""Folder of the differential bitmaps, beside the store."""
+
 
 class System:
     """One controller. Made and started by `start`; `stop` ends it."""
@@ -69,6 +75,12 @@ class System:
         self._inventory = Inventory(store, record.initiator_iqn, self._publication)
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
+        self.pairs = Pairs(
+            store,
+            self._paired_volume,
+            PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table),
+            None if kept_in is None else kept_in / BITMAPS,
+        )
         self._target = Target(record.iqn, self.access)
         self._follow_record(record)
         self._publication.on_hosts_changed = self._target.check_sessions
@@ -90,6 +102,7 @@ class System:
         system._publication.start()
         chap.follow(store, system._target.authentication)
         await system.copy_manager.start()
+        await system.pairs.start()
         return system
 
     async def listen(self) -> None:
@@ -100,6 +113,7 @@ class System:
         """Stop in order: no new commands, jobs to a checkpoint, hosts logged out, back ends
         let go. The store stays open."""
         await self._target.stop()
+        await self.pairs.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()
         self._publication.stop()
@@ -292,6 +306,12 @@ class System:
 
     def _block_device(self, device: DeviceId) -> BlockDevice:
         return self.devices.block_device(device)
+
+    def _paired_volume(self, name: str) -> LiveVolume:
+        return LiveVolume(self._publication.volume(name), self._generation)
+
+    def _generation(self, backend: str) -> int:
+        return connection_generation(self.devices, DeviceId(backend, 0))
 
 
 def put_host(change: Transaction, record: HostRecord) -> None:

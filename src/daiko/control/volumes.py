@@ -30,6 +30,7 @@ from daiko.state.record import (
     ExtentRecord,
     GroupState,
     JobRecord,
+    PairRecord,
     VolumeAccess,
     VolumeRecord,
 )
@@ -165,6 +166,7 @@ def put_grown(
         )
     if blocks == record.blocks:
         return record
+    refuse_while_paired(change.list(PairRecord), record.name)
     added = blocks - record.blocks
     last = record.extents[-1]
     in_place = 0
@@ -194,6 +196,7 @@ def put_extended(
 ) -> VolumeRecord:
     """Put the record of a volume that is to have these extents, which begin with those that it has,
     inside a transaction. Raises as `create_by_hand`."""
+    refuse_while_paired(change.list(PairRecord), record.name)
     change.delete(VolumeRecord, record.name)
     checked = put_new(
         change, record.name, extents, naa=record.naa, mode=record.mode, access=record.access
@@ -384,7 +387,9 @@ def delete(change: Transaction, volume: VolumeRecord) -> None:
 
 
 def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
-    """Raise Conflict when a host sees the volume or a job that is not finished works on it."""
+    """Raise Conflict when a host sees the volume, a job that is not finished works on it, or it is
+    a side of a pair."""
+    refuse_while_paired(change.list(PairRecord), volume.name)
     sights = change.index(SeenBy).volume(volume.name)
     if sights:
         host = sights[0].host
@@ -398,6 +403,15 @@ def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
             raise Conflict(
                 f"job {job.id} ({job.type}) works on {volume.name}",
                 f"wait for it, or `daiko job cancel {job.id}`",
+            )
+
+
+def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
+    """Raises Conflict where a volume is a side of one of the pairs."""
+    for pair in pairs:
+        if volume in (pair.primary, pair.secondary):
+            raise Conflict(
+                f"{volume} is in pair {pair.name}", f"`daiko pair rm {pair.name}` ends the pair"
             )
 
 

@@ -4,7 +4,8 @@ An administrator's job is recorded first, then waits for its turn, is planned, c
 reported; a restart of the controller takes it up where it was confirmed. A host's EXTENDED COPY is
 the same kind of job and gives the same report, with two differences: it starts at once, since a
 host waits for its status; and when this controller's process ends before it does, nobody is left
-to answer, so at the next start it is INTERRUPTED and not resumed (the host copies again).
+to answer, so at the next start it is INTERRUPTED and not resumed (the host copies again). So is a
+round of a pair: what is left to copy is known from the pair's bitmap.
 
 While a job runs its source is tracked: a backup of a volume that hosts wrote to is not of one
 instant, and the report says how many blocks they changed. After a restart of this controller that
@@ -95,10 +96,11 @@ class CopyManager:
             request = request_of(record)
             works = [StepWork.from_record(step) for step in record.steps]
             job = RunningJob(record, request, works)
-            if request.by_host:
+            if request.by_host or request.by_pair:
                 job.happen(
                     JobEvent.ABANDON,
-                    error="the controller was restarted while the host's command was carried out",
+                    error="the controller was restarted"
+                    + (" while the host's command was carried out" if request.by_host else ""),
                     finished=self._wall_clock(),
                 )
                 await self._keep(job)

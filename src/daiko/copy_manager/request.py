@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function, Mode
-from daiko.state.record import ADMINISTRATOR, JobRecord
+from daiko.state.record import ADMINISTRATOR, OF_PAIR, JobRecord, is_host
 
-BACKUP, RESTORE, COPY = "backup", "restore", "copy"
+BACKUP, RESTORE, COPY, PAIR = "backup", "restore", "copy", "pair"
 """The types of requests, and of the jobs that carry them out."""
 
 
@@ -33,7 +33,7 @@ class CopyRequest:
     """A copy as it is asked for, before anything is decided."""
 
     type: str
-    """backup, restore or copy."""
+    """backup, restore, copy or pair."""
     function: Function
     source: str
     """A place as `devices.place` knows it: a volume, BACKEND/LUN, or BACKEND with one LU."""
@@ -47,7 +47,13 @@ class CopyRequest:
     @property
     def by_host(self) -> bool:
         """Asked for by a host's EXTENDED COPY."""
-        return self.asked_by != ADMINISTRATOR
+        return is_host(self.asked_by)
+
+    @property
+    def by_pair(self) -> bool:
+        """A round of a pair, which knows itself what hosts write meanwhile, and what is left to
+        copy after a restart."""
+        return self.asked_by.startswith(OF_PAIR)
 
     def as_json(self) -> dict[str, Any]:
         """What a JobRecord keeps of the request, to plan it again."""

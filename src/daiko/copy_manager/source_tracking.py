@@ -73,7 +73,8 @@ class SourceTracking:
         for span in job.request.ranges:
             name = span.source or job.request.source
             self._ranges.setdefault(name, RangeSet()).add(span.lba, span.blocks)
-        for name in self._ranges:
+        # What hosts write meanwhile is known to a pair, which needs no count of it.
+        for name in () if job.request.by_pair else self._ranges:
             try:
                 self._tracked[name] = devices.track(name)
             except LookupError:

@@ -1,1 +1,2 @@
-"""Pairs of volumes: the differential bitmap [0115-0117]."""
+"""Pairs of volumes: their states, the differential bitmap, the write path of both sides, initial
+copy and update copy ([0088]-[0126])."""

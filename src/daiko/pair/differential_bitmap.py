@@ -276,6 +276,14 @@ class DifferentialBitmap:
         """Everything may differ. On stable storage after the next `sync`."""
         self.mark(0, self.regions.blocks)
 
+    async def mark_regions(self, regions: RegionBitmap) -> None:
+        """Mark what is marked in `regions`, which are those of a volume of the same size. On stable
+        storage when this returns. Raises OSError."""
+        for first, count in regions.copy().runs():
+            if self.regions.mark(first, first + count - 1):
+                self._put(first, first + count - 1)
+        await self.sync()
+
     def is_marked(self, lba: int, blocks: int) -> bool:
         """May any of these blocks differ? Raises ValueError where the volume has no such
         regions."""

@@ -356,6 +356,54 @@ class CredentialRecord(Record):
         return self.owner
 
 
+class PairState(StrEnum):
+    COPYING = "copying"
+    PAIRED = "paired"
+    SPLIT = "split"
+    """By an administrator."""
+    SPLIT_BY_ERROR = "split-by-error"
+    REVERSE_COPYING = "reverse-copying"
+    SWAPPED = "swapped"
+    """Split, and hosts use the secondary instead of the primary."""
+
+
+class Fence(StrEnum):
+    """What hosts meet that write to the primary while the secondary is lost."""
+
+    NEVER = "never"
+    """The primary carries on, and the pair is split by error."""
+    DATA = "data"
+    """Writes are refused: no data is ever acknowledged that is not on both sides."""
+
+
+class PairRecord(Record):
+    """Two volumes of the same size, one kept like the other ([0089], [0120])."""
+
+    kind: ClassVar[str] = "pair"
+    name: str = Name
+    primary: str
+    """Name of the volume; likewise `secondary`."""
+    secondary: str
+    group: str = ""
+    """Consistency group: its pairs split and resync as one. "" = alone."""
+    state: PairState = PairState.COPYING
+    fence: Fence = Fence.NEVER
+    granularity: int = 64 << 10
+    """Bytes a region of the differential bitmap."""
+    reason: str = ""
+    """Why it is split by error, or what it waits for."""
+    mixture: str = ""
+    """Volume that was being copied to when copying stopped, or still is: it is neither as it was
+    nor as the other one. "" = none."""
+    created: float = 0.0
+    changed: float = 0.0
+    """When the state became what it is."""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -410,7 +458,14 @@ class StepRecord(BaseModel):
 
 
 ADMINISTRATOR: Final = "administrator"
-"""Who asked for a job, where it was no host."""
+"""Who asked for a job, where it was no host and no pair."""
+OF_PAIR: Final = "pair "
+"""Begins what a job says that a pair asked for; then comes its name."""
+
+
+def is_host(asked_by: str) -> bool:
+    """Whether it was a host that asked for a job."""
+    return asked_by != ADMINISTRATOR and not asked_by.startswith(OF_PAIR)
 
 
 class JobRecord(Record):
@@ -419,9 +474,9 @@ class JobRecord(Record):
     kind: ClassVar[str] = "job"
     id: int
     type: str
-    """backup, restore, copy."""
+    """backup, restore, copy, pair."""
     asked_by: str
-    """`administrator`, or `host NAME (IQN)`."""
+    """`administrator`, `host NAME (IQN)`, or `pair NAME`."""
     source: str
     """Volume name, or BACKEND/LUN."""
     destination: str
@@ -448,7 +503,7 @@ class JobRecord(Record):
 
     @property
     def by_host(self) -> bool:
-        return self.asked_by != ADMINISTRATOR
+        return is_host(self.asked_by)
 
     @property
     def confirmed_blocks(self) -> int:

@@ -54,6 +54,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.MediumWorkRecord,
         records.HostRecord,
         records.CredentialRecord,
+        records.PairRecord,
         records.JobRecord,
     )
 }

@@ -396,6 +396,14 @@ class LogicalUnit:
         self.blocks = device.blocks
         self.announce(Event.CAPACITY_CHANGED)
 
+    def protect(self, protected: bool) -> None:
+        """Take no writes of hosts any more, or take them again, and tell them (SBC-4, 6.5.1)."""
+        wanted = protected or self.bare_device.capabilities.read_only
+        if wanted != self.read_only:
+            self.read_only = wanted
+            self.set_mode(self.mode)
+            self.announce(Event.MODE_PARAMETERS_CHANGED)
+
     def announce(
         self, event: Event, *, by: ItlNexus | None = None, to: Iterable[ItlNexus] = ()
     ) -> None:

@@ -65,9 +65,9 @@ class JobView(BaseModel):
     """A job: its plan, its progress, its report."""
 
     id: int
-    type: str = Field(description="backup, restore or copy")
+    type: str = Field(description="backup, restore, copy or pair")
     state: JobState
-    asked_by: str = Field(description="`administrator`, or the host")
+    asked_by: str = Field(description="`administrator`, the host, or the pair")
     source: str
     destination: str
     request: dict[str, Any] = Field(description="Ranges [[lba, blocks, destination lba]] and mode")

@@ -58,8 +58,9 @@ class ChangeTracking(Layer):
         return self._changed.changed_blocks
 
     def changed_in(self, first: int, blocks: int) -> int:
-        """How many blocks of a range lie in regions that were written to."""
-        return self._changed.blocks_in(first, blocks)
+        """How many blocks of a range lie in regions that were written to; beyond the end of the
+        device nothing was."""
+        return self._changed.blocks_in(first, max(0, min(blocks, self.blocks - first)))
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(first block, blocks) of each run of changed regions, ascending."""

@@ -1,0 +1,130 @@
+"""Pairs of volumes."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import BaseModel, Field
+
+from daiko.control.pairs import DEFAULT_GRANULARITY, Done
+from daiko.pair.live_pair import PairStatus
+from daiko.pair.pairs import Effect
+from daiko.pair.state import Answer
+from daiko.state.record import Fence, PairState
+
+_CONFIRMED = Field(
+    default=False, description="Data that would be overwritten or discarded is meant to be"
+)
+
+
+class PairView(BaseModel):
+    """A pair as it is now. Sizes in bytes."""
+
+    name: str
+    primary: str = Field(description="Volume that is copied from")
+    secondary: str = Field(description="Volume that is copied to")
+    group: str = Field(description="Consistency group; empty = none")
+    state: PairState
+    reason: str = Field(
+        description="Why it is in this state, where an error or a restart led there"
+    )
+    fence: Fence
+    granularity: int = Field(description="Bytes a region of the differential bitmap")
+    mixture: str = Field(
+        description="Volume that copying to has not ended: it is neither as it was nor as the other"
+    )
+    size: int
+    left: int = Field(description="Still to be copied; 0 unless it copies")
+    differs: int = Field(description="In regions that may differ: what a resync copies at most")
+    written_to_secondary: int = Field(
+        description="Of these, in regions that hosts wrote to on the secondary"
+    )
+    percent: float = Field(description="Of all bytes, the same on both sides, 0 to 100")
+    job: int | None = Field(description="The job that copies for it now")
+    notes: list[str] = Field(
+        description="What should be known besides: a bitmap that was lost, say"
+    )
+    created: float = Field(description="Seconds since the epoch")
+    changed: float = Field(description="When the state became what it is")
+
+    @classmethod
+    def of(cls, status: PairStatus) -> Self:
+        differs = max(status.differs, status.left)
+        return cls(
+            **dict(status.record),
+            size=status.size,
+            left=status.left,
+            differs=status.differs,
+            written_to_secondary=status.written_to_secondary,
+            percent=round(100 * (1 - differs / status.size), 1),
+            job=status.job,
+            notes=list(status.notes),
+        )
+
+
+class EffectView(BaseModel):
+    """What a verb would do to a pair."""
+
+    pair: str
+    answer: Answer
+    text: str = Field(description="What it does, or why it does not")
+    volume: str = Field(description="That would be written to; empty = none")
+    overwritten: int = Field(description="Bytes of it, at most")
+    discarded: int = Field(
+        description="Bytes of these in regions that hosts wrote to there since both were the same"
+    )
+
+    @classmethod
+    def of(cls, effect: Effect) -> Self:
+        return cls(
+            pair=effect.pair,
+            answer=effect.answer,
+            text=effect.text,
+            volume=effect.volume,
+            overwritten=effect.overwritten,
+            discarded=effect.discarded,
+        )
+
+
+class CreatePair(BaseModel, extra="forbid"):
+    """A pair to make."""
+
+    name: str = Field(examples=["alpha-mirror"])
+    primary: str = Field(description="Volume whose data is kept", examples=["alpha"])
+    secondary: str = Field(description="Volume that becomes like it", examples=["beta"])
+    group: str = Field(default="", description="Consistency group; made with its first pair")
+    fence: Fence = Field(
+        default=Fence.NEVER,
+        description="What hosts meet while the secondary is lost: `never` = the primary carries "
+        "on, `data` = writes are refused",
+    )
+    granularity: int = Field(
+        default=DEFAULT_GRANULARITY,
+        description="Bytes a region of the differential bitmap: a power of two, 4 KiB to 1 MiB",
+    )
+    confirmed: bool = _CONFIRMED
+
+
+class AskPair(BaseModel, extra="forbid"):
+    """A verb for a pair or a group."""
+
+    confirmed: bool = _CONFIRMED
+
+
+class ResyncPair(AskPair):
+    """Bringing a pair together."""
+
+    reverse: bool = Field(default=False, description="Copy from the secondary to the primary")
+
+
+class DoneView(BaseModel):
+    """What a verb has done."""
+
+    changed: list[str] = Field(
+        description="Pairs to which anything was done; none = there was nothing to do"
+    )
+    pairs: list[PairView] = Field(description="As they are now, without those that are gone")
+
+    @classmethod
+    def of(cls, done: Done) -> Self:
+        return cls(changed=list(done.changed), pairs=[PairView.of(status) for status in done.pairs])

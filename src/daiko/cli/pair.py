@@ -1,0 +1,297 @@
+"""`daiko pair`: volumes that are kept the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final
+
+import typer
+
+from daiko.cli import client, complete, option, render
+from daiko.cli.error import CliError, ExitCode
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Pairs: volumes that are kept the same, and can be split.",
+    epilog="A NAME is that of a pair, or of a consistency group: then all of its pairs are asked "
+    "as one. Exit code 7: there was nothing to do.",
+)
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="A pair or a consistency group.", autocompletion=complete.pairs
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before data is overwritten.")]
+
+STATES: Final = (
+    "copying",
+    "paired",
+    "split",
+    "split-by-error",
+    "reverse-copying",
+    "swapped",
+)
+ONE_WAIT: Final = 30.0
+"""Seconds that the controller is asked to wait at a time."""
+
+
+@app.command("create")
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What you call the pair.")],
+    primary: Annotated[
+        str,
+        typer.Argument(
+            metavar="PRIMARY",
+            help="The volume that hosts use.",
+            autocompletion=complete.volumes,
+        ),
+    ],
+    secondary: Annotated[
+        str,
+        typer.Argument(
+            metavar="SECONDARY",
+            help="A volume of the same size; what is on it is lost.",
+            autocompletion=complete.volumes,
+        ),
+    ],
+    group: Annotated[
+        str,
+        typer.Option("--group", metavar="GROUP", help="Split and resync as one with its others."),
+    ] = "",
+    fence: Annotated[
+        str,
+        typer.Option(
+            "--fence",
+            metavar="never|data",
+            help="While the secondary is lost: carry on alone, or refuse writes.",
+        ),
+    ] = "never",
+    granularity: Annotated[
+        str,
+        typer.Option(
+            "--granularity", metavar="SIZE", help="Of the differential bitmap: 4KiB to 1MiB."
+        ),
+    ] = "64KiB",
+    yes: Yes = False,
+    json: option.Json = False,
+) -> None:
+    """Make a pair: copy all of PRIMARY to SECONDARY, and keep the two the same."""
+    rest = client.of(context)
+    if not yes:
+        found = rest.get("volumes", secondary)
+        size = found["blocks"] * found["block_size"]
+        _ask([f"{render.size(size)} of {secondary} will be overwritten"])
+    made = rest.post(
+        "pairs",
+        body={
+            "name": name,
+            "primary": primary,
+            "secondary": secondary,
+            "group": group,
+            "fence": fence,
+            "granularity": option.size(granularity),
+            "confirmed": True,
+        },
+    )
+    if json:
+        render.as_json(made)
+    else:
+        render.said(
+            f"{primary} is being copied to {secondary}; follow it with `daiko pair wait {name}`"
+        )
+
+
+@app.command("ls")
+def ls(context: typer.Context, json: option.Json = False) -> None:
+    """List the pairs: their states, and what differs."""
+    found = client.of(context).get("pairs")
+    if json:
+        render.as_json(found)
+        return
+    made = render.table(
+        "pair", "primary", "secondary", "group", "state", "differs", right=["differs"]
+    )
+    for pair in found:
+        made.add_row(
+            pair["name"],
+            pair["primary"],
+            pair["secondary"],
+            pair["group"],
+            render.state(pair["state"]),
+            render.size(_differs(pair)),
+        )
+    render.rows(made, "no pairs; make one with daiko pair create")
+
+
+@app.command("show")
+def show(context: typer.Context, name: Name, json: option.Json = False) -> None:
+    """Show a pair, or those of a group."""
+    rest = client.of(context)
+    found = _named(rest, name)
+    if json:
+        render.as_json(found)
+        return
+    for pair in found:
+        _show(pair)
+
+
+@app.command("split")
+def split(context: typer.Context, name: Name, json: option.Json = False) -> None:
+    """Keep the secondary as it is at this instant; hosts may use both sides."""
+    _do(context, name, "split", {}, json)
+
+
+@app.command("resync")
+def resync(
+    context: typer.Context,
+    name: Name,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="From the secondary to the primary.")
+    ] = False,
+    yes: Yes = False,
+    json: option.Json = False,
+) -> None:
+    """Copy what differs, and keep both sides the same from then on."""
+    rest = client.of(context)
+    if not yes:
+        _ask_about(rest, name, "resync --reverse" if reverse else "resync")
+    _do(context, name, "resync", {"reverse": reverse, "confirmed": True}, json)
+
+
+@app.command("swap")
+def swap(context: typer.Context, name: Name, json: option.Json = False) -> None:
+    """Let hosts use the other side."""
+    _do(context, name, "swap", {}, json)
+
+
+@app.command("rm")
+def rm(context: typer.Context, name: Name, json: option.Json = False) -> None:
+    """Forget a pair; both volumes keep what is on them."""
+    done = client.of(context).delete("pairs", name)
+    _report(done, "rm", json)
+
+
+@app.command("wait")
+def wait(
+    context: typer.Context,
+    name: Name,
+    state: Annotated[
+        str, typer.Option("--state", metavar="STATE", help=f"One of: {', '.join(STATES)}.")
+    ] = "paired",
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", min=0, help="Default: as long as it takes."),
+    ] = None,
+    json: option.Json = False,
+) -> None:
+    """Wait until a pair is in a state. Exits with 1 when it is split by error instead, with 8 when
+    the time is over."""
+    if state not in STATES:
+        raise option.usage(
+            f"{state!r} is no state of a pair", f"the states are {', '.join(STATES)}"
+        )
+    rest = client.of(context)
+    end = time.monotonic() + (float("inf") if timeout is None else timeout)
+    while True:
+        left = max(end - time.monotonic(), 0.0)
+        found = rest.get("pairs", name, "wait", state=state, seconds=min(left, ONE_WAIT))
+        elsewhere = [pair for pair in found if pair["state"] != state]
+        failed = [pair for pair in elsewhere if pair["state"] == "split-by-error"]
+        if not elsewhere or failed or left <= 0:
+            break
+    if json:
+        render.as_json(found)
+    else:
+        for pair in found:
+            _show(pair)
+    if failed:
+        raise CliError(
+            f"{failed[0]['name']} is split by error: {failed[0]['reason']}",
+            f"`daiko pair resync {failed[0]['name']}` when the cause is gone",
+        )
+    if elsewhere:
+        raise CliError(
+            f"{elsewhere[0]['name']} is {elsewhere[0]['state']} after {timeout:g} s",
+            code=ExitCode.TIMEOUT,
+        )
+
+
+# --- inside -------------------------------------------------------------------------------------
+
+
+def _named(rest: client.Client, name: str) -> list[dict[str, Any]]:
+    """The pair of a name, or those of the group."""
+    of_group = [pair for pair in rest.get("pairs") if pair["group"] == name]
+    return of_group or [rest.get("pairs", name)]
+
+
+def _do(context: typer.Context, name: str, verb: str, body: dict[str, Any], json: bool) -> None:
+    _report(client.of(context).post("pairs", name, verb, body=body), verb, json)
+
+
+def _report(done: dict[str, Any], verb: str, json: bool) -> None:
+    if json:
+        render.as_json(done)
+    elif done["changed"] and verb == "rm":
+        render.said(f"{', '.join(done['changed'])}: forgotten; the volumes keep what is on them")
+    elif done["changed"]:
+        for pair in done["pairs"]:
+            if pair["name"] in done["changed"]:
+                render.said(f"{pair['name']} is {pair['state']}")
+    if not done["changed"]:
+        states = ", ".join(sorted({pair["state"] for pair in done["pairs"]}))
+        raise CliError(f"nothing to do: {states} already", code=ExitCode.NOTHING)
+
+
+def _ask_about(rest: client.Client, name: str, verb: str) -> None:
+    found = rest.get("pairs", name, "effects", verb=verb)
+    lost = []
+    for effect in found:
+        if effect["overwritten"]:
+            said = f"{render.size(effect['overwritten'])} of {effect['volume']} will be overwritten"
+            if effect["discarded"]:
+                said += f", {render.size(effect['discarded'])} of it written there by hosts"
+            lost.append(said)
+    if lost:
+        _ask(lost)
+
+
+def _ask(lost: list[str]) -> None:
+    """Say what will be lost, and ask whether that is meant."""
+    if not render.err.is_terminal:
+        raise option.usage("; ".join(lost), "say --yes where nobody can be asked")
+    typer.confirm(f"{'; '.join(lost)}. Go on?", abort=True, err=True)
+
+
+def _differs(pair: dict[str, Any]) -> int:
+    return int(max(pair["differs"], pair["left"]))
+
+
+def _show(pair: dict[str, Any]) -> None:
+    render.out.print(f"[bold]pair {pair['name']}[/bold]: {pair['primary']} to {pair['secondary']}")
+    differs = _differs(pair)
+    same = f"{pair['percent']:g} % of {render.size(pair['size'])} the same"
+    written = pair["written_to_secondary"]
+    render.facts(
+        [
+            ("state", render.state(pair["state"])),
+            ("why", pair["reason"]),
+            ("group", pair["group"]),
+            ("data", same if differs else f"{render.size(pair['size'])}, all the same"),
+            ("differs", f"{render.size(differs)} at most" if differs else ""),
+            ("on secondary", f"{render.size(written)} written by hosts" if written else ""),
+            (
+                "mixture",
+                f"{pair['mixture']}, until copying to it has ended" if pair["mixture"] else "",
+            ),
+            ("job", f"{pair['job']}" if pair["job"] else ""),
+            ("fence", pair["fence"]),
+            ("regions", render.size(pair["granularity"])),
+            ("since", render.moment(pair["changed"])),
+            *(("note", note) for note in pair["notes"]),
+        ]
+    )
+    render.out.print()

@@ -1,0 +1,277 @@
+"""One pair while the controller runs: its record, its two sides, and what works for it.
+
+The store leads: a state is in the store before anything acts by it, so a controller that was
+killed at any step finds a state that is true. What the bitmaps say is true at every moment by
+itself (`write_path.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from daiko.device.error import DeviceError, Unreachable
+from daiko.pair.copier import Copier, CopierFailed, Settler
+from daiko.pair.settings import PairSettings
+from daiko.pair.side import Side
+from daiko.pair.state import COPIES, USES, PairEvent, moved
+from daiko.pair.surroundings import Copies
+from daiko.pair.write_path import Loss, Way
+from daiko.state.record import Fence, PairRecord, PairState
+
+log = structlog.get_logger(__name__)
+
+Happened = Callable[["LivePair", PairEvent, str], Coroutine[Any, Any, None]]
+"""(pair, event, why): puts the state that follows into the store, for the whole group."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairStatus:
+    """A pair as it is now. Sizes in bytes."""
+
+    record: PairRecord
+    size: int
+    left: int
+    """Still to be copied; 0 unless it copies."""
+    differs: int
+    """In regions that may differ: what a resync would copy at most."""
+    written_to_secondary: int
+    """Of these: in regions that hosts wrote to on the secondary."""
+    job: int | None
+    """The job that copies for it now."""
+    notes: tuple[str, ...]
+    """What an administrator should know: a bitmap that was lost, say."""
+
+
+class LivePair:
+    """A pair at work."""
+
+    def __init__(
+        self,
+        record: PairRecord,
+        open_side: Callable[[PairRecord, str, Callable[[Loss], None]], Side],
+        copies: Copies,
+        settings: PairSettings,
+        happened: Happened,
+    ) -> None:
+        """`open_side(record, volume, lost)` opens a side. Raises OSError, LookupError."""
+        self.record = record
+        self._copies = copies
+        self._settings = settings
+        self._happened = happened
+        self._sides = {
+            volume: open_side(record, volume, self._lost)
+            for volume in (record.primary, record.secondary)
+        }
+        self.primary.layer.peer = self.secondary.layer
+        self.secondary.layer.peer = self.primary.layer
+        self._settler = Settler(self.sides)
+        self._copier: Copier | None = None
+        self._work: asyncio.Task[None] | None = None
+        self._losses: list[Loss] = []
+        self._telling: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def primary(self) -> Side:
+        return self._sides[self.record.primary]
+
+    @property
+    def secondary(self) -> Side:
+        return self._sides[self.record.secondary]
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.primary, self.secondary
+
+    @property
+    def lead(self) -> Side:
+        """The side that is copied from."""
+        reverse = self.record.state is PairState.REVERSE_COPYING
+        return self.secondary if reverse else self.primary
+
+    @property
+    def other(self) -> Side:
+        """The side that is copied to."""
+        reverse = self.record.state is PairState.REVERSE_COPYING
+        return self.primary if reverse else self.secondary
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether requests left the sides different that hosts have not heard of yet."""
+        return bool(self._losses)
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether nothing is known to need copying."""
+        return not self._losses and not self.lead.layer.stale.set_regions
+
+    def record_as_found(self, now: float) -> PairRecord:
+        """The record, at rest; one that is paired and not the same counts as copying."""
+        if self.record.state is PairState.PAIRED and not self.is_equal:
+            return moved(self.record, PairState.COPYING, now, reason="the sides differ")
+        return self.record
+
+    @property
+    def status(self) -> PairStatus:
+        both = self.primary.bitmap.regions.copy()
+        both.update(self.secondary.bitmap.regions)
+        size = self.primary.volume.block_size
+        paired = self.record.state is PairState.PAIRED
+        return PairStatus(
+            self.record,
+            size=self.primary.volume.blocks * size,
+            left=0 if self._copier is None else self._copier.left_bytes,
+            differs=0 if paired else both.changed_blocks * size,
+            written_to_secondary=self.secondary.marked_bytes,
+            job=self._copies.job_of(self.name),
+            notes=tuple(
+                f"bitmap of {side.volume.name}: {side.note}" for side in self.sides if side.note
+            ),
+        )
+
+    # --- acting by the record -------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Into the write paths; hosts' changes are held until `act`."""
+        for side in self.sides:
+            side.install()
+
+    def mark_all(self) -> None:
+        """Nothing is known of what is equal."""
+        self.primary.bitmap.mark_all()
+
+    async def act(self, record: PairRecord) -> None:
+        """Act by a record that is in the store: let hosts use the sides as its state says, and
+        copy if it copies. Nothing works for the pair when this is called."""
+        self.record = record
+        is_equal = record.state is PairState.PAIRED
+        if record.state in COPIES or is_equal:
+            await self.lead.take_over(self.other)
+            self.lead.layer.begin(is_equal=is_equal)
+        self.answer_losses()
+        uses = USES[record.state]
+        fenced = record.state is PairState.SPLIT_BY_ERROR and record.fence is Fence.DATA
+        self.secondary.use(uses.secondary)
+        self.primary.use(uses.primary, fenced=fenced)
+        if record.state in COPIES:
+            self._copier = Copier(
+                self.name,
+                self.lead,
+                self.other,
+                self._copies,
+                self._settler,
+                self._settings,
+                self._go,
+            )
+            self._work = asyncio.create_task(self._copy(self._copier), name=f"pair {self.name}")
+        elif is_equal:
+            self._work = asyncio.create_task(self._stay_equal(), name=f"pair {self.name}")
+
+    def _go(self, way: Way) -> None:
+        """The copier's wish; in reverse hosts use neither side, and nothing changes for them. Nor
+        does it while the pair holds them back."""
+        if (
+            self.record.state is not PairState.REVERSE_COPYING
+            and self.primary.layer.way != Way.HOLD
+        ):
+            self.primary.layer.go(way)
+
+    async def rest(self) -> None:
+        """Stop what works for the pair; returns when nothing is in flight for it."""
+        work, self._work = self._work, None
+        if work is not None and work is not asyncio.current_task():
+            work.cancel()
+            await asyncio.wait({work})
+        self._copier = None
+
+    async def settle(self) -> None:
+        """Bring both sides to stable storage, and take the marks of what is the same. What cannot
+        be proved stays marked: no more is copied again for it than that."""
+        try:
+            await self._settler.settle(self.lead, self.other)
+        except DeviceError as error:
+            log.warning("pair not settled", pair=self.name, error=str(error))
+
+    def hold(self) -> None:
+        """Keep hosts' changes back on both sides until `act`."""
+        for side in self.sides:
+            side.hold()
+
+    async def drained(self) -> None:
+        """Wait until everything that was sent to either side has come back."""
+        for side in self.sides:
+            await side.drained()
+
+    async def close(self) -> None:
+        """The controller stops."""
+        await self.rest()
+        self.answer_losses(Unreachable("the controller stops"))
+        for side in self.sides:
+            await side.close()
+
+    async def forget(self) -> None:
+        """The pair is no more."""
+        await self.rest()
+        self.hold()
+        await self.drained()
+        for side in self.sides:
+            side.forget()
+
+    # --- what works for it ----------------------------------------------------------------------
+
+    async def _copy(self, copier: Copier) -> None:
+        try:
+            await copier.run()
+        except CopierFailed as failure:
+            await self._happened(self, PairEvent.FAIL, str(failure))
+        except Exception:
+            # The edge of the pair's work: nobody above could do more than say that it failed.
+            log.exception("pair ended by a defect", pair=self.name)
+            await self._happened(
+                self, PairEvent.FAIL, "a defect of this program; its log says more"
+            )
+        else:
+            await self._happened(self, PairEvent.EQUAL, "")
+
+    async def _stay_equal(self) -> None:
+        reason = "a connection was lost before a flush over it"
+        is_equal = True
+        while is_equal:
+            await asyncio.sleep(self._settings.settle_seconds)
+            try:
+                is_equal = await self._settler.settle(self.lead, self.other)
+            except DeviceError as error:
+                is_equal, reason = False, str(error)
+        await self._happened(self, PairEvent.DIFFER, reason)
+
+    def _lost(self, loss: Loss) -> None:
+        """From the data path: a request left the sides different, and hosts wait."""
+        self._losses.append(loss)
+        self.hold()
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell(), name=f"loss of pair {self.name}")
+
+    async def _tell(self) -> None:
+        lost = next((loss for loss in self._losses if loss.of_other_side), None)
+        if lost is not None:
+            await self._happened(self, PairEvent.FAIL, f"{self.other.volume.name}: {lost.error}")
+        elif self._losses:
+            await self._happened(
+                self, PairEvent.DIFFER, f"{self.lead.volume.name}: {self._losses[0].error}"
+            )
+
+    def answer_losses(self, refusal: DeviceError | None = None) -> None:
+        """Hosts may hear how the requests ended that left the sides different: the store knows."""
+        if self.record.fence is Fence.DATA and refusal is None:
+            refusal = Unreachable(f"{self.record.secondary} is lost, and the fence is `data`")
+        losses, self._losses = self._losses, []
+        for loss in losses:
+            loss.then(refusal)

@@ -1,0 +1,219 @@
+"""All pairs of a controller: made, found again after a restart, asked for, taken away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from daiko.backend.worker import Workers
+from daiko.pair.error import NoSuchPair
+from daiko.pair.group import Group
+from daiko.pair.live_pair import LivePair
+from daiko.pair.settings import PairSettings
+from daiko.pair.side import Side, bitmap_identity
+from daiko.pair.state import COPIES, Answer, Verb, asked, carried_out, moved
+from daiko.pair.surroundings import Copies, PairVolume
+from daiko.pair.write_path import Loss
+from daiko.state.record import PairRecord, PairState
+from daiko.state.store import Store
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a verb would do to the data of one pair. In bytes, by the bitmaps."""
+
+    pair: str
+    answer: Answer
+    text: str
+    """What it does, or why it does not."""
+    volume: str = ""
+    """That is written to."""
+    overwritten: int = 0
+    """At most so much of it."""
+    discarded: int = 0
+    """Of that: what hosts wrote there since the two were the same, and what will be lost."""
+
+
+class Pairs:
+    """The pairs, and the consistency groups that they are in."""
+
+    def __init__(
+        self,
+        store: Store,
+        volume: Callable[[str], PairVolume],
+        copies: Copies,
+        folder: Path | None,
+        *,
+        settings: PairSettings | None = None,
+        workers: Workers | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`volume(name)` raises LookupError. `folder` holds the bitmaps; None: they end with the
+        process, as the store does."""
+        self._store = store
+        self._volume = volume
+        self._copies = copies
+        self._folder = folder
+        self._settings = settings or PairSettings()
+        self._workers = workers or Workers(2, name="bitmap")
+        self._clock = clock
+        self._groups: dict[tuple[str, str], Group] = {}
+        self._new: set[str] = set()
+
+    async def start(self) -> None:
+        """Take up the pairs of the store; before any host can write. A pair that was paired and
+        has marks (writes were under way when the process ended) copies these first."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        records = []
+        for record in self._store.list(PairRecord):
+            pair = self._make(record)
+            if record.state is PairState.PAIRED and any(side.marked_bytes for side in pair.sides):
+                record = moved(record, PairState.COPYING, self._clock(), reason="after a restart")
+            records.append(record)
+        await self._keep(records, ())
+        for record in records:
+            await self.pair(record.name).act(record)
+
+    async def stop(self) -> None:
+        """Bring the pairs to rest; hosts are gone."""
+        for pair in self.all():
+            await pair.close()
+        self._workers.stop(lambda: None)
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def all(self) -> list[LivePair]:
+        """All pairs, by name."""
+        found = [pair for group in self._groups.values() for pair in group.pairs.values()]
+        return sorted(found, key=lambda pair: pair.name)
+
+    def pair(self, name: str) -> LivePair:
+        """Raises NoSuchPair."""
+        for group in self._groups.values():
+            if name in group.pairs:
+                return group.pairs[name]
+        raise NoSuchPair(name)
+
+    def named(self, name: str) -> list[LivePair]:
+        """The pair of this name, or those of the group. Raises NoSuchPair."""
+        group = self._groups.get(("group", name))
+        if group is not None:
+            return sorted(group.pairs.values(), key=lambda pair: pair.name)
+        return [self.pair(name)]
+
+    def of_volume(self, volume: str) -> LivePair | None:
+        """The pair that a volume is in."""
+        return next(
+            (pair for pair in self.all() if volume in (pair.record.primary, pair.record.secondary)),
+            None,
+        )
+
+    def effects(self, name: str, verb: Verb) -> list[Effect]:
+        """What a verb would do, before it does. Raises NoSuchPair."""
+        return [_effect(pair, verb) for pair in self.named(name)]
+
+    async def changed(self, name: str) -> None:
+        """Wait until the state of a pair, or of one of its group, changes. Raises NoSuchPair."""
+        await self._group_of(self.named(name)[0]).changed()
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    async def create(self, record: PairRecord) -> LivePair:
+        """Make a pair of two volumes that are in none, and begin to copy. It is in the store when
+        this returns. Raises LookupError (no such volume), OSError (the bitmaps cannot be made),
+        StoreError."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self._new.add(record.name)
+        try:
+            pair = self._make(record)
+        finally:
+            self._new.discard(record.name)
+        try:
+            pair.mark_all()
+            await self._keep([record], ())
+        except BaseException:
+            self._drop(record)
+            await pair.forget()
+            raise
+        await pair.act(record)
+        return pair
+
+    async def verb(self, name: str, verb: Verb) -> list[LivePair]:
+        """Do what is asked to a pair or a whole group; those to which anything was done. Raises
+        NoSuchPair, VerbRefused, StoreError."""
+        pairs = self.named(name)
+        done = await self._group_of(pairs[0]).verb([pair.name for pair in pairs], verb)
+        if verb is Verb.REMOVE:
+            for key in [key for key, group in self._groups.items() if not group.pairs]:
+                del self._groups[key]
+        return done
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _make(self, record: PairRecord) -> LivePair:
+        key = ("group", record.group) if record.group else ("pair", record.name)
+        group = self._groups.get(key)
+        if group is None:
+            group = Group(self._keep, self._clock, self._settings)
+        pair = LivePair(record, self._open_side, self._copies, self._settings, group.happened)
+        self._groups[key] = group
+        group.pairs[record.name] = pair
+        pair.install()
+        return pair
+
+    def _drop(self, record: PairRecord) -> None:
+        for key, group in list(self._groups.items()):
+            group.pairs.pop(record.name, None)
+            if not group.pairs:
+                del self._groups[key]
+
+    def _group_of(self, pair: LivePair) -> Group:
+        return next(group for group in self._groups.values() if pair.name in group.pairs)
+
+    def _open_side(self, record: PairRecord, name: str, lost: Callable[[Loss], None]) -> Side:
+        volume = self._volume(name)
+        path = None
+        if self._folder is not None:
+            path = self._folder / f"{record.name}.{name}"
+        return Side.open(
+            volume,
+            path,
+            identity=bitmap_identity(record.name, record.created, volume.naa),
+            granularity=record.granularity,
+            is_new=record.name in self._new,
+            workers=self._workers,
+            lost=lost,
+        )
+
+    async def _keep(self, records: Iterable[PairRecord], gone: Iterable[str]) -> None:
+        async with self._store.transaction() as change:
+            for record in records:
+                change.put(record)
+            for name in gone:
+                change.delete(PairRecord, name)
+
+
+def _effect(pair: LivePair, verb: Verb) -> Effect:
+    record = pair.record
+    cell = asked(record, verb)
+    if cell.answer is not Answer.GOES or cell.state not in COPIES:
+        return Effect(record.name, cell.answer, cell.text)
+    after = carried_out(record, cell, 0.0)
+    target = after.primary if after.state is PairState.REVERSE_COPYING else after.secondary
+    side = next(side for side in pair.sides if side.volume.name == target)
+    return Effect(
+        record.name,
+        cell.answer,
+        cell.text,
+        volume=target,
+        overwritten=pair.status.differs,
+        discarded=side.marked_bytes,
+    )

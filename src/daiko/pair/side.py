@@ -1,0 +1,146 @@
+"""One side of a living pair: its volume, its bitmap, and its place in the write path."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from daiko.backend.worker import Workers
+from daiko.device.awaitable import flush
+from daiko.pair.bitmap_file import Condition
+from daiko.pair.differential_bitmap import DifferentialBitmap
+from daiko.pair.state import Use
+from daiko.pair.surroundings import PairVolume
+from daiko.pair.write_path import Flight, Loss, PairedDevice, Way
+
+log = structlog.get_logger(__name__)
+
+_WAYS = {
+    Use.TRACKED: Way.TRACK,
+    Use.COPIED: Way.COPY,
+    Use.MIRRORED: Way.MIRROR,
+    Use.PROTECTED: Way.PROTECT,
+}
+
+
+def bitmap_identity(pair: str, created: float, naa: str) -> bytes:
+    """16 bytes that tell the bitmap of this side of this pair from all others."""
+    return hashlib.blake2b(f"{pair}\0{created!r}\0{naa}".encode(), digest_size=16).digest()
+
+
+class Side:
+    """A volume as one side of a pair."""
+
+    def __init__(
+        self, volume: PairVolume, bitmap: DifferentialBitmap, lost: Callable[[Loss], None]
+    ) -> None:
+        self.volume = volume
+        self.bitmap = bitmap
+        self.layer = PairedDevice(volume.device, bitmap, lost)
+        self.is_gone = False
+        """The bitmap of a pair that there was had gone: everything counts as different."""
+
+    @classmethod
+    def open(
+        cls,
+        volume: PairVolume,
+        path: Path | None,
+        *,
+        identity: bytes,
+        granularity: int,
+        is_new: bool,
+        workers: Workers,
+        lost: Callable[[Loss], None],
+    ) -> Side:
+        """Open the bitmap, or make the one of a new pair. `granularity` in bytes a region. Where it
+        is gone, everything is marked. Raises OSError."""
+        bitmap = DifferentialBitmap.open(
+            path,
+            blocks=volume.blocks,
+            block_size=volume.block_size,
+            granularity=granularity,
+            identity=identity,
+            workers=workers,
+        )
+        side = cls(volume, bitmap, lost)
+        if not is_new and bitmap.found.condition is Condition.NEW:
+            bitmap.mark_all()
+            side.is_gone = True
+        return side
+
+    @property
+    def note(self) -> str:
+        """What an administrator should know of the bitmap as it was found; "" = all is well."""
+        if self.is_gone:
+            return "it had gone, so everything counts as different"
+        found = self.bitmap.found
+        return "" if found.condition in (Condition.NEW, Condition.EXACT) else str(found)
+
+    @property
+    def marked_bytes(self) -> int:
+        """Bytes in regions that may differ from the other side because of writes to this one."""
+        return self.bitmap.marked_bytes
+
+    def install(self) -> None:
+        """Into the write path of the volume; changes are held until `use`."""
+        self.volume.put(self.layer)
+
+    def hold(self) -> None:
+        """Keep changes back until `use`."""
+        self.layer.go(Way.HOLD)
+
+    def use(self, use: Use, *, fenced: bool = False) -> None:
+        """Let hosts use the side like this from now on. `fenced`: they may not write."""
+        way = Way.PROTECT if fenced else _WAYS[use]
+        self.volume.protect(way is Way.PROTECT)
+        self.layer.go(way)
+
+    async def flush(self) -> None:
+        """Bring what was written to stable storage. Raises DeviceError."""
+        await flush(self.volume.device)
+
+    async def drained(self) -> None:
+        """Wait until every request that was sent so far has come back."""
+        await landed(self.layer.begin_flight())
+
+    async def take_over(self, other: Side) -> None:
+        """Mark here what is marked at the other side, and there no more. Raises OSError."""
+        if other.bitmap.regions.set_regions:
+            await self.bitmap.mark_regions(other.bitmap.regions)
+            for first, regions in other.bitmap.regions.copy().runs():
+                other.bitmap.clear(first, first + regions - 1)
+
+    async def close(self) -> None:
+        """The controller stops: the bitmap is kept. The layer stays until the volume goes."""
+        self.hold()
+        await self.drained()
+        try:
+            await self.bitmap.close()
+        except OSError as error:
+            log.error("bitmap not kept", volume=self.volume.name, error=str(error))
+
+    def forget(self) -> None:
+        """The pair is no more: out of the write path, and away with the bitmap."""
+        self.volume.take(self.layer)
+        self.volume.protect(False)
+        try:
+            self.bitmap.forget()
+        except OSError as error:
+            # Left behind, it is nobody's: the bitmap of a new pair has another identity.
+            log.error("bitmap not taken away", volume=self.volume.name, error=str(error))
+
+
+async def landed(flight: Flight) -> None:
+    """Wait until all requests of a flight have come back."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def then() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    flight.landed(then)
+    await future

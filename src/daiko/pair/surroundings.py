@@ -1,0 +1,74 @@
+"""What pairs need of the system around them. `control/paired_volumes.py` provides it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from daiko.device.block import BlockDevice
+from daiko.mapping.range_set import RangeSet
+from daiko.pair.write_path import PairedDevice
+
+
+class PairVolume(Protocol):
+    """A volume that is a side of a pair."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def naa(self) -> str:
+        """Its identity: 16 bytes in hex. The bitmap of another volume of that name is not ours."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def blocks(self) -> int: ...
+
+    @property
+    def device(self) -> BlockDevice:
+        """The volume over its devices as they are now, below every layer."""
+        ...
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        """Changes when the connection to a controller of its devices was another in between: what
+        was written over the older one and not flushed is not proved by a flush over the new."""
+        ...
+
+    def put(self, layer: PairedDevice) -> None:
+        """Put the layer into the volume's write path, below all others."""
+        ...
+
+    def take(self, layer: PairedDevice) -> None:
+        """Take it out again."""
+        ...
+
+    def protect(self, protected: bool) -> None:
+        """Tell hosts whether the volume takes writes."""
+        ...
+
+
+class RoundFailed(Exception):
+    """A round of copying ended before all was copied; what was yielded before is confirmed."""
+
+
+class Copies(Protocol):
+    """Copies by the copy manager: planned, handed over where they can be."""
+
+    def copy(
+        self, pair: str, source: str, destination: str, ranges: Sequence[tuple[int, int]]
+    ) -> AsyncGenerator[RangeSet, None]:
+        """Copy these runs of blocks (first, blocks) from one volume to the same place of another.
+        Yields, each time that more is on the destination's stable storage, all blocks that are;
+        at the end all of them. Ends early, with nothing in flight, when it is closed. Raises
+        RoundFailed."""
+        ...
+
+    def job_of(self, pair: str) -> int | None:
+        """The number of the job that copies for a pair now."""
+        ...

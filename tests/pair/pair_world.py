@@ -1,0 +1,384 @@
+"""A world for pairs: disks with a volatile cache that can be cut off, slowed and robbed of their
+power, volumes over them, a store that can end the controller at a commit, and rounds of copying."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from daiko.backend.worker import Finished, Work, Workers
+from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
+from daiko.device.error import DeviceError, Unreachable
+from daiko.mapping.range_set import RangeSet
+from daiko.pair.pairs import Pairs
+from daiko.pair.settings import PairSettings
+from daiko.pair.surroundings import RoundFailed
+from daiko.pair.write_path import PairedDevice
+from daiko.state.record import PairRecord
+from daiko.state.store import Store
+
+BLOCK = 512
+REGION_BLOCKS = 8
+BLOCKS = 8 * REGION_BLOCKS - 3
+"""The last region is cut short."""
+GRANULARITY = REGION_BLOCKS * BLOCK
+
+QUICK = PairSettings(
+    catch_up_bytes=2 * GRANULARITY,
+    rounds=4,
+    copy_bytes=GRANULARITY,
+    copies_in_flight=2,
+    retry_seconds=(1.0, 2.0),
+)
+
+Values = bytearray
+"""One byte a block: what all of its bytes are."""
+
+
+class Disk(BlockDevice):
+    """Blocks in memory, each filled with one value. What was not flushed is lost with the power."""
+
+    def __init__(self, values: bytes) -> None:
+        self.block_size = BLOCK
+        self.blocks = len(values)
+        self.capabilities = Capabilities(
+            unmap=Level.NATIVE,
+            write_same=Level.NATIVE,
+            compare_and_write=Level.NATIVE,
+            fua=Level.NATIVE,
+            unmapped_reads_zero=True,
+        )
+        self.now = bytearray(values)
+        self.stable = bytearray(values)
+        self.is_down = False
+        self.is_slow = False
+        self.is_deaf = False
+        """Whoever asks is dead already."""
+        self.generation = 0
+        self._held: list[Callable[[], None]] = []
+
+    # What reality does
+
+    def cut(self) -> None:
+        """Nobody reaches it any more; what was on the way may or may not have come."""
+        self.is_down = True
+        self.generation += 1
+        self.release()
+
+    def heal(self) -> None:
+        self.is_down = False
+
+    def lose_power(self, kept: int) -> None:
+        """Of what was not flushed only blocks whose bit of `kept` is set are there afterwards."""
+        for block in range(self.blocks):
+            if not kept >> (block % 16) & 1:
+                self.now[block] = self.stable[block]
+        self.stable[:] = self.now
+        self.generation += 1
+
+    def release(self) -> None:
+        """Late answers come."""
+        self.is_slow = False
+        held, self._held = self._held, []
+        for answer in held:
+            answer()
+
+    def forget_answers(self) -> None:
+        """Those who would get them are gone."""
+        self._held.clear()
+
+    @property
+    def answers_held(self) -> int:
+        return len(self._held)
+
+    def _answer(self, answer: Callable[[], None]) -> None:
+        if self.is_slow:
+            self._held.append(answer)
+        else:
+            answer()
+
+    def _end(self, done: Done) -> None:
+        generation = self.generation
+
+        def answer() -> None:
+            lost = self.generation != generation
+            done(Unreachable("the connection was lost") if lost else None)
+
+        self._answer(answer)
+
+    # What it is asked
+
+    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
+        if self.is_deaf:
+            return
+        if self.is_down:
+            done(Unreachable("it is down"), b"")
+            return
+        data = b"".join(bytes([value]) * BLOCK for value in self.now[lba : lba + blocks])
+        self._answer(lambda: done(None, data))
+
+    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
+        self._set(lba, bytes(data)[::BLOCK], done, fua=fua)
+
+    def _set(self, lba: int, values: bytes, done: Done, *, fua: bool = False) -> None:
+        if self.is_deaf:
+            return
+        if self.is_down:
+            done(Unreachable("it is down"))
+            return
+        self.now[lba : lba + len(values)] = values
+        if fua:
+            self.stable[lba : lba + len(values)] = values
+        self._end(done)
+
+    def flush(self, done: Done) -> None:
+        if self.is_deaf:
+            return
+        if self.is_down:
+            done(Unreachable("it is down"))
+            return
+        self.stable[:] = self.now
+        self._end(done)
+
+    def unmap(self, lba: int, blocks: int, done: Done) -> None:
+        self._set(lba, bytes(blocks), done)
+
+    def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
+        self._set(lba, bytes(pattern)[:1] * blocks, done)
+
+    def or_write(self, lba: int, data: Buffer, done: Done) -> None:
+        found = self.now[lba : lba + len(data) // BLOCK]
+        self._set(lba, bytes(a | b for a, b in zip(found, bytes(data)[::BLOCK], strict=True)), done)
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time stands still unless it is told to pass."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    @property
+    def is_still(self) -> bool:
+        """Nothing but the passing of time would make anything move."""
+        return not self._ready  # type: ignore[attr-defined]
+
+
+class World:
+    """What is there whether a controller runs or not, and the controller while it runs."""
+
+    def __init__(self, folder: Path, volumes: Sequence[str]) -> None:
+        self.folder = folder
+        self.disks = {
+            name: Disk(bytes((number * 50 + block) % 251 for block in range(BLOCKS)))
+            for number, name in enumerate(volumes)
+        }
+        self.records: dict[str, PairRecord] = {}
+        self.commits_left = -1
+        """Commits until the controller is killed; -1: it is not."""
+        self.killed_after_commit = False
+        self.is_dead = False
+        self.volumes: dict[str, Volume] = {}
+        self.pairs: Pairs | None = None
+        self.loop = StillLoop()
+
+    def start(self) -> None:
+        """A controller comes up."""
+        self.is_dead = False
+        self.commits_left = -1
+        self.volumes = {name: Volume(name, disk) for name, disk in self.disks.items()}
+        self.pairs = Pairs(
+            cast("Store", KillingStore(self)),
+            self.volumes.__getitem__,
+            DirectCopies(self),
+            self.folder,
+            settings=QUICK,
+            workers=cast("Workers", InlineWorkers()),
+            clock=lambda: 1.0,
+        )
+        self.run(self.pairs.start())
+
+    def kill(self) -> None:
+        """It is killed, as by kill -9: nothing of it runs any more, its answers reach nobody."""
+        self.is_dead = True
+        for disk in self.disks.values():
+            disk.forget_answers()
+            disk.is_slow = False
+            disk.is_deaf = True
+        for pair in [] if self.pairs is None else self.pairs.all():
+            for side in pair.sides:
+                if side.bitmap._file is not None:
+                    side.bitmap._file.close()
+        # What their ends do is done in memory that is gone: no disk and no store hears of it. Some
+        # wait there for what is in flight, which never comes back.
+        while tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(self._until_still(None, dying=True))
+        for disk in self.disks.values():
+            disk.is_deaf = False
+        self.loop.close()
+        self.loop = StillLoop()
+        self.pairs = None
+
+    def close(self) -> None:
+        self.kill()
+        self.loop.close()
+
+    def run(self, work: Any) -> Any:
+        """Run a coroutine until it has ended, or nothing moves any more, or the controller is
+        dead; its result, None where it has not ended."""
+        task = self.loop.create_task(work)
+        self.loop.run_until_complete(self._until_still(task))
+        if task.done() and not task.cancelled():
+            return task.result()
+        return None
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call something on the event loop, and let everything go on until nothing moves."""
+
+        async def call() -> None:
+            function()
+
+        self.loop.run_until_complete(call())
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everything go on until nothing moves any more."""
+        self.loop.run_until_complete(self._until_still(None))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, in steps, and what is due happen."""
+        for _ in range(4):
+            self.loop.now += seconds / 4
+            self.settle()
+
+    async def _until_still(self, task: asyncio.Task[Any] | None, *, dying: bool = False) -> None:
+        await asyncio.sleep(0)
+        for _ in range(20_000):
+            if (
+                (self.is_dead and not dying)
+                or self.loop.is_still
+                or (task is not None and task.done())
+            ):
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it never comes to rest")
+
+
+class InlineWorkers:
+    """What would be done in threads is done at once, and told in the next turn of the loop."""
+
+    def run(self, work: Work, finished: Finished) -> None:
+        result = work()
+        asyncio.get_running_loop().call_soon(finished, result)
+
+    def stop(self, then: Callable[[], None]) -> None:
+        then()
+
+
+class Volume:
+    """A volume that is one disk (`surroundings.PairVolume`)."""
+
+    def __init__(self, name: str, disk: Disk) -> None:
+        self.name = name
+        self.naa = name
+        self.block_size = BLOCK
+        self.blocks = disk.blocks
+        self.device = disk
+        self.layer: PairedDevice | None = None
+        self.is_protected = False
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        return (self.device.generation,)
+
+    @property
+    def front(self) -> BlockDevice:
+        """What hosts use."""
+        return self.device if self.layer is None else self.layer
+
+    def put(self, layer: PairedDevice) -> None:
+        self.layer = layer
+
+    def take(self, layer: PairedDevice) -> None:
+        self.layer = None
+
+    def protect(self, protected: bool) -> None:
+        self.is_protected = protected
+
+
+class KillingStore:
+    """A store of pairs; the process may end before or after a commit."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._change: list[tuple[str, PairRecord | None]] = []
+
+    def list(self, kind: type[PairRecord]) -> tuple[PairRecord, ...]:
+        return tuple(self._world.records.values())
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[KillingStore]:
+        change = KillingStore(self._world)
+        yield change
+        world = self._world
+        if world.is_dead:
+            await asyncio.Event().wait()
+        if change._change and world.commits_left == 0 and not world.killed_after_commit:
+            world.is_dead = True
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        for name, record in change._change:
+            if record is None:
+                world.records.pop(name, None)
+            else:
+                world.records[name] = record
+        if change._change and world.commits_left >= 0:
+            if world.commits_left == 0:
+                world.is_dead = True
+                await asyncio.Event().wait()
+            world.commits_left -= 1
+
+    def put(self, record: PairRecord) -> None:
+        self._change.append((record.name, record))
+
+    def delete(self, kind: type[PairRecord], name: str) -> None:
+        self._change.append((name, None))
+
+
+class DirectCopies:
+    """Rounds that read and write the disks themselves, as a second controller does."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def job_of(self, pair: str) -> int | None:
+        return None
+
+    async def copy(
+        self, pair: str, source: str, destination: str, ranges: Sequence[tuple[int, int]]
+    ) -> AsyncGenerator[RangeSet, None]:
+        here, there = self._world.disks[source], self._world.disks[destination]
+        generation = there.generation
+        confirmed = RangeSet()
+        for first, blocks in ranges:
+            for at in range(first, first + blocks, 5):
+                count = min(5, first + blocks - at)
+                values = here.now[at : at + count]
+                await asyncio.sleep(0)
+                if here.is_down or there.is_down or there.generation != generation:
+                    raise RoundFailed("a disk was lost")
+                there.now[at : at + count] = values
+                confirmed.add(at, count)
+            there.stable[:] = there.now
+            yield confirmed.copy()
+
+
+def failure_of(error: DeviceError | None) -> str:
+    """For messages of assertions."""
+    return "" if error is None else f"{type(error).__name__}: {error}"
