@@ -234,6 +234,7 @@ class Execution:
             source,
             destination,
             budget=self._workshop.budget,
+            pacer=self._job.pacer,
             settings=self._workshop.settings,
             retries=self._retries,
             halt=self._halt,

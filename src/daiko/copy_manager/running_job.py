@@ -15,6 +15,7 @@ from typing import Any
 from daiko.copy_manager.error import CopyFailed
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.job import JobEvent, next_state
+from daiko.copy_manager.pacer import Pacer
 from daiko.copy_manager.progress import Progress, RateMeter
 from daiko.copy_manager.request import CopyRequest
 from daiko.copy_manager.step_work import StepWork
@@ -42,6 +43,7 @@ class RunningJob:
         self.works = works
         """Every step, in the order of the request's ranges; dropped ones stay in the list."""
         self.template = template
+        self.pacer = Pacer(request.pace)
         self.halt = Halt()
         self.failure: CopyFailed | None = None
         self.version = 0
