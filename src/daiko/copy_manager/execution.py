@@ -223,6 +223,7 @@ class Execution:
             batch,
             source,
             destination,
+            pacer=self._job.pacer,
             settings=self._workshop.settings,
             halt=self._halt,
             generation=self._generation,

@@ -116,7 +116,7 @@ class LocalCopy:
     def _cut(self) -> Iterator[Run]:
         """The missing ranges in transfers."""
         for work in self.works:
-            for first, blocks in cut(work.missing(), self._blocks):
+            for first, blocks in cut(work.missing(), lambda: self._blocks):
                 yield work, first, blocks
 
     @property
