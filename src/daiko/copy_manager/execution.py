@@ -206,6 +206,7 @@ class Execution:
             directory=self._devices.directory(),
             writing=self._devices.writing,
             template=self._job.template,
+            pacer=self._job.pacer,
             retries=self._retries,
             halt=self._halt,
             generation=self._generation,
