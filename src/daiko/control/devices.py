@@ -14,6 +14,7 @@ from daiko.control.inventory import Inventory
 from daiko.control.publication import Publication, PublishedVolume
 from daiko.copy_manager.devices import Tracking
 from daiko.device.block import BlockDevice
+from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.mapping.extent import DeviceId, Piece
 
 
@@ -107,7 +108,7 @@ class VolumeTracking:
 
     def __init__(self, volume: PublishedVolume) -> None:
         self.volume = volume
-        self._layer = volume.track()
+        self._layer = volume.put_over(ChangeTracking)
 
     def changed_in(self, first: int, blocks: int) -> int:
         """Blocks of a range that were written."""
@@ -115,7 +116,7 @@ class VolumeTracking:
 
     def end(self) -> None:
         """Stop to note what is written."""
-        self.volume.untrack(self._layer)
+        self.volume.take_off(self._layer)
 
 
 class DeviceTracking:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import structlog
 
@@ -20,7 +21,7 @@ from daiko.control.intents import Intents
 from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
-from daiko.device.layer.change_tracking import ChangeTracking
+from daiko.device.layer.overlay import Overlay
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
 from daiko.scsi.target_port_groups import AccessState
@@ -49,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 DeviceSource = Callable[[DeviceId], BlockDevice]
 
+AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
+
 _OF_PORT_GROUPS = (PortalGroupRecord, SystemRecord, TargetPortGroupRecord)
 
 
@@ -70,7 +73,8 @@ class PublishedVolume:
         self.record = record
         self.table = record.extents.table
         self._device_of = device_of
-        self._trackings: list[ChangeTracking] = []
+        self._overlays: list[Overlay] = []
+        """What jobs have put over the volume, the newest last."""
         self.unit = LogicalUnit(
             Identity(
                 record.name,
@@ -95,47 +99,48 @@ class PublishedVolume:
         return device in self.table.devices
 
     def rebuild(self) -> None:
-        """Take the devices as they are now; what is tracked stays tracked."""
+        """Take the devices as they are now; what is put over the volume stays there."""
         device = self._build()
-        for tracking in self._trackings:
-            tracking.capabilities = device.capabilities
-        if self._trackings:
-            self._trackings[0].below = device
+        for overlay in self._overlays:
+            overlay.capabilities = device.capabilities
+        if self._overlays:
+            self._overlays[0].below = device
         else:
             self.unit.replace_device(device)
 
     def grow(self, record: VolumeRecord) -> None:
         """Take a record whose extents begin with those that there are: the hosts keep the unit and
-        everything in flight, and are told of the new capacity. What is tracked stays tracked."""
+        everything in flight, and are told of the new capacity. What is put over the volume stays
+        there."""
         self.record = record
         self.table = record.extents.table
         device = self._build()
         below = device
-        for tracking in self._trackings:
-            tracking.below = below
-            tracking.grow(device.capabilities)
-            below = tracking
+        for overlay in self._overlays:
+            overlay.below = below
+            overlay.grow(device.capabilities)
+            below = overlay
         self.unit.resize(below)
 
-    def track(self) -> ChangeTracking:
-        """Note every block that hosts write from now on. Each call needs an `untrack`.
+    def put_over(self, make: Callable[[BlockDevice], AnyOverlay]) -> AnyOverlay:
+        """Put a layer into the way of all commands of hosts. Each call needs a `take_off`.
 
-        The trackings lie one on another, the newest on top, so each sees all writes since it was
+        The layers lie one on another, the newest on top, so each sees all commands since it was
         put there."""
-        tracking = ChangeTracking(self.unit.bare_device)
-        self._trackings.append(tracking)
-        self.unit.replace_device(tracking)
-        return tracking
+        overlay = make(self.unit.bare_device)
+        self._overlays.append(overlay)
+        self.unit.replace_device(overlay)
+        return overlay
 
-    def untrack(self, tracking: ChangeTracking) -> None:
-        """Take a tracking out of the write path, from wherever it lies in it: jobs may follow one
-        another without a gap for as long as the controller runs."""
-        place = self._trackings.index(tracking)
-        del self._trackings[place]
-        if place < len(self._trackings):
-            self._trackings[place].below = tracking.below
+    def take_off(self, overlay: Overlay) -> None:
+        """Take a layer out of the way, from wherever it lies in it: jobs may follow one another
+        without a gap for as long as the controller runs."""
+        place = self._overlays.index(overlay)
+        del self._overlays[place]
+        if place < len(self._overlays):
+            self._overlays[place].below = overlay.below
         else:
-            self.unit.replace_device(tracking.below)
+            self.unit.replace_device(overlay.below)
 
     def _build(self) -> BlockDevice:
         """The volume over its devices as they are."""
