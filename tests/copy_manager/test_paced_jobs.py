@@ -13,6 +13,7 @@ from copy_rig import QUICK, Rig
 from daiko.copy_manager.backup import backup_request, copy_request, restore_request
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.error import JobNotRunning, NoSuchJob
+from daiko.copy_manager.governor import FLOOR
 from daiko.copy_manager.pace import FULL, Pace
 from daiko.copy_manager.pacer import Limit
 from daiko.copy_manager.progress import Progress
@@ -203,3 +204,74 @@ async def test_hosts_copy_is_slowed_down_and_nothing_of_it_is_kept_as_confirmed(
     assert manager.job(job).confirmed_blocks == 0
     async with asyncio.timeout(20):
         assert (await manager.cancel(job)).state is JobState.CANCELLED
+
+
+# --- the latency of hosts
+
+
+class Hosts:
+    """Hosts of a volume whose commands take so long, as far as a job measures them."""
+
+    def __init__(self, rig: Rig, volume: str) -> None:
+        self._timed = rig.timed.setdefault(volume, [])
+
+    @property
+    def measured_by(self) -> int:
+        return len(self._timed)
+
+    def wait(self, seconds: float) -> None:
+        """A command of theirs took that long."""
+        for times in self._timed:
+            times.end(times.begin() - seconds)
+
+
+async def test_hosts_that_wait_longer_than_the_pace_says_hold_a_job_back_and_it_says_so(
+    rig: Rig, manager: CopyManager
+) -> None:
+    """Down to 1 MiB/s, at which the copy of 64 MiB would take a minute."""
+    blocks = (64 << 20) // 512
+    rig.attach("large", blocks, limits=None)
+    rig.attach("room", blocks, limits=None)
+    rig.volume("gamma", ("large/0", 0, blocks))
+    data = rig.fill("large/0")
+    hosts = Hosts(rig, "gamma")
+    job = (await manager.submit(copy_request(rig, "gamma", "room", pace=Pace(latency=5000)))).id
+
+    def held_back(progress: Progress) -> bool:
+        hosts.wait(0.006)
+        return progress.limited_by is Limit.HOSTS and progress.paced_rate == FLOOR
+
+    progress = await _until(manager, job, held_back)
+    assert progress.copied_blocks < blocks
+    assert hosts.measured_by == 1
+    await manager.set_pace(job, FULL)
+    async with asyncio.timeout(20):
+        assert (await manager.wait(job)).state is JobState.DONE
+    assert hosts.measured_by == 0
+    assert rig.content("room/0") == data
+
+
+async def test_both_volumes_of_a_job_are_measured_until_it_ends_however_it_ends(
+    rig: Rig, manager: CopyManager
+) -> None:
+    rig.volume("beta", ("vault/0", 0, 1024))
+    sd1 = rig.controllers["sd1"]
+    sd1.gate = asyncio.Event()
+    job = (await manager.submit(copy_request(rig, "alpha", "beta", pace=Pace(latency=5000)))).id
+    async with asyncio.timeout(20):
+        await sd1.arrived.wait()
+    measured = [Hosts(rig, name) for name in ("alpha", "beta")]
+    assert [hosts.measured_by for hosts in measured] == [1, 1]
+    cancelling = asyncio.ensure_future(manager.cancel(job))
+    sd1.gate.set()
+    async with asyncio.timeout(20):
+        await cancelling
+    assert [hosts.measured_by for hosts in measured] == [0, 0]
+
+
+async def test_job_without_a_latency_in_its_pace_measures_nobody(
+    rig: Rig, manager: CopyManager
+) -> None:
+    job = await _crawling(rig, manager)
+    assert Hosts(rig, "alpha").measured_by == 0
+    await manager.cancel(job)

@@ -35,6 +35,7 @@ from daiko.copy_manager.connections import Connections
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyFailed, CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.execution import Execution, Workshop
+from daiko.copy_manager.governor import Governor
 from daiko.copy_manager.halt import HaltReason
 from daiko.copy_manager.job import JobEvent
 from daiko.copy_manager.lane import Lane
@@ -42,7 +43,7 @@ from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import CopyRequest, pace_of
+from daiko.copy_manager.request import CopyRequest, pace_of, places_of
 from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
@@ -365,7 +366,11 @@ class CopyManager:
             self._writes,
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
-        ticker = asyncio.create_task(tick(job, execution, checkpoint, tracking, self.settings))
+        governor = Governor(job.pacer, self._devices.time_commands, places_of(job.record))
+        governor.look()
+        ticker = asyncio.create_task(
+            tick(job, execution, checkpoint, tracking, governor, self.settings)
+        )
         try:
             await execution.run()
         except CopyFailed as failure:
@@ -374,6 +379,7 @@ class CopyManager:
             ticker.cancel()
             await asyncio.wait({ticker})
             tracking.end()
+            governor.end()
         await self._conclude(job)
 
     async def _conclude(self, job: RunningJob) -> None:

@@ -13,6 +13,7 @@ import structlog
 from daiko.copy_manager.checkpoint import Checkpoint
 from daiko.copy_manager.error import CopyFailed
 from daiko.copy_manager.execution import Execution
+from daiko.copy_manager.governor import Governor
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import SourceTracking
@@ -26,13 +27,14 @@ async def tick(
     execution: Execution,
     checkpoint: Checkpoint,
     tracking: SourceTracking,
+    governor: Governor,
     settings: CopySettings,
 ) -> None:
     """Go on until cancelled. A defect that ends it before ends the job as well: one that copied on
     without checkpoints would have to begin anew after a restart, and nobody would know."""
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_watch(job, settings))
+            group.create_task(_watch(job, governor, settings))
             group.create_task(_confirm(execution, checkpoint, tracking, settings))
     except Exception:
         log.exception("checkpoints ended by a defect", job=job.id)
@@ -41,9 +43,10 @@ async def tick(
         )
 
 
-async def _watch(job: RunningJob, settings: CopySettings) -> None:
+async def _watch(job: RunningJob, governor: Governor, settings: CopySettings) -> None:
     while True:
         await asyncio.sleep(settings.progress_seconds)
+        governor.look()
         job.tick()
 
 
