@@ -120,9 +120,15 @@ class Governor:
             self._bearable = max(rate / 2, FLOOR)
             for meter in self._meters:
                 meter.restart()
-        elif self._pacer.limited_by is Limit.HOSTS:
+        elif self._is_holding_back:
             growth = self._bearable * (1 if self._is_opening else _GROWTH)
             self._bearable += max(growth, _LEAST_GROWTH)
+
+    @property
+    def _is_holding_back(self) -> bool:
+        """What hosts bear held the copy back since the last look."""
+        pacer = self._pacer
+        return pacer.limited_by is Limit.HOSTS and pacer.held_back_at > self._looked_at
 
 
 class _Meter:

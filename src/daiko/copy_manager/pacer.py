@@ -70,6 +70,7 @@ class Pacer:
         self._clock: Clock = clock or asyncio.get_running_loop()
         self._pace = pace
         self._bearable: float | None = None
+        self._rate = _lower(pace.rate, None)
         self._paid_until = self._clock.time()
         self._waiting: deque[tuple[int, Granted]] = deque()
         self._timer: Timer | None = None
@@ -85,17 +86,19 @@ class Pacer:
     @property
     def rate(self) -> float | None:
         """Bytes a second that are granted now; None: no bound."""
-        rates = (self._pace.rate, self._bearable)
-        return min((rate for rate in rates if rate is not None), default=None)
+        return self._rate
+
+    @property
+    def held_back_at(self) -> float:
+        """When somebody last waited for the pace, by the clock; now, where somebody does."""
+        return self._clock.time() if self._waiting else self._held_back_at
 
     @property
     def limited_by(self) -> Limit | None:
         """Why somebody waits now, or did a moment ago; None: the pace holds nobody back."""
-        rate = self.rate
-        is_late = self._clock.time() - self._held_back_at <= _LATELY_SECONDS
-        if rate is None or not (self._waiting or is_late):
+        if self._rate is None or self._clock.time() - self.held_back_at > _LATELY_SECONDS:
             return None
-        return Limit.RATE if rate == self._pace.rate else Limit.HOSTS
+        return Limit.RATE if self._rate == self._pace.rate else Limit.HOSTS
 
     def use(self, pace: Pace) -> None:
         """Go at another pace from now on. Without a latency in it, what hosts bear is forgotten."""
@@ -108,8 +111,9 @@ class Pacer:
     def portion(self, most: int, *, least: int, seconds: float) -> int:
         """How large (bytes) a single request should be so that it is no more than `seconds` of the
         rate as it is now; `most` at full pace."""
-        rate = self.rate
-        return most if rate is None else int(min(max(rate * seconds, least), most))
+        if self._rate is None:
+            return most
+        return int(min(max(self._rate * seconds, least), most))
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -132,9 +136,8 @@ class Pacer:
 
     def give(self, size: int) -> None:
         """Give back bytes that were taken and will not be copied."""
-        rate = self.rate
-        if rate is not None:
-            self._paid_until -= size / rate
+        if self._rate is not None:
+            self._paid_until -= size / self._rate
             self._serve()
 
     async def wait(self, size: int, halt: Halt | None = None) -> bool:
@@ -172,13 +175,12 @@ class Pacer:
     # --- serving --------------------------------------------------------------------------------
 
     def _grant(self, size: int) -> bool:
-        rate = self.rate
-        if rate is None:
+        if self._rate is None:
             return True
         now = self._clock.time()
-        if now + _EARLY_SECONDS < self._due(size, rate):
+        if now + _EARLY_SECONDS < self._due(size, self._rate):
             return False
-        self._paid_until = max(self._paid_until, now) + size / rate
+        self._paid_until = max(self._paid_until, now) + size / self._rate
         return True
 
     def _due(self, size: int, rate: float) -> float:
@@ -197,17 +199,21 @@ class Pacer:
         self._arm()
 
     def _arm(self) -> None:
-        rate = self.rate
-        if self._waiting and self._timer is None and rate is not None:
-            due = self._due(self._waiting[0][0], rate)
+        if self._waiting and self._timer is None and self._rate is not None:
+            due = self._due(self._waiting[0][0], self._rate)
             self._timer = self._clock.call_later(max(due - self._clock.time(), 0.0), self._serve)
 
     def _change(self, pace: Pace, bearable: float | None) -> None:
-        before, now = self.rate, self._clock.time()
+        before, now = self._rate, self._clock.time()
         self._pace, self._bearable = pace, bearable
-        after = self.rate
+        after = self._rate = _lower(pace.rate, bearable)
         if before is None or after is None:
             self._paid_until = now
         elif after > before and self._paid_until > now:
             self._paid_until = now + (self._paid_until - now) * before / after
         self._serve()
+
+
+def _lower(*rates: float | None) -> float | None:
+    """The lowest of the bounds that there are."""
+    return min((rate for rate in rates if rate is not None), default=None)
