@@ -20,6 +20,7 @@ from daiko.copy_manager.progress import Progress
 from daiko.copy_manager.request import pace_of
 from daiko.state.record import JobRecord, JobState
 from daiko.state.sqlite import SqliteStore
+from daiko.state.store import StoreError
 
 CRAWL = Pace(1)
 """At a byte a second the first request is granted, and nothing more before the test ends."""
@@ -178,6 +179,34 @@ async def test_pace_is_kept_before_it_holds(
     monkeypatch.setattr(store, "put", noting)
     await manager.set_pace(job, FULL)
     assert (CRAWL, FULL) in kept
+
+
+async def test_pace_that_could_not_be_kept_holds_neither_now_nor_after_a_restart(
+    rig: Rig, store: SqliteStore, manager: CopyManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await _crawling(rig, manager)
+    put = store.put
+    kept: list[Pace] = []
+    checkpoints = asyncio.Event()
+
+    async def failing(record: JobRecord) -> None:
+        if pace_of(record) == FULL:
+            kept.clear()
+            raise StoreError("the disk is full")
+        await put(record)
+        kept.append(pace_of(record))
+        checkpoints.set()
+
+    monkeypatch.setattr(store, "put", failing)
+    with pytest.raises(StoreError):
+        await manager.set_pace(job, FULL)
+    checkpoints.clear()
+    async with asyncio.timeout(20):
+        await checkpoints.wait()
+    assert set(kept) == {CRAWL}
+    assert manager.progress(job).pace == CRAWL
+    assert manager.job(job).state is JobState.RUNNING
+    await manager.cancel(job)
 
 
 async def test_pace_of_a_job_that_has_ended_or_never_was_cannot_be_changed(

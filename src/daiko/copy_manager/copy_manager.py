@@ -212,7 +212,11 @@ class CopyManager:
             state = self.job(job).state if live is None else live.draft.state
             raise JobNotRunning(f"job {job} is {state} already")
         live.ask_pace(pace)
-        await self._keeper(live)(live)
+        try:
+            await self._keeper(live)(live)
+        except StoreError:
+            live.ask_pace(live.pacer.pace)  # the next checkpoint must not keep it after all
+            raise
         live.pacer.use(pace)
         live.touch()
         return live.record
@@ -367,11 +371,11 @@ class CopyManager:
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
         governor = Governor(job.pacer, self._devices.time_commands, places_of(job.record))
-        governor.look()
         ticker = asyncio.create_task(
             tick(job, execution, checkpoint, tracking, governor, self.settings)
         )
         try:
+            governor.look()  # nothing is copied before
             await execution.run()
         except CopyFailed as failure:
             job.failure = failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, Field
 
@@ -12,10 +12,11 @@ from daiko.control.jobs import JobStatus
 from daiko.copy_manager.pacer import Limit
 from daiko.state.record import JobState, StepRecord
 
-PACE = (
-    "`full`; a rate (`50MiB/s`); a latency of hosts (`latency:5ms`), while commands of hosts take "
-    "longer than which the copy slows down; or both with a comma"
+PACE: Final = (
+    "`full`; a rate (`50MiB/s`); a latency of hosts (`latency:5ms`): slower while their commands "
+    "take longer; or both with a comma"
 )
+"""What a pace may be, as the description of the API says it."""
 
 
 class RejectionView(BaseModel):
