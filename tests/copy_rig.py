@@ -27,6 +27,7 @@ from daiko.device.block import BlockDevice, Buffer
 from daiko.device.error import Unreachable
 from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.layer.fault import Fault
+from daiko.device.layer.timing import CommandTimes
 from daiko.mapping.extent import DeviceId, Extent, Piece
 from daiko.mapping.mapping_table import MappingTable
 from daiko.scsi.alias import parse_change_aliases
@@ -181,6 +182,8 @@ class Rig:
         self.by_naa: dict[bytes, DeviceId] = {}
         self.volumes: dict[str, Place] = {}
         self.tracked: dict[str, list[ChangeTracking]] = {}
+        self.timed: dict[str, list[CommandTimes]] = {}
+        """What wants to know how long commands of hosts take."""
         self.functions: dict[str, FunctionCell] = {}
         self.reach: dict[tuple[str, str], ReachCell] = {}
         self.addresses: dict[DeviceId, DeviceAddress] = {}
@@ -321,6 +324,12 @@ class Rig:
     def untrack(self, volume: str, tracking: Tracking) -> None:
         assert isinstance(tracking, ChangeTracking)
         self.tracked[volume].remove(tracking)
+
+    def time_commands(self, place: str, times: CommandTimes) -> Callable[[], None]:
+        if place not in self.volumes:
+            raise LookupError(f"{place} is no volume")
+        self.timed.setdefault(place, []).append(times)
+        return lambda: self.timed[place].remove(times)
 
 
 def _expect_done(error: Exception | None) -> None:

@@ -348,3 +348,83 @@ async def test_backend_with_a_running_job_is_not_detached(
     answer = await api.delete("/backends/vault")
     assert answer.status_code == 409
     assert f"job {id}" in answer.json()["detail"]
+
+
+# --- the pace
+
+
+async def held_back(api: httpx.AsyncClient, id: int) -> dict[str, Any]:
+    """The job as soon as its pace is what limits it."""
+    tag = ""
+    while True:
+        answer = await api.get(
+            f"/jobs/{id}", params={"wait": 20 if tag else 0}, headers={"If-None-Match": tag}
+        )
+        if answer.status_code == 200:
+            tag = answer.headers["ETag"]
+            job: dict[str, Any] = answer.json()
+            if job["limited_by"]:
+                return job
+
+
+async def test_job_goes_at_its_pace_until_that_is_changed(
+    api: httpx.AsyncClient, disks: dict[str, Path]
+) -> None:
+    body = {"volume": "alpha", "to": "vault", "pace": "1 k/s"}
+    id = (await api.post("/backups", json=body)).json()["id"]
+    job = await held_back(api, id)
+    assert (job["pace"], job["limited_by"]) == ("1KiB/s", "rate")
+    assert job["paced_bytes_per_second"] == 1024
+    assert job["request"]["pace"] == "1KiB/s"
+    changed = await api.patch(f"/jobs/{id}", json={"pace": "2KiB/s,latency:5ms"})
+    assert changed.status_code == 200, changed.text
+    assert changed.json()["pace"] == "2KiB/s,latency:5ms"
+    listed = {job["id"]: job["pace"] for job in (await api.get("/jobs")).json()}
+    assert listed == {id: "2KiB/s,latency:5ms"}
+    await api.patch(f"/jobs/{id}", json={"pace": "full"})
+    job = await ended(api, id)
+    assert (job["state"], job["pace"]) == ("done", "full")
+    assert (job["limited_by"], job["paced_bytes_per_second"]) == (None, None)
+    assert disks["vault"].read_bytes() == DATA
+
+
+@pytest.mark.parametrize("path", ["/copies", "/backups/1/restore"])
+async def test_copies_and_restores_have_a_pace_too(
+    api: httpx.AsyncClient, disks: dict[str, Path], path: str
+) -> None:
+    await run(api, "/backups", {"volume": "alpha", "to": "vault"})
+    body = {"source": "alpha", "destination": "spare"} if path == "/copies" else {"to": "spare"}
+    job = await run(api, path, {**body, "pace": "100GB/s"})
+    assert (job["state"], job["pace"]) == ("done", "100GB/s")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/backups", {"volume": "alpha", "to": "vault"}),
+        ("POST", "/copies", {"source": "alpha", "destination": "spare"}),
+        ("POST", "/backups/1/restore", {}),
+        ("POST", "/plans", {"type": "backup", "volume": "alpha", "to": "vault"}),
+        ("PATCH", "/jobs/1", {}),
+    ],
+)
+async def test_what_is_no_pace_is_refused_with_what_is_right(
+    api: httpx.AsyncClient, disks: dict[str, Path], method: str, path: str, body: dict[str, Any]
+) -> None:
+    await run(api, "/backups", {"volume": "alpha", "to": "vault"})
+    answer = await api.request(method, path, json={**body, "pace": "50MiB"})
+    assert answer.status_code == 422
+    problem = answer.json()
+    assert (problem["field"], problem["detail"]) == ("pace", "'50MiB' is not a pace")
+    assert "50MiB/s,latency:5ms" in problem["next_step"]
+    assert len((await api.get("/jobs")).json()) == 1
+
+
+async def test_pace_of_a_job_that_has_ended_is_not_changed(
+    api: httpx.AsyncClient, disks: dict[str, Path]
+) -> None:
+    job = await run(api, "/backups", {"volume": "alpha", "to": "vault"})
+    answer = await api.patch(f"/jobs/{job['id']}", json={"pace": "1MiB/s"})
+    assert answer.status_code == 409
+    assert "done already" in answer.json()["detail"]
+    assert (await api.patch("/jobs/99", json={"pace": "1MiB/s"})).status_code == 404

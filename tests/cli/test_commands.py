@@ -219,6 +219,26 @@ def test_copy_of_a_range_is_started_and_waited_for_later(site: Site) -> None:
     assert held[40000 * 512 :][:MIB] == (site.folder / "sd2.img").read_bytes()[:MIB]
 
 
+def test_pace_is_shown_changed_and_refused_where_it_is_none(site: Site) -> None:
+    options = ("copy", "run", "alpha", "vault", "--no-wait", "--pace")
+    refused = site.run(*options, "50MiB", code=2).stderr
+    assert "'50MiB' is not a pace" in refused
+    assert "write it as full, as a rate (50MiB/s)" in refused
+    started = site.json(*options, "1KiB/s")
+    id = str(started["id"])
+    assert started["pace"] == "1KiB/s"
+    assert "pace          1KiB/s" in site.run("job", "show", id).stdout
+    lines = site.run("job", "ls").stdout.splitlines()
+    assert lines[0].split()[-1] == "pace"
+    assert next(cells for cells in map(str.split, lines) if cells[:1] == [id])[-1] == "1KiB/s"
+    said = site.run("job", "pace", id, "1KB/s,latency:5ms").stdout
+    assert said == f"copy {id} goes at pace 1KB/s,latency:5ms now\n"
+    assert site.json("job", "pace", id, "full")["pace"] == "full"
+    assert site.json("job", "wait", id)["state"] == "done"
+    site.run("job", "pace", id, "full", code=4)
+    site.run("job", "pace", "4711", "full", code=3)
+
+
 def test_exported_file_applies_without_a_change(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "system.toml"
     site.run("export", str(file))

@@ -23,6 +23,8 @@ JOB: dict[str, Any] = {
     "percent": 0.0,
     "bytes_per_second": 0.0,
     "eta_seconds": None,
+    "pace": "full",
+    "limited_by": None,
     "error": "",
 }
 
@@ -33,6 +35,7 @@ class Controller:
     def __init__(self, *answers: str | int | None) -> None:
         self.answers = list(answers)
         self.tags: list[str | None] = []
+        self.job = JOB
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.tags.append(request.headers.get("if-none-match"))
@@ -41,7 +44,7 @@ class Controller:
             raise httpx.ConnectError("refused", request=request)
         if isinstance(answer, int):
             return httpx.Response(answer)
-        body = JOB | {"state": answer, "percent": 100.0 if answer == "done" else 40.0}
+        body = self.job | {"state": answer, "percent": 100.0 if answer == "done" else 40.0}
         return httpx.Response(200, json=body, headers={"ETag": f'"x-{len(self.answers)}"'})
 
     @property
@@ -128,3 +131,21 @@ def test_outcome_of_a_job_that_is_not_done_is_a_failure(state: str) -> None:
     assert caught.value.code is ExitCode.FAILED
     assert "both sides are away" in caught.value.message
     follow.outcome(JOB | {"state": "done"})
+
+
+@pytest.mark.parametrize(
+    ("pace", "limited_by", "said"),
+    [
+        ("full", None, ""),
+        ("50MiB/s", None, "pace 50MiB/s"),
+        ("50MiB/s", "rate", "limited by its pace (50MiB/s)"),
+        ("50MiB/s,latency:5ms", "hosts", "held back for hosts (50MiB/s,latency:5ms)"),
+    ],
+)
+def test_pace_is_told_and_whether_it_limits_the_copy(
+    pace: str, limited_by: str | None, said: str, clock: list[float], capsys: Any
+) -> None:
+    controller = Controller("done")
+    controller.job = JOB | {"pace": pace, "limited_by": limited_by}
+    follow.to_the_end(controller.client, dict(JOB), quiet=False)
+    assert capsys.readouterr().err == f"backup 7: 100 %{', ' if said else ''}{said}\n"

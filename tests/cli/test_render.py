@@ -92,3 +92,20 @@ def test_very_long_table_is_printed_as_a_short_one_but_plainly(
     long = text(5)
     assert [line for line in short if "─" not in line] == [line.strip() for line in long]
     assert len(long) == 6
+
+
+@pytest.mark.parametrize(
+    ("limited_by", "said"),
+    [
+        (None, "50MiB/s,latency:5ms"),
+        ("rate", "50MiB/s,latency:5ms; it limits the copy"),
+        ("hosts", "50MiB/s,latency:5ms; hosts hold it back to 12 MiB/s now"),
+    ],
+)
+def test_pace_of_a_job_says_whether_it_limits_the_copy(limited_by: str | None, said: str) -> None:
+    found = {
+        "pace": "50MiB/s,latency:5ms",
+        "limited_by": limited_by,
+        "paced_bytes_per_second": 12 << 20,
+    }
+    assert str(render._pace(found)) == said

@@ -60,8 +60,18 @@ def commands(
     *,
     devices: dict[DeviceId, DeviceAddress] | None = None,
     command_bytes: int = COMMAND_BYTES,
+    most_bytes: int | None = None,
 ) -> list[SecondCommand]:
-    return list(generate(steps, devices or ALL, limits, template, command_bytes=command_bytes))
+    return list(
+        generate(
+            steps,
+            devices or ALL,
+            limits,
+            template,
+            command_bytes=command_bytes,
+            most_bytes=most_bytes,
+        )
+    )
 
 
 # --- the bytes -----------------------------------------------------------------------------------
@@ -441,6 +451,28 @@ def test_lu_too_many_begins_another_command() -> None:
     made = commands(steps, replace(DAIKO, max_cscds=2))
     assert [[cover.step for cover in command.covers] for command in made] == [[0, 1], [2]]
     assert len(commands(steps, replace(DAIKO, max_cscds=3))) == 1
+
+
+@pytest.mark.parametrize("by_host", [False, True], ids=["administrator", "host"])
+def test_no_command_is_larger_than_it_may_be_whoever_asked_for_the_copy(by_host: bool) -> None:
+    mib = 2048
+    host = replace(host_command(), segments=(BlockToBlock(0, 1, 60000, 100, 7),))
+    made = commands(
+        [run(L0, 100, L1, 7, 60000)],
+        DAIKO,
+        host if by_host else None,
+        most_bytes=4 << 20,
+    )
+    assert max(command.size for command in made) <= 4 << 20
+    covers = [cover for command in made for cover in command.covers]
+    assert [cover.offset for cover in covers[1:]] == [
+        cover.offset + cover.blocks for cover in covers[:-1]
+    ]
+    assert sum(cover.blocks for cover in covers) == 60000
+    assert all((100 + cover.offset) % mib == 0 for cover in covers[1:])
+    if by_host:
+        sent = [parse_extended_copy(command.parameter_list) for command in made]
+        assert {(copy.striped, copy.priority) for copy in sent} == {(host.striped, host.priority)}
 
 
 def test_commands_are_made_as_they_are_asked_for() -> None:

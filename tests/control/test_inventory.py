@@ -18,6 +18,7 @@ from daiko.control.error import Conflict, NotFound, Unavailable
 from daiko.control.system import System
 from daiko.device import awaitable
 from daiko.device.error import Unreachable
+from daiko.device.layer.timing import CommandTimes
 from daiko.mapping.extent import DeviceId
 from daiko.state.record import (
     BackendKind,
@@ -422,6 +423,43 @@ async def test_tracking_of_a_volume_and_of_the_device_under_it_see_what_hosts_wr
     assert second_job.changed_in(3, 1) == 1
     system.devices.untrack("v", second_job)
     assert unit.device is plain
+
+
+async def test_commands_to_a_volume_and_to_the_volumes_on_a_device_are_timed_while_asked_for(
+    system: System,
+) -> None:
+    await volumes.create_by_hand(
+        system,
+        "v",
+        [
+            ExtentRecord(device="b/0", lba=0, blocks=10),
+            ExtentRecord(device="a/0", lba=100, blocks=10),
+        ],
+    )
+    await volumes.create_by_hand(system, "w", [ExtentRecord(device="a/0", lba=0, blocks=10)])
+    units = {name: system.unit(name) for name in ("v", "w")}
+    plain = {name: unit.device for name, unit in units.items()}
+    of_volume, of_device, of_other = (CommandTimes() for _ in range(3))
+    ends = [
+        system.devices.time_commands("v", of_volume),
+        system.devices.time_commands("a/0", of_device),
+        system.devices.time_commands("b", of_other),
+    ]
+    tracking = system.devices.track("v")
+    for unit in units.values():
+        await awaitable.write(unit.device, 0, bytes(512))
+        await awaitable.read(unit.device, 9, 1)
+    await awaitable.read(system.devices.block_device(DeviceId("a", 0)), 0, 8)
+    assert [times.commands for times in (of_volume, of_device, of_other)] == [2, 4, 2]
+    for end in ends:
+        end()
+    await awaitable.write(units["v"].device, 1, bytes(512))
+    assert tracking.changed_in(0, 20) == 2
+    system.devices.untrack("v", tracking)
+    assert {name: unit.device for name, unit in units.items()} == plain
+    assert (of_volume.commands, of_volume.in_flight) == (2, 0)
+    with pytest.raises(LookupError):
+        system.devices.time_commands("nowhere", of_volume)
 
 
 async def test_jobs_that_follow_one_another_without_a_gap_leave_nothing_in_the_write_path(

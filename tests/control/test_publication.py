@@ -12,6 +12,7 @@ from daiko.control.attachment import AbsentDevice
 from daiko.control.publication import PublishedVolume
 from daiko.device.block import Atomic, Capabilities, Level
 from daiko.device.error import Unreachable
+from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.layer.delay import Delay
 from daiko.device.layer.layer import Layer
 from daiko.device.layer.read_only import ReadOnly
@@ -125,7 +126,7 @@ def test_device_is_asked_to_sanitize_itself_only_where_it_is_all_the_volume(
     wanted = Sanitization(None, is_restricted=True, blocks=64)
     for tracked in (False, True):
         if tracked:
-            tracking = volume.track()
+            tracking = volume.put_over(ChangeTracking)
         asked = volume.unit.bare_device.sanitize(wanted, Watcher())
         assert (asked is not None) is is_asked
     assert tracking.changed_blocks == volume.unit.blocks

@@ -19,8 +19,11 @@ from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.error import CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.request import CopyRange, CopyRequest
 from daiko.copy_manager.settings import Retries
+from daiko.device.block import BlockDevice, Done
 from daiko.device.error import Busy, MediumFailure, Unreachable
+from daiko.device.layer.delay import Delay
 from daiko.device.layer.fault import Operation
+from daiko.device.layer.layer import Layer
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.opcode import Status
@@ -792,6 +795,47 @@ async def test_progress_is_watched_from_version_to_version(rig: Rig, manager: Co
     assert seen == sorted(seen)
     assert seen[-1] == 512
     assert (await manager.changed(job, version)).state is JobState.DONE
+
+
+class _HoldsFlushes(Layer):
+    """A device whose flushes wait."""
+
+    def __init__(self, below: BlockDevice) -> None:
+        super().__init__(below)
+        self.waiting: list[Done] = []
+        self.reached = asyncio.Event()
+
+    def flush(self, done: Done) -> None:
+        self.waiting.append(done)
+        self.reached.set()
+
+
+async def test_progress_goes_on_while_a_checkpoint_waits_for_the_destination(
+    rig: Rig, manager: CopyManager
+) -> None:
+    source, vault = rig.disks[DeviceId("sd2", 0)], rig.disks[DeviceId("vault", 0)]
+    reads = source.below = Delay(source.below, None)
+    flushes = vault.below = _HoldsFlushes(vault.below)
+    job = (await manager.submit(copy_request(rig, "sd2", "vault"))).id
+
+    async def copied(blocks: int) -> None:
+        progress = manager.progress(job)
+        while progress.copied_blocks < blocks:
+            reads.release(1)
+            progress = await manager.changed(job, progress.version)
+
+    async with asyncio.timeout(20):
+        await copied(8)
+        await flushes.reached.wait()
+        await copied(64)
+    assert manager.progress(job).confirmed_blocks == 0
+    source.below, vault.below = reads.below, flushes.below
+    reads.seconds = 0
+    reads.release()
+    for done in flushes.waiting:
+        done(None)
+    async with asyncio.timeout(20):
+        assert (await manager.wait(job)).state is JobState.DONE
 
 
 async def test_a_plan_is_made_without_sending_anything(rig: Rig, manager: CopyManager) -> None:

@@ -15,6 +15,8 @@ from daiko.backend.memory import MemoryDevice
 from daiko.command_control.plan import THIS_CONTROLLER, Step
 from daiko.copy_manager.device_copy import DeviceCopy
 from daiko.copy_manager.halt import Halt, HaltReason
+from daiko.copy_manager.pace import FULL, Pace
+from daiko.copy_manager.pacer import Pacer
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.step_work import StepWork
 from daiko.device.awaitable import read, write
@@ -22,6 +24,7 @@ from daiko.device.block import BlockDevice, Done
 from daiko.device.error import DeviceError, MediumFailure, Unsupported
 from daiko.device.layer.layer import Layer
 from daiko.mapping.extent import DeviceId, Piece
+from manual_clock import ManualClock
 
 SETTINGS = replace(QUICK, device_copy_bytes=8 * 512, device_copies_in_flight=2)
 Verdict = Callable[[int], DeviceError | None]
@@ -78,11 +81,18 @@ def _copy(
     source: BlockDevice,
     destination: BlockDevice,
     *,
+    pacer: Pacer | None = None,
     halt: Halt | None = None,
     settings: CopySettings = SETTINGS,
 ) -> DeviceCopy:
     return DeviceCopy(
-        [work], source, destination, settings=settings, halt=halt or Halt(), generation=lambda _: 1
+        [work],
+        source,
+        destination,
+        pacer=pacer or Pacer(),
+        settings=settings,
+        halt=halt or Halt(),
+        generation=lambda _: 1,
     )
 
 
@@ -170,3 +180,82 @@ async def test_halt_begins_nothing_more_and_what_is_in_flight_counts() -> None:
     await running
     assert len(destination.asked) == 2
     assert list(work.missing()) == [(16, 84)]
+
+
+# --- the pace
+
+
+async def _settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+LARGE = replace(SETTINGS, transfer_bytes=2 * 512, device_copy_bytes=64 * 512)
+
+
+@pytest.mark.parametrize(
+    ("rate", "blocks"),
+    [
+        pytest.param(10, 2, id="no-less-than-a-transfer"),
+        pytest.param(100 * 512, 10, id="a-tenth-of-a-second"),
+        pytest.param(10_000 * 512, 64, id="no-more-than-at-full-pace"),
+    ],
+)
+async def test_pace_is_kept_in_copies_that_are_short_enough(rate: int, blocks: int) -> None:
+    source, data = await _filled(256)
+    destination, work, clock = Copying(MemoryDevice(256)), _work(256), ManualClock()
+    running = asyncio.ensure_future(
+        _copy(work, source, destination, pacer=Pacer(Pace(rate), clock), settings=LARGE).run()
+    )
+    began = clock.now
+    await _settle()
+    burst = max(rate // 10, blocks * 512)
+    while not running.done():
+        assert work.bytes_in_kernel <= rate * (clock.now - began + 0.001) + burst
+        clock.next()
+        await _settle()
+    assert max(count for _, count in destination.asked) == blocks
+    assert await read(destination, 0, 256) == data
+    assert clock.now - began >= (256 * 512 - 2 * burst) / rate
+
+
+async def test_faster_pace_holds_for_what_waits_already() -> None:
+    source, data = await _filled(256)
+    destination, work, clock = Copying(MemoryDevice(256)), _work(256), ManualClock()
+    pacer = Pacer(Pace(1), clock)
+    running = asyncio.ensure_future(
+        _copy(work, source, destination, pacer=pacer, settings=LARGE).run()
+    )
+    await _settle()
+    assert work.copied_blocks == 2
+    pacer.use(FULL)
+    async with asyncio.timeout(10):
+        await running
+    assert await read(destination, 0, 256) == data
+    assert [count for _, count in destination.asked[-4:]] == [58, 64, 64, 64]
+
+
+async def test_halt_does_not_wait_for_the_pace() -> None:
+    source, _ = await _filled(256)
+    destination, work, clock = Copying(MemoryDevice(256)), _work(256), ManualClock()
+    halt = Halt()
+    running = asyncio.ensure_future(
+        _copy(work, source, destination, pacer=Pacer(Pace(1), clock), halt=halt).run()
+    )
+    await _settle()
+    halt.request(HaltReason.CANCEL)
+    async with asyncio.timeout(10):
+        await running
+    assert work.copied_blocks == 8
+    assert not clock.pending
+
+
+async def test_devices_that_cannot_are_found_out_without_waiting_and_take_nothing() -> None:
+    source, _ = await _filled(100)
+    for destination in (MemoryDevice(100), Copying(MemoryDevice(100), lambda _: Unsupported("no"))):
+        clock = ManualClock()
+        pacer = Pacer(Pace(1), clock)
+        async with asyncio.timeout(10):
+            await _copy(_work(100), source, destination, pacer=pacer).run()
+        assert not clock.pending
+        assert pacer.take(1 << 40, lambda: None)

@@ -17,6 +17,8 @@ from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.error import CopyFailed, Side
 from daiko.copy_manager.halt import Halt, HaltReason
 from daiko.copy_manager.local_copy import LocalCopy
+from daiko.copy_manager.pace import FULL, Pace
+from daiko.copy_manager.pacer import Pacer
 from daiko.copy_manager.settings import CopySettings, Retries
 from daiko.copy_manager.step_work import StepWork
 from daiko.device.awaitable import read, write
@@ -25,6 +27,7 @@ from daiko.device.error import Busy, MediumFailure, ReservationConflict, Unreach
 from daiko.device.layer.fault import Fault, Operation
 from daiko.device.layer.layer import Layer
 from daiko.mapping.extent import DeviceId, Piece
+from manual_clock import ManualClock
 
 
 class Held(Layer):
@@ -64,6 +67,7 @@ def _copy(
     destination: BlockDevice,
     *,
     budget: TransferBudget | None = None,
+    pacer: Pacer | None = None,
     settings: CopySettings = QUICK,
     halt: Halt | None = None,
 ) -> LocalCopy:
@@ -72,6 +76,7 @@ def _copy(
         source,
         destination,
         budget=budget or TransferBudget(settings.buffer_bytes),
+        pacer=pacer or Pacer(),
         settings=settings,
         retries=settings.retries,
         halt=halt or Halt(),
@@ -306,3 +311,102 @@ async def test_other_work_of_the_event_loop_goes_on_between_transfers() -> None:
         turns += 1
         await asyncio.sleep(0)
     assert turns >= 1000 // 8
+
+
+# --- the pace
+
+
+async def _settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_pace_is_kept_and_all_is_copied() -> None:
+    source, data = await _filled(1000)
+    destination, work = MemoryDevice(1000), _work(1000)
+    clock = ManualClock()
+    rate = 16 * QUICK.transfer_bytes
+    budget = TransferBudget(QUICK.buffer_bytes)
+    running = asyncio.ensure_future(
+        _copy(work, source, destination, budget=budget, pacer=Pacer(Pace(rate), clock)).run()
+    )
+    began = clock.now
+    await _settle()
+    while not running.done():
+        assert work.bytes_through <= rate * (clock.now - began) + 2 * QUICK.transfer_bytes
+        assert budget.used == 0, "who waits for the pace holds no memory"
+        clock.next()
+        await _settle()
+    assert await read(destination, 0, 1000) == data
+    assert clock.now - began >= (1000 * 512 - 2 * QUICK.transfer_bytes) / rate
+    assert not clock.pending, "nobody waits for a transfer that there is not"
+
+
+async def test_pump_that_waits_goes_on_when_the_pace_is_full_again() -> None:
+    source, data = await _filled(1000)
+    destination, work = MemoryDevice(1000), _work(1000)
+    pacer = Pacer(Pace(1), ManualClock())
+    running = asyncio.ensure_future(_copy(work, source, destination, pacer=pacer).run())
+    await _settle()
+    assert work.copied_blocks == 8
+    pacer.use(FULL)
+    async with asyncio.timeout(10):
+        await running
+    assert await read(destination, 0, 1000) == data
+
+
+@pytest.mark.parametrize("how", ["halt", "cancel"])
+async def test_end_does_not_wait_for_the_pace(how: str) -> None:
+    source, _ = await _filled(1000)
+    clock, halt, work = ManualClock(), Halt(), _work(1000)
+    pacer = Pacer(Pace(QUICK.transfer_bytes), clock)
+    running = asyncio.ensure_future(
+        _copy(work, source, MemoryDevice(1000), pacer=pacer, halt=halt).run()
+    )
+    await _settle()
+    if how == "halt":
+        halt.request(HaltReason.CANCEL)
+        async with asyncio.timeout(10):
+            await running
+    else:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await _settle()
+    assert work.copied_blocks == 8
+    assert not clock.pending
+    clock.advance(1)
+    assert pacer.take(QUICK.transfer_bytes, lambda: None), "what was not copied was not paid for"
+
+
+async def test_failure_does_not_wait_for_the_pace() -> None:
+    source, _ = await _filled(1000)
+    held = Held(source)
+    source.fail(Operation.READ, error=lambda: MediumFailure("bad", writing=False))
+    clock = ManualClock()
+    running = asyncio.ensure_future(
+        _copy(_work(1000), held, MemoryDevice(1000), pacer=Pacer(Pace(1), clock)).run()
+    )
+    await _settle()
+    held.release()
+    with pytest.raises(CopyFailed):
+        async with asyncio.timeout(10):
+            await running
+    assert not clock.pending
+
+
+async def test_pace_that_was_waited_for_is_given_back_where_the_memory_comes_too_late() -> None:
+    source, _ = await _filled(1000)
+    clock, halt, work = ManualClock(), Halt(), _work(1000)
+    pacer = Pacer(Pace(QUICK.transfer_bytes), clock)
+    budget = TransferBudget(QUICK.buffer_bytes)
+    budget.take(QUICK.buffer_bytes, lambda: None)
+    running = asyncio.ensure_future(
+        _copy(work, source, MemoryDevice(1000), budget=budget, pacer=pacer, halt=halt).run()
+    )
+    await _settle()
+    halt.request(HaltReason.CANCEL)
+    async with asyncio.timeout(10):
+        await running
+    assert budget.used == QUICK.buffer_bytes
+    assert pacer.take(QUICK.transfer_bytes, lambda: None)

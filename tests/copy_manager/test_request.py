@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daiko.command_control.plan import Function, Mode
+from daiko.copy_manager.pace import FULL, Pace
 from daiko.copy_manager.request import ADMINISTRATOR, CopyRange, CopyRequest
 
 _LBA = st.integers(0, 1 << 63)
@@ -23,11 +24,12 @@ _RANGES = st.lists(
     st.sampled_from(Function),
     st.sampled_from([None, *Mode]),
     st.sampled_from([ADMINISTRATOR, "host web1 (iqn.x:web1)"]),
+    st.sampled_from([FULL, Pace(1), Pace(200_000_000, 5000), Pace(latency=250)]),
 )
 def test_a_request_survives_its_record(
-    ranges: list[CopyRange], function: Function, mode: Mode | None, asked_by: str
+    ranges: list[CopyRange], function: Function, mode: Mode | None, asked_by: str, pace: Pace
 ) -> None:
-    request = CopyRequest("copy", function, "alpha", "vault", tuple(ranges), mode, asked_by)
+    request = CopyRequest("copy", function, "alpha", "vault", tuple(ranges), mode, asked_by, pace)
     kept = json.loads(json.dumps(request.as_json()))
     again = CopyRequest.from_json("copy", "alpha", "vault", asked_by, kept)
     assert again == request
@@ -37,3 +39,8 @@ def test_a_request_survives_its_record(
 def test_an_administrators_range_is_three_numbers() -> None:
     request = CopyRequest("copy", Function.VOLUME_COPY, "a", "b", (CopyRange(1, 2, 3),))
     assert request.as_json()["ranges"] == [[1, 2, 3]]
+
+
+def test_a_request_that_was_kept_before_there_were_paces_is_at_full_pace() -> None:
+    kept = {"function": "volume-copy", "mode": None, "ranges": [[0, 8, 0]]}
+    assert CopyRequest.from_json("copy", "a", "b", ADMINISTRATOR, kept).pace == FULL

@@ -25,7 +25,9 @@ from daiko.device.layer.fault import Fault, Operation
 from daiko.device.layer.layer import Layer
 from daiko.device.layer.read_only import ReadOnly
 from daiko.device.layer.stats import Stats
+from daiko.device.layer.timing import CommandTimes, Timing
 from device.suite import BlockDeviceSuite, pattern
+from manual_clock import ManualClock
 
 
 class Plain(Layer):
@@ -69,6 +71,7 @@ LAYERS = {
     "delay": lambda: Delay(MemoryDevice(12000), 0.0),
     "change tracking": lambda: ChangeTracking(MemoryDevice(12000)),
     "change tracking, coarse": lambda: ChangeTracking(MemoryDevice(12000), maximum_bitmap_bytes=16),
+    "timing": lambda: Timing(MemoryDevice(12000), CommandTimes()),
     "emulate over memory": lambda: Emulate(MemoryDevice(12000)),
     "emulate over plain": lambda: Emulate(Plain(MemoryDevice(12000))),
     "emulate over plain and slow": lambda: Emulate(Delay(Plain(MemoryDevice(12000)), 0.0)),
@@ -280,6 +283,59 @@ class TestChangeTracking:
             inside = [block for block in expected if first <= block < first + blocks]
             assert device.changed_in(first, blocks) == len(inside)
         device.below.close()
+
+
+class TestTiming:
+    async def test_reads_and_writes_are_timed_from_begin_to_end_and_nothing_else_is(self) -> None:
+        clock = ManualClock()
+        times = CommandTimes(clock.time)
+        delay = Delay(MemoryDevice(1024), None)
+        device = Timing(delay, times)
+        device.read(0, 1, lambda error, data: None)
+        clock.advance(1)
+        device.write(0, bytes(512), lambda error: None)
+        device.unmap(0, 1, lambda error: None)
+        device.flush(lambda error: None)
+        assert (times.in_flight, times.age) == (2, 0.5)
+        clock.advance(2)
+        assert times.age == 2.5
+        delay.release(1)
+        assert (times.commands, times.seconds, times.in_flight, times.age) == (1, 3.0, 1, 2.0)
+        clock.advance(1)
+        delay.release()
+        assert (times.commands, times.seconds, times.in_flight, times.age) == (2, 6.0, 0, 0.0)
+
+    async def test_command_that_fails_is_timed_too(self) -> None:
+        fault = Fault(MemoryDevice(1024))
+        fault.fail(error=lambda: MediumFailure("bad", writing=True))
+        times = CommandTimes()
+        device = Timing(fault, times)
+        with pytest.raises(MediumFailure):
+            await awaitable.write(device, 7, bytes(512))
+        with pytest.raises(MediumFailure):
+            await awaitable.read(device, 7, 1)
+        assert (times.commands, times.in_flight) == (2, 0)
+
+    async def test_several_volumes_are_counted_together(self) -> None:
+        times = CommandTimes()
+        for device in [Timing(MemoryDevice(64), times) for _ in range(2)]:
+            await awaitable.write(device, 0, bytes(512))
+        assert times.commands == 2
+
+    @given(st.lists(st.tuples(st.booleans(), st.floats(0, 10)), max_size=40))
+    def test_age_is_the_mean_of_what_is_in_flight(self, steps: list[tuple[bool, float]]) -> None:
+        clock = ManualClock(12345.678)
+        times = CommandTimes(clock.time)
+        begun: list[float] = []
+        for begins, pause in steps:
+            if begins:
+                begun.append(times.begin())
+            elif begun:
+                times.end(begun.pop(0))
+            clock.advance(pause)
+            ages = [clock.now - moment for moment in begun]
+            assert times.in_flight == len(ages)
+            assert times.age == pytest.approx(sum(ages) / len(ages) if ages else 0.0, abs=1e-6)
 
 
 class Nothing(BlockDevice):

@@ -29,12 +29,13 @@ def run(
     range_: option.Range = "",
     at: option.At = None,
     mode: option.CopyMode = "",
+    pace: option.Pace = "",
     no_wait: option.NoWait = False,
     json: option.Json = False,
 ) -> None:
     """Back a volume up, whole or a range, and follow it to its report."""
     rest = client.of(context)
-    body = {"volume": volume, "to": to, **option.copied(range_, at, mode)}
+    body = {"volume": volume, "to": to, **option.copied(range_, at, mode), **option.pace(pace)}
     finish(rest, rest.post("backups", body=body), no_wait, json, "backups")
 
 
@@ -83,6 +84,7 @@ def restore(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     mode: option.CopyMode = "",
+    pace: option.Pace = "",
     no_wait: option.NoWait = False,
     json: option.Json = False,
 ) -> None:
@@ -92,7 +94,7 @@ def restore(
     target = to or backup["source"]
     if not yes:
         _ask(backup, target)
-    body = {"to": to, "force": force, **option.mode(mode)}
+    body = {"to": to, "force": force, **option.mode(mode), **option.pace(pace)}
     finish(rest, rest.post("backups", id, "restore", body=body), no_wait, json)
 
 

@@ -36,12 +36,18 @@ def run(
     range_: option.Range = "",
     at: option.At = None,
     mode: option.CopyMode = "",
+    pace: option.Pace = "",
     no_wait: option.NoWait = False,
     json: option.Json = False,
 ) -> None:
     """Copy a volume or device to another, whole or a range, and follow it to its report."""
     rest = client.of(context)
-    body = {"source": source, "destination": destination, **option.copied(range_, at, mode)}
+    body = {
+        "source": source,
+        "destination": destination,
+        **option.copied(range_, at, mode),
+        **option.pace(pace),
+    }
     backup.finish(rest, rest.post("copies", body=body), no_wait, json)
 
 

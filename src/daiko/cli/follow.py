@@ -129,7 +129,7 @@ def _with_bar(states: Iterator[dict[str, Any]], job: dict[str, Any]) -> dict[str
                 total=total or None,
                 completed=done,
                 amount=f"{render.size(done)} of {render.size(total)}",
-                rate=_rate(last),
+                rate=", ".join(part for part in (_rate(last), _pace(last)) if part),
                 left=_left(last),
             )
     return last
@@ -144,13 +144,23 @@ def _with_lines(states: Iterator[dict[str, Any]]) -> dict[str, Any]:
         if tenth > told:
             told = tenth
             parts = [f"{last['type']} {last['id']}: {last['percent']:.0f} %"]
-            parts += [part for part in (_rate(last), _left(last)) if part]
+            parts += [part for part in (_rate(last), _pace(last), _left(last)) if part]
             render.note(", ".join(parts))
     return last
 
 
 def _rate(job: dict[str, Any]) -> str:
     return f"{render.size(job['bytes_per_second'])}/s" if job["bytes_per_second"] else ""
+
+
+def _pace(job: dict[str, Any]) -> str:
+    """The pace, if it has one, and whether that is what limits the copy."""
+    pace = job["pace"]
+    if job["limited_by"] == "hosts":
+        return f"held back for hosts ({pace})"
+    if job["limited_by"] == "rate":
+        return f"limited by its pace ({pace})"
+    return "" if pace == "full" else f"pace {pace}"
 
 
 def _left(job: dict[str, Any]) -> str:

@@ -56,6 +56,27 @@ def wait(context: typer.Context, id: option.JobId, json: option.Json = False) ->
     follow.outcome(ended)
 
 
+@app.command("pace")
+def pace(
+    context: typer.Context,
+    id: option.JobId,
+    pace: Annotated[
+        str,
+        typer.Argument(
+            metavar="PACE",
+            help="full, a rate (50MiB/s), a latency of hosts (latency:5ms), or both with a comma.",
+        ),
+    ],
+    json: option.Json = False,
+) -> None:
+    """Let a job that waits or runs go at another pace from now on."""
+    found = client.of(context).patch("jobs", id, body={"pace": pace})
+    if json:
+        render.as_json(found)
+    else:
+        render.said(f"{found['type']} {id} goes at pace {found['pace']} now")
+
+
 @app.command("cancel")
 def cancel(context: typer.Context, id: option.JobId, json: option.Json = False) -> None:
     """Stop a job. What it confirmed stays where it is."""

@@ -32,6 +32,15 @@ CopyMode = Annotated[
         help="Override the volume's and the system's mode for this one.",
     ),
 ]
+Pace = Annotated[
+    str,
+    typer.Option(
+        "--pace",
+        metavar="PACE",
+        help="How fast it may go: full, a rate (50MiB/s), a latency of hosts (latency:5ms), "
+        "or both with a comma.",
+    ),
+]
 BackendName = Annotated[str, typer.Argument(metavar="BACKEND", autocompletion=complete.backends)]
 VolumeName = Annotated[str, typer.Argument(metavar="VOLUME", autocompletion=complete.volumes)]
 HostName = Annotated[str, typer.Argument(metavar="HOST", autocompletion=complete.hosts)]
@@ -72,6 +81,11 @@ def mode(text: str) -> dict[str, str]:
     if text not in MODES:
         raise usage(f"{text!r} is not a mode", f"the modes are {', '.join(MODES)}")
     return {"mode": text}
+
+
+def pace(text: str) -> dict[str, str]:
+    """`pace`, if any; the controller reads it."""
+    return {"pace": text} if text else {}
 
 
 def copied(range_: str, at: int | None, mode_: str) -> dict[str, Any]:

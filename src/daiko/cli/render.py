@@ -308,6 +308,7 @@ def job(found: Mapping[str, Any]) -> None:
         [
             ("copied", progress),
             ("time", _time(found, rate)),
+            ("pace", _pace(found)),
             ("handed over", f"{size(found['bytes_delegated'])} moved by second controllers"),
             ("through here", _through(found)),
             ("one instant", _instant(found)),
@@ -333,6 +334,17 @@ def _time(found: Mapping[str, Any], rate: float) -> str:
     return duration(found["seconds"]) + (f", {size(rate)}/s" if rate else "")
 
 
+def _pace(found: Mapping[str, Any]) -> str | Text:
+    words: str = found["pace"]
+    if not found["limited_by"]:
+        return words
+    if found["limited_by"] == "hosts":
+        words += f"; hosts hold it back to {size(found['paced_bytes_per_second'])}/s now"
+    else:
+        words += "; it limits the copy"
+    return Text(words, style="yellow")
+
+
 def _instant(found: Mapping[str, Any]) -> str | Text:
     if found["one_instant"]:
         return "yes: no host wrote to the source while it ran" if found["finished"] else ""
@@ -351,7 +363,10 @@ def _restorable(found: Mapping[str, Any]) -> str | Text:
 
 def jobs(found: Sequence[Mapping[str, Any]], empty: str) -> None:
     """Jobs, one a line."""
-    columns = ("id", "type", "from", "to", "state", "copied", "handed over", "started")
+    columns = ["id", "type", "from", "to", "state", "copied", "handed over", "started"]
+    has_paces = any(item["pace"] != "full" for item in found)
+    if has_paces:
+        columns.append("pace")
     made = table(*columns, right=("id", "copied", "handed over"))
     for item in found:
         block = item["block_size"]
@@ -364,6 +379,7 @@ def jobs(found: Sequence[Mapping[str, Any]], empty: str) -> None:
             size(item["copied_blocks"] * block),
             size(item["bytes_delegated"]),
             moment(item["started"]),
+            *([item["pace"]] if has_paces else ()),
         )
     rows(made, empty)
 

@@ -17,7 +17,7 @@ provided the LU that receives the command is the source or the destination of ea
 copy managers insist). A segment that must be cut is cut where the source address is a multiple of
 1 MiB, so that a copy manager which reads through a cache or onto flash keeps its alignment. Without
 a host's command no more than `command_bytes` go into one command: each answer confirms that much,
-and a lost connection loses no more.
+and a lost connection loses no more. A copy that has a pace to keep is cut finer, a host's too.
 
 Commands are made one by one as they are asked for: a copy of many terabytes is many thousands.
 """
@@ -51,6 +51,8 @@ from daiko.scsi.vpd import Designator
 
 __all__ = [
     "COMMAND_BYTES",
+    "GRANULE",
+    "MOST_COMMAND_BYTES",
     "Cover",
     "DeviceAddress",
     "Directory",
@@ -68,8 +70,8 @@ COMMAND_BYTES = 64 << 20
 MOST_COMMAND_BYTES = 256 << 20
 """The same of a large copy: see `command_bytes_for`."""
 
-_GRANULE = 1 << 20
-"""Bytes; where a segment is cut."""
+GRANULE = 1 << 20
+"""Bytes; where a segment is cut, and the least that a command need copy."""
 
 
 class Cover(NamedTuple):
@@ -123,19 +125,23 @@ def generate(
     template: ExtendedCopy | None = None,
     *,
     command_bytes: int = COMMAND_BYTES,
+    most_bytes: int | None = None,
 ) -> Iterator[SecondCommand]:
     """The commands that carry out `steps`, which all have one second controller as executor.
 
     `template` is the host's command; `Step.segment` then counts its segments, each of which that
-    is a part of a step is a block to block one. The commands may be sent side by side, except that
-    those for a step which must follow another (`Step.must_follow`) wait for it. Raises ValueError
-    for steps of several executors or of this controller, Unnameable where the decision would not
-    have chosen this executor.
+    is a part of a step is a block to block one. `command_bytes` bounds a command without a
+    template, `most_bytes` any; neither is less than GRANULE. The commands may be sent side by side,
+    except that those for a step which must follow another (`Step.must_follow`) wait for it. Raises
+    ValueError for steps of several executors or of this controller, Unnameable where the decision
+    would not have chosen this executor.
     """
     executors = {step.executor for step in steps}
     if len(executors) > 1 or not all(executor.delegated for executor in executors):
         raise ValueError("second commands are for the steps of one second controller")
-    return _commands(steps, directory, limits, template, command_bytes)
+    bounds = [most_bytes, command_bytes if template is None else None]
+    room = min((bound for bound in bounds if bound is not None), default=None)
+    return _commands(steps, directory, limits, template, room)
 
 
 def _commands(
@@ -143,9 +149,8 @@ def _commands(
     directory: Directory,
     limits: CopyLimits,
     template: ExtendedCopy | None,
-    command_bytes: int,
+    room: int | None,
 ) -> Iterator[SecondCommand]:
-    room = command_bytes if template is None else None
     draft: _Draft | None = None
     for position, step in enumerate(steps):
         block_size = directory[step.source.device].block_size
@@ -173,7 +178,7 @@ def _most_blocks(limits: CopyLimits, block_size: int, command_bytes: int | None)
 
 def _cuts(lba: int, blocks: int, most: int, block_size: int) -> Iterator[tuple[int, int]]:
     """Cut `blocks` blocks from `lba` on into runs of at most `most`: (offset, blocks) each."""
-    granule = _GRANULE // block_size
+    granule = GRANULE // block_size
     offset = 0
     while blocks - offset > most:
         at = lba + offset

@@ -52,6 +52,7 @@ def request(
     blocks: int | None = None,
     at: int | None = None,
     mode: Mode | None = None,
+    pace: str = "full",
 ) -> CopyRequest:
     """What is to be backed up: `blocks` from `first` (default: all), to `at` in the backup device
     (default: the same block). Raises NotFound, Invalid; Conflict where another
@@ -65,6 +66,7 @@ def request(
             blocks=blocks,
             at=jobs.same_place(system, volume, to, first) if at is None else at,
             mode=mode,
+            pace=jobs.pace(pace),
         )
     return jobs.spare_volumes(system, wanted)
 
@@ -94,7 +96,13 @@ def show(system: System, id: int) -> Backup:
 
 
 def restoration(
-    system: System, id: int, *, to: str = "", mode: Mode | None = None, force: bool = False
+    system: System,
+    id: int,
+    *,
+    to: str = "",
+    mode: Mode | None = None,
+    force: bool = False,
+    pace: str = "full",
 ) -> CopyRequest:
     """What brings a backup back, to the volume it was made of or to another. Raises NotFound,
     Invalid; Conflict when it is not good for that, unless `force`d."""
@@ -107,7 +115,9 @@ def restoration(
             + (", or insist with --force" if record.state is JobState.DONE else ""),
         )
     with jobs.refusals():
-        wanted = restore_request(system.devices, record, to=to or None, mode=mode)
+        wanted = restore_request(
+            system.devices, record, to=to or None, mode=mode, pace=jobs.pace(pace)
+        )
     return jobs.spare_volumes(system, wanted)
 
 

@@ -25,6 +25,7 @@ def request(
     blocks: int | None = None,
     at: int | None = None,
     mode: Mode | None = None,
+    pace: str = "full",
 ) -> CopyRequest:
     """What is to be copied: `blocks` from `first` (default: all), to `at` in the destination
     (default: the same block). Raises NotFound, Invalid; Conflict where another
@@ -38,6 +39,7 @@ def request(
             blocks=blocks,
             at=jobs.same_place(system, source, destination, first) if at is None else at,
             mode=mode,
+            pace=jobs.pace(pace),
         )
     return jobs.spare_volumes(system, wanted)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
 from daiko.backend.second_controller import SecondController
@@ -14,6 +14,8 @@ from daiko.control.inventory import Inventory
 from daiko.control.publication import Publication, PublishedVolume
 from daiko.copy_manager.devices import Tracking
 from daiko.device.block import BlockDevice
+from daiko.device.layer.change_tracking import ChangeTracking
+from daiko.device.layer.timing import CommandTimes, Timing
 from daiko.mapping.extent import DeviceId, Piece
 
 
@@ -74,15 +76,31 @@ class LiveDevices:
         with suppress(KeyError):
             return VolumeTracking(self._publication.volume(name))
         device = self._device_named(name)
-        on_backend = self._publication.volumes_on(device.backend)
-        return DeviceTracking(
-            device, [VolumeTracking(volume) for volume in on_backend if volume.lies_on(device)]
-        )
+        return DeviceTracking(device, [VolumeTracking(each) for each in self._volumes_on(device)])
 
     def untrack(self, name: str, tracking: Tracking) -> None:
         """Take back one `track`."""
         assert isinstance(tracking, VolumeTracking | DeviceTracking)
         tracking.end()
+
+    def time_commands(self, name: str, times: CommandTimes) -> Callable[[], None]:
+        """Time the READs and WRITEs of hosts to a place until what this returns is called. Raises
+        LookupError."""
+        try:
+            volumes = [self._publication.volume(name)]
+        except KeyError:
+            volumes = self._volumes_on(self._device_named(name))
+        layers = [volume.put_over(lambda below: Timing(below, times)) for volume in volumes]
+
+        def end() -> None:
+            for volume, layer in zip(volumes, layers, strict=True):
+                volume.take_off(layer)
+
+        return end
+
+    def _volumes_on(self, device: DeviceId) -> list[PublishedVolume]:
+        on_backend = self._publication.volumes_on(device.backend)
+        return [volume for volume in on_backend if volume.lies_on(device)]
 
     def _device_named(self, name: str) -> DeviceId:
         """BACKEND/LUN, or BACKEND with one LU. Raises LookupError."""
@@ -107,7 +125,7 @@ class VolumeTracking:
 
     def __init__(self, volume: PublishedVolume) -> None:
         self.volume = volume
-        self._layer = volume.track()
+        self._layer = volume.put_over(ChangeTracking)
 
     def changed_in(self, first: int, blocks: int) -> int:
         """Blocks of a range that were written."""
@@ -115,7 +133,7 @@ class VolumeTracking:
 
     def end(self) -> None:
         """Stop to note what is written."""
-        self.volume.untrack(self._layer)
+        self.volume.take_off(self._layer)
 
 
 class DeviceTracking:

@@ -59,7 +59,7 @@ class Entering(Layer):
 
         enter(overlaps, self._publication, begin)
 
-    def _through(self, overlaps: Sequence[Overlap]) -> list[tuple[Overlap, Layer]]:
+    def _through(self, overlaps: Sequence[Overlap]) -> Sequence[tuple[Overlap, Layer]]:
         """The blocks that may be written through a layer of their volume only, in the order in
         which they lie on the device."""
         found = []

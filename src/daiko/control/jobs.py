@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.copy_manager.error import CopyRefused, JobNotRunning
+from daiko.copy_manager.pace import HOW_TO_WRITE, NoPace, Pace
+from daiko.copy_manager.pacer import Limit
 from daiko.copy_manager.request import CopyRequest
 from daiko.mapping.extent import Piece
 from daiko.state.index import BlocksInUse
@@ -31,6 +33,12 @@ class JobStatus:
     blocks_per_second: float
     eta_seconds: float | None
     """None: not known, or nothing is left."""
+    pace: Pace
+    """As it was asked for."""
+    limited_by: Limit | None
+    """What of the pace holds the copy back now."""
+    paced_rate: float | None
+    """Bytes a second that the pace grants now; None: no bound."""
     version: int
     """Changes whenever any of this does, as long as this process lives."""
 
@@ -96,6 +104,26 @@ async def cancel(system: System, id: int) -> JobStatus:
     except JobNotRunning:
         raise Conflict(f"job {id} has just ended", f"see `daiko job show {id}`") from None
     return show(system, id)
+
+
+async def set_pace(system: System, id: int, text: str) -> JobStatus:
+    """Let a job that has not ended go at another pace. Raises NotFound; Invalid; Conflict when it
+    has ended already."""
+    wanted = pace(text)
+    show(system, id)
+    try:
+        await system.copy_manager.set_pace(id, wanted)
+    except JobNotRunning as ended:
+        raise Conflict(str(ended), f"see `daiko job show {id}`") from None
+    return show(system, id)
+
+
+def pace(text: str) -> Pace:
+    """The pace that a text says. Raises Invalid."""
+    try:
+        return Pace.parse(text)
+    except NoPace as wrong:
+        raise Invalid(str(wrong), HOW_TO_WRITE, field="pace") from wrong
 
 
 @contextmanager
@@ -184,5 +212,8 @@ def _status(system: System, job: JobRecord) -> JobStatus:
         progress.copied_blocks,
         progress.blocks_per_second,
         progress.eta_seconds,
+        progress.pace,
+        progress.limited_by,
+        progress.paced_rate,
         progress.version,
     )

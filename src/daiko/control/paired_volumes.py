@@ -55,11 +55,11 @@ class LiveVolume:
 
     def put(self, layer: PairedDevice) -> None:
         self._layer = layer
-        self._volume.put_lowest(layer)
+        self._volume.put_under(layer)
 
     def take(self, layer: PairedDevice) -> None:
         self._volume.written_through = None
-        self._volume.take(layer)
+        self._volume.take_off(layer)
 
     def protect(self, protected: bool) -> None:
         """While it is protected only the pair writes to it, and to its devices directly."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -21,8 +21,7 @@ from daiko.control.intents import Intents
 from daiko.control.kept import UnitKeepers
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
-from daiko.device.layer.change_tracking import ChangeTracking
-from daiko.device.layer.layer import Layer
+from daiko.device.layer.overlay import Overlay
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
 from daiko.scsi.target_port_groups import AccessState
@@ -51,13 +50,15 @@ log = structlog.get_logger(__name__)
 
 DeviceSource = Callable[[DeviceId], BlockDevice]
 
+AnyOverlay = TypeVar("AnyOverlay", bound=Overlay)
+
 _OF_PORT_GROUPS = (PortalGroupRecord, SystemRecord, TargetPortGroupRecord)
 
 
 class WrittenThrough(NamedTuple):
     """A layer that has to see every write to a volume."""
 
-    layer: Layer
+    layer: Overlay
     why: str
     """In a sentence, for plans."""
 
@@ -80,10 +81,10 @@ class PublishedVolume:
         self.record = record
         self.table = record.extents.table
         self._device_of = device_of
-        self._layers: list[Layer] = []
-        """Over the device, from the lowest to the top."""
+        self._overlays: list[Overlay] = []
+        """What is put over the volume, from the lowest to the newest."""
         self.device = self._build()
-        """The volume over its devices as they are, below every layer."""
+        """The volume over its devices as they are, below everything that is put over it."""
         self.written_through: WrittenThrough | None = None
         """The layer that no write may go past, whoever writes."""
         self.unit = LogicalUnit(
@@ -117,58 +118,55 @@ class PublishedVolume:
         return device in self.table.devices
 
     def rebuild(self) -> None:
-        """Take the devices as they are now; the layers over them stay."""
+        """Take the devices as they are now; what is put over the volume stays there."""
         self.device = self._build()
-        for layer in self._layers:
-            layer.capabilities = self.device.capabilities
-        if self._layers:
-            self._layers[0].below = self.device
-        self.unit.replace_device(self._layers[-1] if self._layers else self.device)
+        for overlay in self._overlays:
+            overlay.capabilities = self.device.capabilities
+        if self._overlays:
+            self._overlays[0].below = self.device
+        self.unit.replace_device(self._overlays[-1] if self._overlays else self.device)
 
     def grow(self, record: VolumeRecord) -> None:
         """Take a record whose extents begin with those that there are: the hosts keep the unit and
-        everything in flight, and are told of the new capacity. What is tracked stays tracked."""
+        everything in flight, and are told of the new capacity. What is put over the volume stays
+        there."""
         self.record = record
         self.table = record.extents.table
         self.device = below = self._build()
-        for layer in self._layers:
-            layer.below = below
-            layer.grow(self.device.capabilities)
-            below = layer
+        for overlay in self._overlays:
+            overlay.below = below
+            overlay.grow(self.device.capabilities)
+            below = overlay
         self.unit.resize(below)
 
-    def track(self) -> ChangeTracking:
-        """Note every block that hosts write from now on. Each call needs an `untrack`.
+    def put_over(self, make: Callable[[BlockDevice], AnyOverlay]) -> AnyOverlay:
+        """Put a layer into the way of all commands of hosts. Each call needs a `take_off`.
 
-        The trackings lie one on another, the newest on top, so each sees all writes since it was
+        The layers lie one on another, the newest on top, so each sees all commands since it was
         put there."""
-        tracking = ChangeTracking(self.unit.bare_device)
-        self._layers.append(tracking)
-        self.unit.replace_device(tracking)
-        return tracking
+        overlay = make(self.unit.bare_device)
+        self._overlays.append(overlay)
+        self.unit.replace_device(overlay)
+        return overlay
 
-    def untrack(self, tracking: ChangeTracking) -> None:
-        """Take a tracking out of the write path, from wherever it lies in it: jobs may follow one
-        another without a gap for as long as the controller runs."""
-        self.take(tracking)
-
-    def put_lowest(self, layer: Layer) -> None:
-        """Put a layer over the device and below all others."""
-        layer.below = self.device
-        self._layers.insert(0, layer)
-        if len(self._layers) > 1:
-            self._layers[1].below = layer
+    def put_under(self, overlay: Overlay) -> None:
+        """Put a layer, made over `device`, below all others. It needs a `take_off` as well."""
+        overlay.below = self.device
+        self._overlays.insert(0, overlay)
+        if len(self._overlays) > 1:
+            self._overlays[1].below = overlay
         else:
-            self.unit.replace_device(layer)
+            self.unit.replace_device(overlay)
 
-    def take(self, layer: Layer) -> None:
-        """Take a layer out, from wherever it lies."""
-        place = self._layers.index(layer)
-        del self._layers[place]
-        if place < len(self._layers):
-            self._layers[place].below = layer.below
+    def take_off(self, overlay: Overlay) -> None:
+        """Take a layer out of the way, from wherever it lies in it: jobs may follow one another
+        without a gap for as long as the controller runs."""
+        place = self._overlays.index(overlay)
+        del self._overlays[place]
+        if place < len(self._overlays):
+            self._overlays[place].below = overlay.below
         else:
-            self.unit.replace_device(layer.below)
+            self.unit.replace_device(overlay.below)
 
     def _build(self) -> BlockDevice:
         """The volume over its devices as they are."""

@@ -11,6 +11,7 @@ from daiko.command_control.decision import Place
 from daiko.command_control.plan import Function, Mode
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyRefused
+from daiko.copy_manager.pace import FULL, Pace
 from daiko.copy_manager.request import BACKUP, COPY, RESTORE, CopyRange, CopyRequest
 from daiko.state.record import JobRecord, JobState
 
@@ -24,11 +25,12 @@ def backup_request(
     blocks: int | None = None,
     at: int = 0,
     mode: Mode | None = None,
+    pace: Pace = FULL,
 ) -> CopyRequest:
     """Back up `blocks` blocks of a volume from block `first` on (None: to its end) to the place
     `to`, from its block `at` on. Raises CopyRefused."""
     span = _range(devices, volume, to, first, blocks, at)
-    return CopyRequest(BACKUP, Function.DIRECT_BACKUP, volume, to, (span,), mode)
+    return CopyRequest(BACKUP, Function.DIRECT_BACKUP, volume, to, (span,), mode, pace=pace)
 
 
 def copy_request(
@@ -40,14 +42,20 @@ def copy_request(
     blocks: int | None = None,
     at: int = 0,
     mode: Mode | None = None,
+    pace: Pace = FULL,
 ) -> CopyRequest:
     """Copy between any two places. Raises CopyRefused."""
     span = _range(devices, source, destination, first, blocks, at)
-    return CopyRequest(COPY, Function.VOLUME_COPY, source, destination, (span,), mode)
+    return CopyRequest(COPY, Function.VOLUME_COPY, source, destination, (span,), mode, pace=pace)
 
 
 def restore_request(
-    devices: Devices, backup: JobRecord, *, to: str | None = None, mode: Mode | None = None
+    devices: Devices,
+    backup: JobRecord,
+    *,
+    to: str | None = None,
+    mode: Mode | None = None,
+    pace: Pace = FULL,
 ) -> CopyRequest:
     """Bring a backup back to its volume, or to another place of the same block numbers. Raises
     CopyRefused."""
@@ -83,7 +91,7 @@ def restore_request(
             )
         )
     return CopyRequest(
-        RESTORE, Function.DIRECT_BACKUP, made.destination, volume, tuple(ranges), mode
+        RESTORE, Function.DIRECT_BACKUP, made.destination, volume, tuple(ranges), mode, pace=pace
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -28,6 +28,7 @@ from daiko.command_control.decision import (
     decide,
 )
 from daiko.command_control.function_table import CopyLimits
+from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Mode, Plan
 from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.checkpoint import Checkpoint
@@ -35,19 +36,22 @@ from daiko.copy_manager.connections import Connections
 from daiko.copy_manager.devices import Devices
 from daiko.copy_manager.error import CopyFailed, CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.execution import Execution, Workshop
+from daiko.copy_manager.governor import Governor
 from daiko.copy_manager.halt import HaltReason
 from daiko.copy_manager.job import JobEvent
 from daiko.copy_manager.lane import Lane
 from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
+from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import CopyRequest
+from daiko.copy_manager.request import CopyRequest, pace_of, places_of
 from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
 from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
 from daiko.copy_manager.step_work import StepWork
 from daiko.copy_manager.ticker import tick
+from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
 from daiko.state.store import Store, StoreError
@@ -162,7 +166,7 @@ class CopyManager:
         if not request.by_host:
             self._check_room()
         plan = self._decide(request)
-        works = self._works(plan)
+        works = works_of(plan, self._devices.directory())
         now = self._wall_clock()
         async with self._store.transaction() as change:
             record = JobRecord(
@@ -202,6 +206,23 @@ class CopyManager:
         await live.ended.wait()
         return live.record
 
+    async def set_pace(self, job: int, pace: Pace) -> JobRecord:
+        """Let a job that waits or runs go at another pace from now on, also after a restart.
+        Raises NoSuchJob, JobNotRunning, StoreError."""
+        live = self._live.get(job)
+        if live is None or live.draft.state in TERMINAL:
+            state = self.job(job).state if live is None else live.draft.state
+            raise JobNotRunning(f"job {job} is {state} already")
+        live.ask_pace(pace)
+        try:
+            await self._keeper(live)(live)
+        except StoreError:
+            live.ask_pace(live.pacer.pace)  # the next checkpoint must not keep it after all
+            raise
+        live.pacer.use(pace)
+        live.touch()
+        return live.record
+
     # --- looking --------------------------------------------------------------------------------
 
     def job(self, job: int) -> JobRecord:
@@ -234,6 +255,7 @@ class CopyManager:
             blocks_per_second=0.0,
             eta_seconds=None,
             version=_ENDED,
+            pace=pace_of(record),
         )
 
     async def changed(self, job: int, since: int) -> Progress:
@@ -340,9 +362,7 @@ class CopyManager:
             started = job.draft.started or self._wall_clock()
             job.show(job.happen(JobEvent.START, started=started))
         tracking = SourceTracking(self._devices, job, self._writes)
-        # A host's job is never resumed: what it confirms on its way need not be kept.
-        keep = _keep_nothing if job.request.by_host else self._keep
-        checkpoint = Checkpoint(job, self._devices, keep, retries)
+        checkpoint = Checkpoint(job, self._devices, self._keeper(job), retries)
         workshop = Workshop(
             self._devices,
             self.settings,
@@ -352,8 +372,12 @@ class CopyManager:
             self._writes,
         )
         execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
-        ticker = asyncio.create_task(tick(job, execution, checkpoint, tracking, self.settings))
+        governor = Governor(job.pacer, self._devices.time_commands, places_of(job.record))
+        ticker = asyncio.create_task(
+            tick(job, execution, checkpoint, tracking, governor, self.settings)
+        )
         try:
+            governor.look()  # nothing is copied before
             await execution.run()
         except CopyFailed as failure:
             job.failure = failure
@@ -361,6 +385,7 @@ class CopyManager:
             ticker.cancel()
             await asyncio.wait({ticker})
             tracking.end()
+            governor.end()
         await self._conclude(job)
 
     async def _conclude(self, job: RunningJob) -> None:
@@ -378,6 +403,11 @@ class CopyManager:
             job.happen(JobEvent.ABANDON, error="the controller was stopped", finished=now)
         await self._keep(job)
         log.info("job ended", job=job.id, state=str(job.record.state), error=job.record.error)
+
+    def _keeper(self, job: RunningJob) -> Callable[[RunningJob], Awaitable[None]]:
+        """What puts the job's draft into the store, and shows it. A host's job is never resumed:
+        what it confirms on its way need not be kept."""
+        return _keep_nothing if job.request.by_host else self._keep
 
     async def _keep(self, job: RunningJob) -> None:
         """Put the job as it is now into the store, then show it. Raises StoreError."""
@@ -418,17 +448,6 @@ class CopyManager:
             )
         return segments
 
-    def _works(self, plan: Plan) -> list[StepWork]:
-        directory = self._devices.directory()
-        return [
-            StepWork(
-                step,
-                directory[step.source.device].block_size,
-                directory[step.destination.device].block_size,
-            )
-            for step in plan.steps
-        ]
-
 
 async def _keep_nothing(job: RunningJob) -> None:
     job.show_unkept()
@@ -436,6 +455,18 @@ async def _keep_nothing(job: RunningJob) -> None:
 
 _ENDED = 1 << 62
 """The version of a job that will not change any more."""
+
+
+def works_of(plan: Plan, directory: Mapping[DeviceId, DeviceAddress]) -> list[StepWork]:
+    """The steps of a plan, with nothing of them done."""
+    return [
+        StepWork(
+            step,
+            directory[step.source.device].block_size,
+            directory[step.destination.device].block_size,
+        )
+        for step in plan.steps
+    ]
 
 
 def request_of(record: JobRecord) -> CopyRequest:

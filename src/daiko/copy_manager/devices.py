@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable
 from daiko.command_control.naming import DeviceAddress
 from daiko.device.block import BlockDevice, Buffer
+from daiko.device.layer.timing import CommandTimes
 from daiko.mapping.extent import DeviceId, Piece
 
 
@@ -91,3 +92,8 @@ class Devices(Protocol):
         ...
 
     def untrack(self, volume: str, tracking: Tracking) -> None: ...
+
+    def time_commands(self, place: str, times: CommandTimes) -> Callable[[], None]:
+        """Time the READs and WRITEs of hosts to a volume, or to the volumes on a device, until what
+        this returns is called. Raises LookupError."""
+        ...

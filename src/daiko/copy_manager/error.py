@@ -28,7 +28,7 @@ class NoSuchJob(LookupError):
 
 
 class JobNotRunning(Exception):
-    """The job has ended already: there is nothing to cancel."""
+    """The job has ended already: there is nothing to cancel, nor to slow down."""
 
 
 class Side(StrEnum):

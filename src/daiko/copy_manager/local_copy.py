@@ -1,8 +1,9 @@
 """Copying by this controller: a bounded pump that reads and writes.
 
-What is missing of some steps from one device to one other is cut into transfers. A transfer takes
-its buffer from the budget that all jobs share, reads from the source, writes what it read to the
-destination, and gives the buffer back. So many of them are in flight that the way stays full
+What is missing of some steps from one device to one other is cut into transfers. A transfer waits
+for the pace of its job, takes its buffer from the budget that all jobs share, reads from the
+source, writes what it read to the destination, and gives the buffer back. (In this order: who waits
+for the pace holds no memory.) So many of them are in flight that the way stays full
 (`window.py`); how much memory they hold is the budget's affair and does not depend on the size of
 the volume.
 
@@ -28,6 +29,7 @@ from daiko.copy_manager.budget import TransferBudget
 from daiko.copy_manager.error import CopyFailed, Side
 from daiko.copy_manager.failure import Verdict, classify_error
 from daiko.copy_manager.halt import Halt
+from daiko.copy_manager.pacer import Pacer
 from daiko.copy_manager.settings import CopySettings, Retries
 from daiko.copy_manager.step_work import Run, StepWork, cut, share_out
 from daiko.copy_manager.window import Window
@@ -46,6 +48,7 @@ class LocalCopy:
         destination: BlockDevice,
         *,
         budget: TransferBudget,
+        pacer: Pacer,
         settings: CopySettings,
         retries: Retries,
         halt: Halt,
@@ -61,6 +64,7 @@ class LocalCopy:
         self.halt = halt
         self.generation = generation
         self._budget = budget
+        self._pacer = pacer
         self._moved = moved
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = self._loop.create_future()
@@ -68,9 +72,10 @@ class LocalCopy:
         self._bytes = self._blocks * source.block_size
         self._window = Window(settings.least_transfers_in_flight, settings.transfers_in_flight)
         self._ranges = self._cut()
+        self._next: Run | None = None
+        """Of the transfer that waits for its pace, then for its memory."""
         self._in_flight = 0
         self._resting: dict[_Transfer, asyncio.TimerHandle] = {}
-        self._asking = False
         self._exhausted = False
         self._scheduled = False
         self._is_cancelled = False
@@ -111,7 +116,7 @@ class LocalCopy:
     def _cut(self) -> Iterator[Run]:
         """The missing ranges in transfers."""
         for work in self.works:
-            for first, blocks in cut(work.missing(), self._blocks):
+            for first, blocks in cut(work.missing(), lambda: self._blocks):
                 yield work, first, blocks
 
     @property
@@ -133,10 +138,23 @@ class LocalCopy:
         self._scheduled = False
         if self._is_ending:
             self._end_if_idle()
-        elif self._in_flight < self._window.size and not self._asking:
-            self._asking = True
-            if self._budget.take(self._bytes, self._granted, self._held):
-                self._begin()
+        elif self._in_flight < self._window.size and self._next is None:
+            self._next = next(self._ranges, None)
+            if self._next is None:
+                self._exhausted = True
+                self._end_if_idle()
+            elif self._pacer.take(_size(self._next), self._in_pace):
+                self._ask_for_memory()
+
+    def _in_pace(self) -> None:
+        # Called from the pacer's timer, or by whoever changes the pace: go on in a turn of our own.
+        self._loop.call_soon(self._ask_for_memory)
+
+    def _ask_for_memory(self) -> None:
+        if self._is_ending:
+            self._drop_next()
+        elif self._budget.take(self._bytes, self._granted, self._held):
+            self._begin()
 
     def _held(self) -> int:
         """Bytes of the transfers in flight."""
@@ -147,21 +165,31 @@ class LocalCopy:
         self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
-        self._asking = False
-        run = None if self._is_ending else next(self._ranges, None)
-        if run is None:
-            self._exhausted = self._exhausted or not self._is_ending
+        run = self._next
+        assert run is not None
+        if self._is_ending:
             self._budget.give(self._bytes)
-            self._end_if_idle()
+            self._drop_next()
             return
+        self._next = None
         self._in_flight += 1
         self._schedule()
         _Transfer(self, run).read()
 
+    def _drop_next(self) -> None:
+        """The next transfer was in pace, and will not be begun."""
+        assert self._next is not None
+        self._pacer.give(_size(self._next))
+        self._next = None
+        self._end_if_idle()
+
     def _end_if_idle(self) -> None:
-        if self._asking and self._budget.withdraw(self._granted):
-            self._asking = False
-        if self._in_flight == 0 and not self._asking and not self._finished.done():
+        if self._next is not None:
+            if self._pacer.withdraw(self._in_pace):
+                self._next = None
+            elif self._budget.withdraw(self._granted):
+                self._drop_next()
+        if self._in_flight == 0 and self._next is None and not self._finished.done():
             self._finished.set_result(None)
 
     def _halted(self) -> None:
@@ -211,6 +239,12 @@ class LocalCopy:
         self._in_flight -= 1
         self._budget.give(self._bytes)
         self._schedule()
+
+
+def _size(run: Run) -> int:
+    """Bytes of a transfer."""
+    work, _, blocks = run
+    return blocks * work.block_size
 
 
 def _name(step: Step, side: Side) -> str:

@@ -9,7 +9,7 @@ Whether the host may name it has been decided before (`target/commands/cscd_reso
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from daiko.command_control.naming import DeviceAddress
 from daiko.copy_manager.devices import CommandPort, Devices, Tracking
 from daiko.device.block import BlockDevice
 from daiko.device.error import DeviceError, Unreachable
+from daiko.device.layer.timing import CommandTimes
 from daiko.mapping.extent import DeviceId, Piece
 
 log = structlog.get_logger(__name__)
@@ -286,3 +287,8 @@ class WithOtherMachines:
 
     def untrack(self, volume: str, tracking: Tracking) -> None:
         self._devices.untrack(volume, tracking)
+
+    def time_commands(self, place: str, times: CommandTimes) -> Callable[[], None]:
+        if self._others.place(place) is not None:
+            raise LookupError(f"{place} lies on another machine")
+        return self._devices.time_commands(place, times)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
+from daiko.copy_manager.pace import FULL, Pace
+from daiko.copy_manager.pacer import Limit
 from daiko.state.record import JobState
 
 
@@ -24,6 +26,12 @@ class Progress(NamedTuple):
     eta_seconds: float | None
     """None while nothing can be said."""
     version: int
+    pace: Pace = FULL
+    """As it was asked for."""
+    limited_by: Limit | None = None
+    """What of the pace holds the copy back now."""
+    paced_rate: float | None = None
+    """Bytes a second that the pace grants now; None: no bound."""
 
     @property
     def percent(self) -> float:

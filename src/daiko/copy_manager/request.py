@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function, Mode
+from daiko.copy_manager.pace import FULL, Pace
 from daiko.state.record import ADMINISTRATOR, OF_PAIR, JobRecord, is_host
 
 BACKUP, RESTORE, COPY, PAIR = "backup", "restore", "copy", "pair"
@@ -43,6 +44,7 @@ class CopyRequest:
     mode: Mode | None = None
     """Overrides the volume's and the system's."""
     asked_by: str = ADMINISTRATOR
+    pace: Pace = FULL
 
     @property
     def by_host(self) -> bool:
@@ -56,10 +58,11 @@ class CopyRequest:
         return self.asked_by.startswith(OF_PAIR)
 
     def as_json(self) -> dict[str, Any]:
-        """What a JobRecord keeps of the request, to plan it again."""
+        """What a JobRecord keeps of the request, to plan it again and to go on at its pace."""
         return {
             "function": str(self.function),
             "mode": None if self.mode is None else str(self.mode),
+            "pace": str(self.pace),
             "ranges": [
                 list(copy if copy[3:] != ("", "", None) else copy[:3]) for copy in self.ranges
             ],
@@ -79,7 +82,18 @@ class CopyRequest:
             ranges=tuple(CopyRange(*copy) for copy in kept["ranges"]),
             mode=None if mode is None else Mode(mode),
             asked_by=asked_by,
+            pace=_kept_pace(kept),
         )
+
+
+def pace_of(record: JobRecord) -> Pace:
+    """The pace that a job goes at, or went at last."""
+    return _kept_pace(record.request)
+
+
+def _kept_pace(kept: Mapping[str, Any]) -> Pace:
+    """Requests that were kept before there were paces say none."""
+    return Pace.parse(kept.get("pace", "full"))
 
 
 def places_of(record: JobRecord) -> set[str]:

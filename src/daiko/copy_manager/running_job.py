@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from daiko.copy_manager.error import CopyFailed
 from daiko.copy_manager.halt import Halt
 from daiko.copy_manager.job import JobEvent, next_state
+from daiko.copy_manager.pace import Pace
+from daiko.copy_manager.pacer import Limit, Pacer
 from daiko.copy_manager.progress import Progress, RateMeter
 from daiko.copy_manager.request import CopyRequest
 from daiko.copy_manager.step_work import StepWork
@@ -42,13 +45,14 @@ class RunningJob:
         self.works = works
         """Every step, in the order of the request's ranges; dropped ones stay in the list."""
         self.template = template
+        self.pacer = Pacer(request.pace)
         self.halt = Halt()
         self.failure: CopyFailed | None = None
         self.version = 0
         self._clock = clock
         self._meter = RateMeter()
         self._changed = asyncio.Event()
-        self._noted = -1
+        self._noted: tuple[int, Limit | None] = (-1, None)
         self.ended = asyncio.Event()
         """Set when the last record is in the store."""
 
@@ -77,6 +81,12 @@ class RunningJob:
         self.draft = self.draft.model_copy(update={"steps": steps, **changes})
         return self.draft
 
+    def ask_pace(self, pace: Pace) -> None:
+        """Put another pace into the request and the draft. The store leads: the pacer follows once
+        it is kept."""
+        self.request = replace(self.request, pace=pace)
+        self.draft = self.draft.model_copy(update={"request": self.request.as_json()})
+
     def show(self, record: JobRecord) -> None:
         """Make this the record that others see; watchers hear of it. The store has it, but for a
         state that a restart takes back by itself."""
@@ -96,11 +106,13 @@ class RunningJob:
         self._changed = asyncio.Event()
 
     def tick(self) -> None:
-        """Take a sample for the rate; tell watchers when blocks were copied since the last."""
+        """Take a sample for the rate; tell watchers when blocks were copied since the last, or
+        what holds the copy back has changed."""
         copied = self.copied_blocks
         self._meter.sample(self._clock(), copied)
-        if copied != self._noted:
-            self._noted = copied
+        now = copied, self.pacer.limited_by
+        if now != self._noted:
+            self._noted = now
             self.touch()
 
     async def changed(self, since: int) -> None:
@@ -122,4 +134,7 @@ class RunningJob:
             blocks_per_second=self._meter.rate,
             eta_seconds=self._meter.eta(max(record.blocks - copied, 0)),
             version=self.version,
+            pace=self.pacer.pace,
+            limited_by=self.pacer.limited_by,
+            paced_rate=self.pacer.rate,
         )

@@ -13,7 +13,7 @@ or when the connection to the destination's controller was lost between the writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from daiko.command_control.plan import (
     THIS_CONTROLLER,
@@ -202,12 +202,14 @@ Run = tuple[StepWork, int, int]
 """A run of a step: (step, first block, blocks)."""
 
 
-def cut(ranges: Iterable[tuple[int, int]], size: int) -> Iterator[tuple[int, int]]:
-    """Ranges in pieces of at most `size` blocks, on a grid from block 0."""
+def cut(ranges: Iterable[tuple[int, int]], size: Callable[[], int]) -> Iterator[tuple[int, int]]:
+    """Ranges in pieces of at most `size()` blocks, asked for each piece anew, on a grid from block
+    0."""
     for first, blocks in ranges:
         end = first + blocks
         while first < end:
-            edge = min(end, (first // size + 1) * size)
+            most = size()
+            edge = min(end, (first // most + 1) * most)
             yield first, edge - first
             first = edge
 

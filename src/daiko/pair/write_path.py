@@ -38,7 +38,7 @@ from typing import Final
 
 from daiko.device.block import BlockDevice, Buffer, Done
 from daiko.device.error import DeviceError, Miscompare, WriteProtected
-from daiko.device.layer.layer import Layer
+from daiko.device.layer.overlay import Overlay
 from daiko.device.range_lock import RangeLock
 from daiko.mapping.region_bitmap import RegionBitmap
 from daiko.pair.differential_bitmap import DifferentialBitmap
@@ -121,7 +121,7 @@ class Flight:
             then()
 
 
-class PairedDevice(Layer):
+class PairedDevice(Overlay):
     """The device below, as one side of a pair."""
 
     def __init__(
@@ -179,9 +179,6 @@ class PairedDevice(Layer):
 
     def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
         return self.below.held_by(lba, blocks)
-
-    def close(self) -> None:
-        """Leaves the device below open: it outlives the pair."""
 
     # --- which way ------------------------------------------------------------------------------
 

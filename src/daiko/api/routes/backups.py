@@ -35,6 +35,7 @@ async def run(system: Running, body: RunBackup) -> BackupView:
         blocks=body.blocks,
         at=body.at,
         mode=body.mode,
+        pace=body.pace,
     )
     return BackupView.of_backup(await backups.run(system, wanted), time.time())
 
@@ -48,5 +49,7 @@ async def show(system: Running, id: int) -> BackupView:
 @router.post("/backups/{id}/restore", status_code=202, operation_id="restoreBackup")
 async def restore(system: Running, id: int, body: Restore) -> JobView:
     """Start to bring a backup back; answers with the job."""
-    wanted = backups.restoration(system, id, to=body.to, mode=body.mode, force=body.force)
+    wanted = backups.restoration(
+        system, id, to=body.to, mode=body.mode, force=body.force, pace=body.pace
+    )
     return JobView.of(await backups.restore(system, wanted), time.time())

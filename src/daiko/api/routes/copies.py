@@ -32,6 +32,7 @@ async def run(system: Running, body: RunCopy) -> JobView:
         blocks=body.blocks,
         at=body.at,
         mode=body.mode,
+        pace=body.pace,
     )
     return JobView.of(await copies.run(system, wanted), time.time())
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.job import JobView
+from daiko.api.schema.job import ChangeJob, JobView
 from daiko.control import jobs
 from daiko.control.system import System
 from daiko.state.record import TERMINAL, JobState
@@ -71,6 +71,12 @@ async def show(
         return Response(status_code=304, headers={"ETag": if_none_match})  # type: ignore[return-value]
     response.headers["ETag"] = f'"{boot}-{status.version}"'
     return JobView.of(status, time.time(), steps=steps)
+
+
+@router.patch("/jobs/{id}", operation_id="changeJob")
+async def change(system: Running, id: int, body: ChangeJob) -> JobView:
+    """Let a job that waits or runs go at another pace, from now on and over a restart."""
+    return JobView.of(await jobs.set_pace(system, id, body.pace), time.time())
 
 
 @router.get(

@@ -25,6 +25,7 @@ async def plan(system: Running, body: PlanRequest) -> PlanView:
             blocks=body.blocks,
             at=body.at,
             mode=body.mode,
+            pace=body.pace,
         )
     elif isinstance(body, PlanCopy):
         wanted = copies.request(
@@ -35,9 +36,10 @@ async def plan(system: Running, body: PlanRequest) -> PlanView:
             blocks=body.blocks,
             at=body.at,
             mode=body.mode,
+            pace=body.pace,
         )
     else:
         wanted = backups.restoration(
-            system, body.backup, to=body.to, mode=body.mode, force=body.force
+            system, body.backup, to=body.to, mode=body.mode, force=body.force, pace=body.pace
         )
     return PlanView.of(explain(system, wanted))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, Field
 
 from daiko.command_control.plan import Mode
 from daiko.control.backups import Backup
 from daiko.control.jobs import JobStatus
+from daiko.copy_manager.pacer import Limit
 from daiko.state.record import JobState, StepRecord
+
+PACE: Final = (
+    "`full`; a rate (`50MiB/s`); a latency of hosts (`latency:5ms`): slower while their commands "
+    "take longer; or both with a comma"
+)
+"""What a pace may be, as the description of the API says it."""
 
 
 class RejectionView(BaseModel):
@@ -70,7 +77,9 @@ class JobView(BaseModel):
     asked_by: str = Field(description="`administrator`, the host, or the pair")
     source: str
     destination: str
-    request: dict[str, Any] = Field(description="Ranges [[lba, blocks, destination lba]] and mode")
+    request: dict[str, Any] = Field(
+        description="Ranges [[lba, blocks, destination lba]], mode and pace"
+    )
     steps: list[StepReport]
     blocks: int = Field(description="To be copied, in source blocks")
     block_size: int = Field(description="Bytes a source block")
@@ -82,6 +91,13 @@ class JobView(BaseModel):
     bytes_per_second: float = Field(description="Now; 0 when it is not running")
     eta_seconds: float | None = Field(description="null = not known, or ended")
     seconds: float = Field(description="From start to end, or until now")
+    pace: str = Field(description=f"As it was asked for: {PACE}")
+    limited_by: Limit | None = Field(
+        description="What of the pace holds the copy back now; null = nothing of it"
+    )
+    paced_bytes_per_second: float | None = Field(
+        description="What the pace grants now; null = no bound, or it has ended"
+    )
     bytes_through_first_controller: int = Field(description="Of all steps")
     bytes_in_kernel: int = Field(description="Of these, by its machine's kernel")
     bytes_delegated: int = Field(description="Moved by second controllers, of all steps")
@@ -108,6 +124,9 @@ class JobView(BaseModel):
             "bytes_per_second": status.blocks_per_second * job.block_size,
             "eta_seconds": status.eta_seconds if job.state is JobState.RUNNING else None,
             "seconds": (job.finished or now) - job.started if job.started else 0.0,
+            "pace": str(status.pace),
+            "limited_by": status.limited_by,
+            "paced_bytes_per_second": status.paced_rate,
             "bytes_through_first_controller": sum(
                 step.bytes_through_first_controller for step in job.steps
             ),
@@ -149,6 +168,7 @@ class RunBackup(BaseModel, extra="forbid"):
         description="First block in the backup device; default: the same as `first`",
     )
     mode: Mode | None = Field(default=None, description="Overrides the volume's and the system's")
+    pace: str = Field(default="full", description=PACE)
 
 
 class RunCopy(BaseModel, extra="forbid"):
@@ -162,6 +182,7 @@ class RunCopy(BaseModel, extra="forbid"):
     blocks: int | None = Field(default=None, ge=1)
     at: int | None = Field(default=None, ge=0)
     mode: Mode | None = None
+    pace: str = Field(default="full", description=PACE)
 
 
 class Restore(BaseModel, extra="forbid"):
@@ -174,6 +195,13 @@ class Restore(BaseModel, extra="forbid"):
         default=False, description="Even when something was written over the backup"
     )
     mode: Mode | None = None
+    pace: str = Field(default="full", description=PACE)
+
+
+class ChangeJob(BaseModel, extra="forbid"):
+    """What can be changed of a job."""
+
+    pace: str = Field(description=PACE, examples=["50MiB/s,latency:5ms"])
 
 
 def _all(state: JobState) -> float:

@@ -7,8 +7,6 @@ over the volume while the job runs, says how many blocks those were and which. T
 The bitmap (`mapping/region_bitmap.py`) has one bit a region. A region is one block until the bitmap
 would grow beyond 4 MiB (16 GiB of 512-byte blocks); above that a power of two of blocks, and
 `changed_blocks` is then the size of the regions touched: never less than what was written.
-
-The layer comes and goes on a living device, so `close` leaves the device below open.
 """
 
 from __future__ import annotations
@@ -16,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done
-from daiko.device.layer.layer import Layer
+from daiko.device.layer.overlay import Overlay
 from daiko.device.sanitize import Sanitization, SanitizeWatcher
 from daiko.mapping.region_bitmap import RegionBitmap
 
 _MAXIMUM_BITMAP_BYTES = 4 << 20
 
 
-class ChangeTracking(Layer):
+class ChangeTracking(Overlay):
     """The device below, and a record of what is written to it."""
 
     def __init__(
@@ -36,10 +34,8 @@ class ChangeTracking(Layer):
         self._changed = RegionBitmap(below.blocks, shift)
 
     def grow(self, capabilities: Capabilities) -> None:
-        """The device below has more blocks now, and perhaps other capabilities. What was noted
-        stays noted."""
-        self.capabilities = capabilities
-        self.blocks = self.below.blocks
+        """What was noted stays noted."""
+        super().grow(capabilities)
         self._changed.grow(self.blocks)
 
     @property
@@ -117,6 +113,3 @@ class ChangeTracking(Layer):
     def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
         self._mark(lba, len(data) // self.block_size)
         self.below.write_atomic(lba, data, done)
-
-    def close(self) -> None:
-        """Leaves the device below open: it outlives the tracking."""

@@ -8,7 +8,6 @@ from daiko.device.block import (
     Atomic,
     BlockDevice,
     Buffer,
-    Capabilities,
     Done,
     PrefetchDone,
     ReadDone,
@@ -29,11 +28,6 @@ class Layer(BlockDevice):
         self.block_size = below.block_size
         self.blocks = below.blocks
         self.capabilities = below.capabilities
-
-    def grow(self, capabilities: Capabilities) -> None:
-        """The device below has more blocks now, and perhaps other capabilities."""
-        self.capabilities = capabilities
-        self.blocks = self.below.blocks
 
     def read(self, lba: int, blocks: int, done: ReadDone) -> None:
         self.below.read(lba, blocks, done)
