@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,14 @@ SIZE = BLOCKS * 512
 REGION = 64 << 10
 
 
-async def _start(store: SqliteStore, folder: Path, **settings: object) -> System:
+async def _start(store: SqliteStore, folder: Path) -> System:
     system = await System.start(store, kept_in=folder)
-    system.pairs._settings = PairSettings(settle_seconds=0.01, **settings)  # type: ignore[arg-type]
+    _use(system, PairSettings(settle_seconds=0.01))
     return system
+
+
+def _use(system: System, settings: PairSettings) -> None:
+    system.pairs._workshop = replace(system.pairs._workshop, settings=settings)
 
 
 @pytest.fixture
@@ -231,7 +236,7 @@ async def test_a_bitmap_that_is_gone_makes_everything_differ(
 async def test_rounds_are_jobs_and_say_who_moved_what(
     store: SqliteStore, tmp_path: Path, system: System
 ) -> None:
-    system.pairs._settings = PairSettings(settle_seconds=0.01, catch_up_bytes=REGION)
+    _use(system, PairSettings(settle_seconds=0.01, catch_up_bytes=REGION))
     await _pair(system)
     (job,) = store.list(JobRecord)
     assert (job.type, job.asked_by, job.source, job.destination) == (
@@ -315,3 +320,19 @@ async def test_the_fence_is_kept(system: System) -> None:
     record = system.store.get(PairRecord, "p")
     assert record is not None
     assert record.fence is Fence.DATA
+
+
+@pytest.mark.parametrize("catch_up", [0, SIZE])
+async def test_a_pace_holds_back_both_ways_of_copying_and_can_be_taken_back(
+    system: System, tmp_path: Path, catch_up: int
+) -> None:
+    _use(system, PairSettings(settle_seconds=0.01, catch_up_bytes=catch_up))
+    await pairs.create(system, "p", "alpha", "beta", confirmed=True, pace="1KiB/s")
+    (status,) = await pairs.wait(system, "p", [PairState.PAIRED], 0)
+    assert status.record.state is PairState.COPYING  # it would take half an hour
+    with pytest.raises(Invalid, match="quick"):
+        await pairs.set_pace(system, "p", "quick")
+    (status,) = await pairs.set_pace(system, "p", "full")
+    assert status.record.pace == "full"
+    await _reached(system, "p", PairState.PAIRED)
+    assert _bytes(tmp_path, "alpha") == _bytes(tmp_path, "beta")

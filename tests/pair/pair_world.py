@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from daiko.backend.worker import Finished, Work, Workers
+from daiko.copy_manager.pace import Pace
 from daiko.device.block import BlockDevice, Buffer, Capabilities, Done, Level, ReadDone
 from daiko.device.error import DeviceError, Unreachable
 from daiko.mapping.range_set import RangeSet
 from daiko.pair.pairs import Pairs
 from daiko.pair.settings import PairSettings
-from daiko.pair.surroundings import RoundFailed
+from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.pair.write_path import PairedDevice
 from daiko.state.record import PairRecord
 from daiko.state.store import Store
@@ -194,9 +195,8 @@ class World:
         self.pairs = Pairs(
             cast("Store", KillingStore(self)),
             self.volumes.__getitem__,
-            DirectCopies(self),
+            Workshop(DirectCopies(self), lambda place, times: lambda: None, QUICK),
             self.folder,
-            settings=QUICK,
             workers=cast("Workers", InlineWorkers()),
             clock=lambda: 1.0,
         )
@@ -360,8 +360,16 @@ class DirectCopies:
     def job_of(self, pair: str) -> int | None:
         return None
 
+    async def set_pace(self, pair: str, pace: Pace) -> None:
+        pass
+
     async def copy(
-        self, pair: str, source: str, destination: str, ranges: Sequence[tuple[int, int]]
+        self,
+        pair: str,
+        source: str,
+        destination: str,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         here, there = self._world.disks[source], self._world.disks[destination]
         generation = there.generation

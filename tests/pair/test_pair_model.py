@@ -175,11 +175,17 @@ class PairMachine(RuleBasedStateMachine):
     def ask(self, verb: Verb) -> None:
         assert self.world.pairs is not None
         before = self.world.records["p"]
+        settler = self.world.pairs.pair("p")._settler
+        is_sound = settler._now() == settler._generations and not any(
+            disk.is_down for disk in self.world.disks.values()
+        )
         try:
             self.world.run(self.world.pairs.verb("p", verb))
         except VerbRefused:
             return
         after = self.world.records["p"]
+        if verb is Verb.SPLIT and before.state is PairState.PAIRED and is_sound:
+            assert not after.mixture, "a split of what was the same is no mixture"
         if before.mixture and not after.mixture:
             self._take(before.mixture, self.source)  # it had become equal before the verb's turn
         if before.state is PairState.PAIRED and after.primary != before.primary:

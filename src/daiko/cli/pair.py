@@ -75,6 +75,7 @@ def create(
             "--granularity", metavar="SIZE", help="Of the differential bitmap: 4KiB to 1MiB."
         ),
     ] = "64KiB",
+    pace: option.Pace = "",
     yes: Yes = False,
     json: option.Json = False,
 ) -> None:
@@ -93,6 +94,7 @@ def create(
             "group": group,
             "fence": fence,
             "granularity": option.size(granularity),
+            **option.pace(pace),
             "confirmed": True,
         },
     )
@@ -165,6 +167,24 @@ def resync(
 def swap(context: typer.Context, name: Name, json: option.Json = False) -> None:
     """Let hosts use the other side."""
     _do(context, name, "swap", {}, json)
+
+
+@app.command("pace")
+def pace(
+    context: typer.Context,
+    name: Name,
+    pace: Annotated[
+        str, typer.Argument(metavar="PACE", help="full, 50MiB/s, latency:5ms, or both by a comma.")
+    ],
+    json: option.Json = False,
+) -> None:
+    """Copy at another pace from now on."""
+    found = client.of(context).patch("pairs", name, body={"pace": pace})
+    if json:
+        render.as_json(found)
+    else:
+        for pair in found:
+            render.said(f"{pair['name']} copies at pace {pair['pace']} now")
 
 
 @app.command("rm")
@@ -270,6 +290,11 @@ def _differs(pair: dict[str, Any]) -> int:
     return int(max(pair["differs"], pair["left"]))
 
 
+def _held_back(pair: dict[str, Any]) -> str:
+    by = {"rate": "its rate", "hosts": "the latency of hosts"}.get(pair["limited_by"] or "")
+    return f", held back by {by}" if by else ""
+
+
 def _show(pair: dict[str, Any]) -> None:
     render.out.print(f"[bold]pair {pair['name']}[/bold]: {pair['primary']} to {pair['secondary']}")
     differs = _differs(pair)
@@ -288,6 +313,7 @@ def _show(pair: dict[str, Any]) -> None:
                 f"{pair['mixture']}, until copying to it has ended" if pair["mixture"] else "",
             ),
             ("job", f"{pair['job']}" if pair["job"] else ""),
+            ("pace", pair["pace"] + _held_back(pair)),
             ("fence", pair["fence"]),
             ("regions", render.size(pair["granularity"])),
             ("since", render.moment(pair["changed"])),

@@ -10,6 +10,7 @@ from daiko.command_control.plan import Function
 from daiko.control.publication import PublishedVolume, WrittenThrough
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.error import CopyRefused, JobNotRunning
+from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.request import PAIR, CopyRange, CopyRequest
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
@@ -84,8 +85,20 @@ class PairCopies:
         """The number of the job that copies for a pair now."""
         return self._jobs.get(pair)
 
+    async def set_pace(self, pair: str, pace: Pace) -> None:
+        """As `surroundings.Copies.set_pace`."""
+        job = self._jobs.get(pair)
+        if job is not None:
+            with suppress(JobNotRunning):
+                await self._copy_manager.set_pace(job, pace)
+
     async def copy(
-        self, pair: str, source: str, destination: str, ranges: Sequence[tuple[int, int]]
+        self,
+        pair: str,
+        source: str,
+        destination: str,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         """As `surroundings.Copies.copy`."""
         manager = self._copy_manager
@@ -96,6 +109,7 @@ class PairCopies:
             destination=destination,
             ranges=tuple(CopyRange(first, blocks, first) for first, blocks in ranges),
             asked_by=OF_PAIR + pair,
+            pace=pace,
         )
         try:
             record = await manager.submit(request)

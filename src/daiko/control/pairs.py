@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from daiko.control import names, volumes
+from daiko.control import jobs, names, volumes
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.copy_manager.request import places_of
 from daiko.pair.error import NoSuchPair, VerbRefused
@@ -66,6 +66,7 @@ async def create(
     group: str = "",
     fence: Fence = Fence.NEVER,
     granularity: int = DEFAULT_GRANULARITY,
+    pace: str = "full",
     confirmed: bool = False,
 ) -> PairStatus:
     """Make a pair and begin to copy all of the primary. Raises NotFound, Invalid, Conflict: a name
@@ -75,6 +76,7 @@ async def create(
     if group:
         names.name(group, "group")
     _check_granularity(granularity)
+    wanted = jobs.pace(pace)
     async with system.changing:
         first, second = names.volume_of(system, primary), names.volume_of(system, secondary)
         _check_volumes(system, first, second)
@@ -91,6 +93,7 @@ async def create(
             group=group,
             fence=fence,
             granularity=granularity,
+            pace=str(wanted),
             mixture=secondary,
             created=now,
             changed=now,
@@ -123,6 +126,17 @@ async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) 
     with suppress(NoSuchPair):
         left = [pair.status for pair in system.pairs.named(name)]
     return Done(tuple(pair.name for pair in done), tuple(left))
+
+
+async def set_pace(system: System, name: str, pace: str) -> list[PairStatus]:
+    """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound,
+    Invalid."""
+    wanted = jobs.pace(pace)
+    try:
+        await system.pairs.set_pace(name, str(wanted))
+        return [pair.status for pair in system.pairs.named(name)]
+    except NoSuchPair as missing:
+        raise _missing(missing) from None
 
 
 def effects(system: System, name: str, verb: Verb) -> list[Effect]:

@@ -32,6 +32,8 @@ from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
 from daiko.pair.pairs import Pairs
+from daiko.pair.settings import PairSettings
+from daiko.pair.surroundings import Workshop
 from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
@@ -78,7 +80,11 @@ class System:
         self.pairs = Pairs(
             store,
             self._paired_volume,
-            PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table),
+            Workshop(
+                PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table),
+                self.devices.time_commands,
+                PairSettings(),
+            ),
             None if kept_in is None else kept_in / BITMAPS,
         )
         self._target = Target(record.iqn, self.access)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from daiko.copy_manager.pacer import Pacer
 from daiko.device.error import DeviceError
 from daiko.mapping.range_set import RangeSet
 from daiko.mapping.region_bitmap import RegionBitmap
-from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side, landed
-from daiko.pair.surroundings import Copies, RoundFailed
+from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.pair.write_path import Way
 
 
@@ -46,13 +46,18 @@ class Settler:
             return not lead.layer.stale.set_regions
         before, self._generations = self._generations, self._now()
         recent, flight = lead.layer.begin_settling()
-        proved = False
         try:
             await landed(flight)
             await asyncio.gather(lead.flush(), other.flush())
-            proved = self._now() == before
-        finally:
-            lead.layer.end_settling(recent, proved)
+        except asyncio.CancelledError:
+            # Nothing is known that was not before: the next settling has to prove it.
+            self._generations = before
+            lead.layer.give_up_settling(recent)
+            raise
+        except DeviceError:
+            lead.layer.end_settling(recent, False)
+            raise
+        lead.layer.end_settling(recent, self._now() == before)
         return not lead.layer.stale.set_regions
 
     def _now(self) -> list[tuple[int, ...]]:
@@ -67,9 +72,9 @@ class Copier:
         pair: str,
         lead: Side,
         other: Side,
-        copies: Copies,
+        workshop: Workshop,
         settler: Settler,
-        settings: PairSettings,
+        pacer: Pacer,
         go: Callable[[Way], None],
     ) -> None:
         """`go` lets hosts' changes take a way: COPY in a round, MIRROR from catching up on."""
@@ -77,9 +82,10 @@ class Copier:
         self.other = other
         self._go = go
         self._pair = pair
-        self._copies = copies
+        self._copies = workshop.copies
         self._settler = settler
-        self._settings = settings
+        self._settings = workshop.settings
+        self._pacer = pacer
         self._taken: RegionBitmap | None = None
 
     @property
@@ -131,7 +137,9 @@ class Copier:
         self._go(Way.COPY)
         self._taken, flight = layer.begin_round()
         ranges = list(self._taken.ranges())
-        confirmed = self._copies.copy(self._pair, volume.name, self.other.volume.name, ranges)
+        confirmed = self._copies.copy(
+            self._pair, volume.name, self.other.volume.name, ranges, self._pacer.pace
+        )
         try:
             await landed(flight)
             async for blocks in confirmed:
@@ -161,11 +169,13 @@ class Copier:
     async def _catch_up(self) -> None:
         """Copy every region that is stale now, several at a time. Raises the first DeviceError."""
         stale = self.lead.layer.stale
-        most = max(1, (self._settings.copy_bytes // self.lead.volume.block_size) >> stale.shift)
+        size = self.lead.volume.block_size << stale.shift
+        most = max(1, self._settings.copy_bytes // size)
         under_way: set[asyncio.Future[None]] = set()
         try:
             for first, regions in list(stale.copy().runs()):
                 for at in range(first, first + regions, most):
+                    await self._pacer.wait(size * min(most, first + regions - at))
                     if len(under_way) == self._settings.copies_in_flight:
                         under_way = await _one_ended(under_way)
                     under_way.add(self._copy(at, min(at + most, first + regions) - 1))

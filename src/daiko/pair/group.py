@@ -93,6 +93,16 @@ class Group:
             self._tell()
             return concerned
 
+    async def set_pace(self, names: Sequence[str], pace: str) -> None:
+        """Let these pairs copy at another pace. Raises StoreError."""
+        async with self._lock:
+            records = {
+                name: self.pairs[name].record.model_copy(update={"pace": pace}) for name in names
+            }
+            await self._keep(records.values(), ())
+            for name, record in records.items():
+                await self.pairs[name].use_pace(record)
+
     async def happened(self, pair: LivePair, event: PairEvent, why: str) -> None:
         """Something happened to a pair: the states that follow are in the store when this
         returns, however often that has to be tried."""

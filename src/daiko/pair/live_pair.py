@@ -14,12 +14,14 @@ from typing import Any
 
 import structlog
 
+from daiko.copy_manager.governor import LOOK_SECONDS, Governor
+from daiko.copy_manager.pace import Pace
+from daiko.copy_manager.pacer import Limit, Pacer
 from daiko.device.error import DeviceError, Unreachable
 from daiko.pair.copier import Copier, CopierFailed, Settler
-from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side
 from daiko.pair.state import COPIES, USES, PairEvent, moved
-from daiko.pair.surroundings import Copies
+from daiko.pair.surroundings import Workshop
 from daiko.pair.write_path import Loss, Way
 from daiko.state.record import Fence, PairRecord, PairState
 
@@ -43,6 +45,8 @@ class PairStatus:
     """Of these: in regions that hosts wrote to on the secondary."""
     job: int | None
     """The job that copies for it now."""
+    limited_by: Limit | None
+    """What of the pace holds its own copying back now."""
     notes: tuple[str, ...]
     """What an administrator should know: a bitmap that was lost, say."""
 
@@ -54,14 +58,13 @@ class LivePair:
         self,
         record: PairRecord,
         open_side: Callable[[PairRecord, str, Callable[[Loss], None]], Side],
-        copies: Copies,
-        settings: PairSettings,
+        workshop: Workshop,
         happened: Happened,
     ) -> None:
         """`open_side(record, volume, lost)` opens a side. Raises OSError, LookupError."""
         self.record = record
-        self._copies = copies
-        self._settings = settings
+        self._workshop = workshop
+        self.pacer = Pacer(Pace.parse(record.pace))
         self._happened = happened
         self._sides = {
             volume: open_side(record, volume, self._lost)
@@ -131,7 +134,8 @@ class LivePair:
             left=0 if self._copier is None else self._copier.left_bytes,
             differs=0 if paired else both.changed_blocks * size,
             written_to_secondary=self.secondary.marked_bytes,
-            job=self._copies.job_of(self.name),
+            job=self._workshop.copies.job_of(self.name),
+            limited_by=None if self._copier is None else self.pacer.limited_by,
             notes=tuple(
                 f"bitmap of {side.volume.name}: {side.note}" for side in self.sides if side.note
             ),
@@ -166,9 +170,9 @@ class LivePair:
                 self.name,
                 self.lead,
                 self.other,
-                self._copies,
+                self._workshop,
                 self._settler,
-                self._settings,
+                self.pacer,
                 self._go,
             )
             self._work = asyncio.create_task(self._copy(self._copier), name=f"pair {self.name}")
@@ -227,7 +231,26 @@ class LivePair:
 
     # --- what works for it ----------------------------------------------------------------------
 
+    async def use_pace(self, record: PairRecord) -> None:
+        """Copy at the pace that the record says, which is in the store, from now on."""
+        self.record = record
+        pace = Pace.parse(record.pace)
+        self.pacer.use(pace)
+        await self._workshop.copies.set_pace(self.name, pace)
+
+    async def _govern(self) -> None:
+        """Keep to the latency of hosts that the pace may ask for."""
+        places = [side.volume.name for side in self.sides]
+        governor = Governor(self.pacer, self._workshop.measure, places)
+        try:
+            while True:
+                governor.look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            governor.end()
+
     async def _copy(self, copier: Copier) -> None:
+        governing = asyncio.create_task(self._govern(), name=f"pace of pair {self.name}")
         try:
             await copier.run()
         except CopierFailed as failure:
@@ -240,12 +263,14 @@ class LivePair:
             )
         else:
             await self._happened(self, PairEvent.EQUAL, "")
+        finally:
+            governing.cancel()
 
     async def _stay_equal(self) -> None:
         reason = "a connection was lost before a flush over it"
         is_equal = True
         while is_equal:
-            await asyncio.sleep(self._settings.settle_seconds)
+            await asyncio.sleep(self._workshop.settings.settle_seconds)
             try:
                 is_equal = await self._settler.settle(self.lead, self.other)
             except DeviceError as error:

@@ -13,10 +13,9 @@ from daiko.backend.worker import Workers
 from daiko.pair.error import NoSuchPair
 from daiko.pair.group import Group
 from daiko.pair.live_pair import LivePair
-from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side, bitmap_identity
 from daiko.pair.state import COPIES, Answer, Verb, asked, carried_out, moved
-from daiko.pair.surroundings import Copies, PairVolume
+from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
 from daiko.state.record import PairRecord, PairState
 from daiko.state.store import Store
@@ -47,10 +46,9 @@ class Pairs:
         self,
         store: Store,
         volume: Callable[[str], PairVolume],
-        copies: Copies,
+        workshop: Workshop,
         folder: Path | None,
         *,
-        settings: PairSettings | None = None,
         workers: Workers | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -58,9 +56,8 @@ class Pairs:
         process, as the store does."""
         self._store = store
         self._volume = volume
-        self._copies = copies
+        self._workshop = workshop
         self._folder = folder
-        self._settings = settings or PairSettings()
         self._workers = workers or Workers(2, name="bitmap")
         self._clock = clock
         self._groups: dict[tuple[str, str], Group] = {}
@@ -156,14 +153,20 @@ class Pairs:
                 del self._groups[key]
         return done
 
+    async def set_pace(self, name: str, pace: str) -> None:
+        """Let a pair, or those of a group, copy at another pace, as `copy_manager/pace.py` reads
+        it. Raises NoSuchPair, StoreError."""
+        pairs = self.named(name)
+        await self._group_of(pairs[0]).set_pace([pair.name for pair in pairs], pace)
+
     # --- inside ---------------------------------------------------------------------------------
 
     def _make(self, record: PairRecord) -> LivePair:
         key = ("group", record.group) if record.group else ("pair", record.name)
         group = self._groups.get(key)
         if group is None:
-            group = Group(self._keep, self._clock, self._settings)
-        pair = LivePair(record, self._open_side, self._copies, self._settings, group.happened)
+            group = Group(self._keep, self._clock, self._workshop.settings)
+        pair = LivePair(record, self._open_side, self._workshop, group.happened)
         self._groups[key] = group
         group.pairs[record.name] = pair
         pair.install()

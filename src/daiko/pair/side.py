@@ -105,7 +105,8 @@ class Side:
 
     async def drained(self) -> None:
         """Wait until every request that was sent so far has come back."""
-        await landed(self.layer.begin_flight())
+        for flight in self.layer.under_way:
+            await landed(flight)
 
     async def take_over(self, other: Side) -> None:
         """Mark here what is marked at the other side, and there no more. Raises OSError."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from daiko.copy_manager.governor import Measure
+from daiko.copy_manager.pace import Pace
 from daiko.device.block import BlockDevice
 from daiko.mapping.range_set import RangeSet
+from daiko.pair.settings import PairSettings
 from daiko.pair.write_path import PairedDevice
 
 
@@ -53,6 +57,16 @@ class PairVolume(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all pairs work with."""
+
+    copies: Copies
+    measure: Measure
+    """Times the commands of hosts to a volume."""
+    settings: PairSettings
+
+
 class RoundFailed(Exception):
     """A round of copying ended before all was copied; what was yielded before is confirmed."""
 
@@ -61,12 +75,21 @@ class Copies(Protocol):
     """Copies by the copy manager: planned, handed over where they can be."""
 
     def copy(
-        self, pair: str, source: str, destination: str, ranges: Sequence[tuple[int, int]]
+        self,
+        pair: str,
+        source: str,
+        destination: str,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         """Copy these runs of blocks (first, blocks) from one volume to the same place of another.
         Yields, each time that more is on the destination's stable storage, all blocks that are;
         at the end all of them. Ends early, with nothing in flight, when it is closed. Raises
         RoundFailed."""
+        ...
+
+    async def set_pace(self, pair: str, pace: Pace) -> None:
+        """Let the job that copies for a pair now, if any, go at another pace."""
         ...
 
     def job_of(self, pair: str) -> int | None:

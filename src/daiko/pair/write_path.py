@@ -139,6 +139,7 @@ class PairedDevice(Overlay):
         self._lost = lost
         self._shift: int = bitmap.regions.shift
         self._flight = Flight()
+        self._older: list[Flight] = []
         self._recent: set[int] = set()
         """Regions mirrored or copied since `settle` began last."""
         self._held: deque[Callable[[], None]] = deque()
@@ -302,7 +303,13 @@ class PairedDevice(Overlay):
     def begin_flight(self) -> Flight:
         """Requests from now on are another flight; returns the one with those before."""
         before, self._flight = self._flight, Flight()
+        self._older = [flight for flight in (*self._older, before) if flight.requests]
         return before
+
+    @property
+    def under_way(self) -> tuple[Flight, ...]:
+        """All flights with requests that have not come back; they may have landed since."""
+        return (*self._older, self._flight)
 
     def begin_round(self) -> tuple[RegionBitmap, Flight]:
         """Take what is stale now, to copy it: what is written from now on is stale again. It may
@@ -353,6 +360,10 @@ class PairedDevice(Overlay):
         """The regions that may be proved once the flight has landed and both sides are flushed."""
         recent, self._recent = self._recent, set()
         return recent, self.begin_flight()
+
+    def give_up_settling(self, regions: set[int]) -> None:
+        """They have still to be proved."""
+        self._recent |= regions
 
     def end_settling(self, regions: set[int], proved: bool) -> None:
         """They are proved, but for those written to again; or (the connection to a side was lost in

@@ -390,6 +390,8 @@ class PairRecord(Record):
     fence: Fence = Fence.NEVER
     granularity: int = 64 << 10
     """Bytes a region of the differential bitmap."""
+    pace: str = "full"
+    """Of its copying, as `copy_manager/pace.py` reads it."""
     reason: str = ""
     """Why it is split by error, or what it waits for."""
     mixture: str = ""

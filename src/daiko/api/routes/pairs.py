@@ -7,7 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.pair import AskPair, CreatePair, DoneView, EffectView, PairView, ResyncPair
+from daiko.api.schema.pair import (
+    AskPair,
+    CreatePair,
+    DoneView,
+    EffectView,
+    PacePair,
+    PairView,
+    ResyncPair,
+)
 from daiko.control import pairs
 from daiko.pair.state import Verb
 from daiko.state.record import PairState
@@ -36,6 +44,7 @@ async def create(system: Running, body: CreatePair) -> PairView:
             group=body.group,
             fence=body.fence,
             granularity=body.granularity,
+            pace=body.pace,
             confirmed=body.confirmed,
         )
     )
@@ -45,6 +54,12 @@ async def create(system: Running, body: CreatePair) -> PairView:
 async def show(system: Running, name: str) -> PairView:
     """One pair."""
     return PairView.of(pairs.show(system, name))
+
+
+@router.patch("/pairs/{name}", operation_id="changePair")
+async def change(system: Running, name: str, body: PacePair) -> list[PairView]:
+    """Let a pair copy at another pace, from now on."""
+    return [PairView.of(status) for status in await pairs.set_pace(system, name, body.pace)]
 
 
 @router.get("/pairs/{name}/effects", operation_id="showPairEffects")

@@ -6,7 +6,9 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
+from daiko.api.schema.job import PACE
 from daiko.control.pairs import DEFAULT_GRANULARITY, Done
+from daiko.copy_manager.pacer import Limit
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.pairs import Effect
 from daiko.pair.state import Answer
@@ -41,6 +43,10 @@ class PairView(BaseModel):
     )
     percent: float = Field(description="Of all bytes, the same on both sides, 0 to 100")
     job: int | None = Field(description="The job that copies for it now")
+    pace: str = Field(description="Of its copying")
+    limited_by: Limit | None = Field(
+        description="What of the pace holds back its copying beside jobs; null = nothing of it"
+    )
     notes: list[str] = Field(
         description="What should be known besides: a bitmap that was lost, say"
     )
@@ -58,6 +64,7 @@ class PairView(BaseModel):
             written_to_secondary=status.written_to_secondary,
             percent=round(100 * (1 - differs / status.size), 1),
             job=status.job,
+            limited_by=status.limited_by,
             notes=list(status.notes),
         )
 
@@ -102,7 +109,14 @@ class CreatePair(BaseModel, extra="forbid"):
         default=DEFAULT_GRANULARITY,
         description="Bytes a region of the differential bitmap: a power of two, 4 KiB to 1 MiB",
     )
+    pace: str = Field(default="full", description=PACE)
     confirmed: bool = _CONFIRMED
+
+
+class PacePair(BaseModel, extra="forbid"):
+    """Another pace."""
+
+    pace: str = Field(description=PACE, examples=["50MiB/s,latency:5ms"])
 
 
 class AskPair(BaseModel, extra="forbid"):
