@@ -23,6 +23,7 @@ BENCHMARKS = (
     "idle_sessions",
     "copies",
     "storage_daemon",
+    "pairs",
     "many_volumes",
     "isolation",
 )

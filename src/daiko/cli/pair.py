@@ -75,6 +75,13 @@ def create(
             "--granularity", metavar="SIZE", help="Of the differential bitmap: 4KiB to 1MiB."
         ),
     ] = "64KiB",
+    power_safe: Annotated[
+        bool,
+        typer.Option(
+            "--power-safe/--process-safe",
+            help="After a power cut 1 GiB more is copied at most, or everything.",
+        ),
+    ] = True,
     pace: option.Pace = "",
     yes: Yes = False,
     json: option.Json = False,
@@ -94,6 +101,7 @@ def create(
             "group": group,
             "fence": fence,
             "granularity": option.size(granularity),
+            "power_safe": power_safe,
             **option.pace(pace),
             "confirmed": True,
         },
@@ -315,7 +323,11 @@ def _show(pair: dict[str, Any]) -> None:
             ("job", f"{pair['job']}" if pair["job"] else ""),
             ("pace", pair["pace"] + _held_back(pair)),
             ("fence", pair["fence"]),
-            ("regions", render.size(pair["granularity"])),
+            (
+                "bitmap",
+                f"regions of {render.size(pair['granularity'])}, outlives "
+                + ("a power cut" if pair["power_safe"] else "the process"),
+            ),
             ("since", render.moment(pair["changed"])),
             *(("note", note) for note in pair["notes"]),
         ]

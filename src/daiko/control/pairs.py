@@ -66,6 +66,7 @@ async def create(
     group: str = "",
     fence: Fence = Fence.NEVER,
     granularity: int = DEFAULT_GRANULARITY,
+    power_safe: bool = True,
     pace: str = "full",
     confirmed: bool = False,
 ) -> PairStatus:
@@ -93,6 +94,7 @@ async def create(
             group=group,
             fence=fence,
             granularity=granularity,
+            power_safe=power_safe,
             pace=str(wanted),
             mixture=secondary,
             created=now,

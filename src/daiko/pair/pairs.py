@@ -191,6 +191,7 @@ class Pairs:
             path,
             identity=bitmap_identity(record.name, record.created, volume.naa),
             granularity=record.granularity,
+            power_safe=record.power_safe,
             is_new=record.name in self._new,
             workers=self._workers,
             lost=lost,

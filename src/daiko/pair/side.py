@@ -52,6 +52,7 @@ class Side:
         *,
         identity: bytes,
         granularity: int,
+        power_safe: bool,
         is_new: bool,
         workers: Workers,
         lost: Callable[[Loss], None],
@@ -64,6 +65,7 @@ class Side:
             block_size=volume.block_size,
             granularity=granularity,
             identity=identity,
+            power_safe=power_safe,
             workers=workers,
         )
         side = cls(volume, bitmap, lost)

@@ -390,6 +390,9 @@ class PairRecord(Record):
     fence: Fence = Fence.NEVER
     granularity: int = 64 << 10
     """Bytes a region of the differential bitmap."""
+    power_safe: bool = True
+    """The bitmap outlives a power cut, too, with no more than 1 GiB marked beyond what was; else
+    only the process, and a power cut marks everything."""
     pace: str = "full"
     """Of its copying, as `copy_manager/pace.py` reads it."""
     reason: str = ""

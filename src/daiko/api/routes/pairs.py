@@ -44,6 +44,7 @@ async def create(system: Running, body: CreatePair) -> PairView:
             group=body.group,
             fence=body.fence,
             granularity=body.granularity,
+            power_safe=body.power_safe,
             pace=body.pace,
             confirmed=body.confirmed,
         )

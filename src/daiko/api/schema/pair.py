@@ -32,6 +32,7 @@ class PairView(BaseModel):
     )
     fence: Fence
     granularity: int = Field(description="Bytes a region of the differential bitmap")
+    power_safe: bool = Field(description="The bitmap outlives a power cut")
     mixture: str = Field(
         description="Volume that copying to has not ended: it is neither as it was nor as the other"
     )
@@ -108,6 +109,11 @@ class CreatePair(BaseModel, extra="forbid"):
     granularity: int = Field(
         default=DEFAULT_GRANULARITY,
         description="Bytes a region of the differential bitmap: a power of two, 4 KiB to 1 MiB",
+    )
+    power_safe: bool = Field(
+        default=True,
+        description="Keep the bitmap over a power cut, with at most 1 GiB marked beyond what was; "
+        "else a power cut marks everything",
     )
     pace: str = Field(default="full", description=PACE)
     confirmed: bool = _CONFIRMED

@@ -6,10 +6,13 @@ Whoever puts it there keeps the stack right: when the device below is exchanged 
 
 from __future__ import annotations
 
+from mypy_extensions import mypyc_attr
+
 from daiko.device.block import Capabilities
 from daiko.device.layer.layer import Layer
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Overlay(Layer):
     """Passes on what a `Layer` does."""
 
