@@ -147,6 +147,8 @@ class CscdResolution:
     def _own(self, unit: LogicalUnit | None, byte: int, segment: int) -> Resolved:
         if unit is None:
             raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
+        if unit.site is not None:  # A management unit has no blocks to copy.
+            raise CheckCondition(incorrect_copy_target_device_type(segment, cscd_byte=byte))
         return _of_unit(unit, byte)
 
     # --- targets named by alias or address ------------------------------------------------------
