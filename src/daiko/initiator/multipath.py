@@ -125,6 +125,9 @@ class Multipath:
         """Of the session; None while there is none."""
         self.generation = 0
         self.last_error = ""
+        self.last_refusal: RemoteProtocolError | None = None
+        """What was wrong with the last login, where no portal was merely silent; None = that is
+        not so, or there is a session."""
         self._watcher = watcher
         self._waiting: list[Command] = []
         self._pausing: set[Command] = set()
@@ -334,6 +337,8 @@ class Multipath:
     async def _round(self) -> None:
         """Each portal once. Raises Unreachable."""
         words = []
+        refusal: RemoteProtocolError | None = None
+        is_silent = False
         for portal in self._choice.order(self._next_portal % len(self.portals)):
             if self._not_before.get(portal, 0.0) > asyncio.get_running_loop().time():
                 words.append(f"{portal}: it asked to be left alone for a moment")
@@ -343,10 +348,15 @@ class Multipath:
                 await self._log_in(portal)
             except (DeviceError, RemoteProtocolError) as error:
                 words.append(f"{portal}: {error}")
+                if isinstance(error, RemoteProtocolError):
+                    refusal = error
+                else:
+                    is_silent = True
             else:
                 self._next_portal = self.portals.index(portal)
                 return
         self.last_error = "; ".join(words)
+        self.last_refusal = None if is_silent else refusal
         raise Unreachable(f"{self.target_name}: {self.last_error}")
 
     async def _log_in(self, portal: Portal, redirected: bool = False) -> None:
@@ -391,6 +401,7 @@ class Multipath:
         self.session = session
         self.portal = portal
         self.last_error = ""
+        self.last_refusal = None
         self._is_past_grace = False
         log.info("session up", target=self.target_name, portal=str(portal))
         self._is_held = True
