@@ -36,6 +36,11 @@ def hosts(context: typer.Context, incomplete: str) -> Offered:
     return _names(context, incomplete, "hosts", "")
 
 
+def sites(context: typer.Context, incomplete: str) -> Offered:
+    """Names of sites."""
+    return _names(context, incomplete, "sites", "iqn")
+
+
 def jobs(context: typer.Context, incomplete: str) -> Offered:
     """Numbers of jobs."""
     return _numbers(context, incomplete, "jobs")

@@ -29,6 +29,7 @@ from daiko.cli import (
     option,
     portal,
     render,
+    site,
     system,
     volume,
 )
@@ -113,6 +114,7 @@ for name, noun in (
     ("volume", volume.app),
     ("host", host.app),
     ("portal", portal.app),
+    ("site", site.app),
     ("function", function.app),
     ("mapping", mapping.app),
     ("copy", copy.app),

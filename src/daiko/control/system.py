@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable, ReachCell
@@ -25,11 +26,13 @@ from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
 from daiko.control.management import check_urls
+from daiko.control.management_units import ManagementUnits
 from daiko.control.publication import Publication
+from daiko.control.site_links import SiteLinks
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
-from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
+from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -40,6 +43,7 @@ from daiko.state.record import (
     Patience,
     PortalGroupRecord,
     ReachRecord,
+    SiteRecord,
     SystemRecord,
     VolumeRecord,
 )
@@ -67,6 +71,10 @@ class System:
             intents=Intents(None if kept_in is None else kept_in / FOLDER),
         )
         self._inventory = Inventory(store, record.initiator_iqn, self._publication)
+        management_units = ManagementUnits(store, self._inventory)
+        self._publication.management_units = management_units
+        self.sites = SiteLinks(store, record.initiator_iqn, management_units.pairing)
+        """The links to other sites, and what they are offered."""
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
         self._target = Target(record.iqn, self.access)
@@ -81,7 +89,8 @@ class System:
         `listen`. `kept_in`: a folder that outlives the process, as the store does, for what is
         kept beside it; None: the store ends with the process."""
         system = cls(store, kept_in=kept_in)
-        for index in (BlocksInUse, VolumesOf, SeenBy):
+        await system._give_identity()
+        for index in (BlocksInUse, VolumesOf, SeenBy, OfferedTo):
             store.index(index)  # now, while no host waits
         await system._inventory.start()
         system._publication.third_party_copy = ThirdPartyCopyCommands(
@@ -90,6 +99,7 @@ class System:
         system._publication.start()
         chap.follow(store, system._target.authentication)
         await system.copy_manager.start()
+        system.sites.start()
         return system
 
     async def listen(self) -> None:
@@ -100,6 +110,7 @@ class System:
         """Stop in order: no new commands, jobs to a checkpoint, hosts logged out, back ends
         let go. The store stays open."""
         await self._target.stop()
+        await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()
         self._publication.stop()
@@ -171,6 +182,12 @@ class System:
         await self.store.put(wanted)
         self._follow_record(wanted)
         self.copy_manager.retention.wake()
+
+    async def _give_identity(self) -> None:
+        """A system that is new has no UUID yet."""
+        if not self.record.identity:
+            identity = uuid4().hex
+            await self.store.put(self.record.model_copy(update={"identity": identity}))
 
     def _follow_record(self, record: SystemRecord) -> None:
         self._target.ping_interval = record.ping_interval
@@ -312,6 +329,11 @@ def put_host(change: Transaction, record: HostRecord) -> None:
                 raise Conflict(
                     f"host {other.name} has the initiator {initiator}", field="initiators"
                 )
+    for site in change.list(SiteRecord):
+        if site.initiator in record.initiators:
+            raise Conflict(
+                f"site {site.name} has the initiator {site.initiator}", field="initiators"
+            )
     change.put(record)
 
 
