@@ -188,6 +188,10 @@ class SecondController:
         self.command_timeout = settings.command_timeout
         self._paths.use_settings(settings)
 
+    async def hurry(self) -> None:
+        """While the session is lost, try to log in now, and return when that was tried."""
+        await self._paths.hurry()
+
     def use_account(self, account: Account | None) -> None:
         """From the next login on."""
         self._paths.account = account

@@ -141,6 +141,9 @@ class Multipath:
         self._not_before: dict[Portal, float] = {}
         # Portals that asked to be left alone for a while, until when.
         self._is_held = False
+        self._resting: asyncio.Future[None] | None = None
+        """Between two rounds."""
+        self._round_over = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -168,6 +171,7 @@ class Multipath:
             self._reconnecting.cancel()
             await asyncio.wait([self._reconnecting])
             self._reconnecting = None
+            self._round_over.set()
         if self._moving is not None:
             self._moving.cancel()
             self._moving = None
@@ -326,13 +330,33 @@ class Multipath:
             try:
                 await self._round()
             except Unreachable:
+                self._round_over.set()
                 # Chance keeps the sessions of many controllers from coming back all at once.
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+                await self._rest(pause * random.uniform(0.75, 1.25))
                 pause = min(pause * 2, self.settings.reconnect_longest)
             else:
+                self._round_over.set()
                 if self._reconnecting is asyncio.current_task():
                     self._reconnecting = None
                 return
+
+    async def _rest(self, seconds: float) -> None:
+        """The pause between two rounds, or as much of it as nobody is in a hurry."""
+        self._resting = asyncio.ensure_future(asyncio.sleep(seconds))
+        try:
+            await asyncio.wait([self._resting])
+        finally:
+            self._resting.cancel()
+            self._resting = None
+
+    async def hurry(self) -> None:
+        """While the session is lost, try the portals now, and return when all have been tried or
+        there is a session. (A round that has begun already is the one.)"""
+        if self._reconnecting is not None:
+            self._round_over.clear()
+            if self._resting is not None:
+                self._resting.cancel()
+            await self._round_over.wait()
 
     async def _round(self) -> None:
         """Each portal once. Raises Unreachable."""
