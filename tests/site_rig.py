@@ -92,6 +92,16 @@ class Site:
             without_chap=without_chap,
         )
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until a commit to the store has made it true."""
+        committed = asyncio.Event()
+        unwatch = self.system.store.watch(lambda changes: committed.set())
+        async with asyncio.timeout(PATIENCE):
+            while not holds():
+                committed.clear()
+                await committed.wait()
+        unwatch()
+
     def link(self, other: Site) -> SiteLink:
         return self.system.sites.link(other.name)
 

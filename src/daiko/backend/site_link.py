@@ -32,7 +32,7 @@ from daiko.backend.site_session import (
 )
 from daiko.command_control.function_table import FunctionCell, FunctionTable
 from daiko.command_control.plan import Function
-from daiko.command_control.site_terms import FUNCTION_CODES, foreign, function_cell
+from daiko.command_control.site_terms import FUNCTION_CODES, foreign
 from daiko.device.error import Busy
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
@@ -240,7 +240,9 @@ class SiteLink:
             raise PeerRefused("it answers ASK FUNCTION with something else")
         if foreign(self.name, cell.controller) != device.backend:
             raise PeerRefused(f"it answers for {cell.controller}, asked about {device}")
-        return function_cell(cell)
+        cells = CellList(self.name)
+        cells.take([cell])
+        return cells.table().function(device.backend, function)
 
 
 class _Envelopes:

@@ -166,6 +166,8 @@ class SiteSession:
         self._is_open = False
         self._trying = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._came_up = asyncio.Event()
+        """The session is up, and its units were looked at."""
         self._keeper: asyncio.Task[None] | None = None
         self._watchers: list[Watcher] = []
 
@@ -209,6 +211,10 @@ class SiteSession:
         self._wake.set()
 
     def _session_changed(self, lost: str) -> None:
+        if lost:
+            self._came_up.clear()
+        else:
+            self._came_up.set()
         if lost and self.is_up:
             self._set(LinkState.DOWN, lost)
         self._wake.set()
@@ -279,8 +285,15 @@ class SiteSession:
             except DeviceError as error:
                 raise self._not_in(str(error)) from None
             self._is_open = True
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._controller.hurry()
+                if not self._controller.is_connected and not self._controller.last_error:
+                    await self._came_up.wait()
+        except TimeoutError:
+            raise _down(f"it did not say within {OPEN_SECONDS:g} s what it has") from None
         if not self._controller.is_connected:
-            raise self._not_in(self._controller.last_error or "the session is being looked at")
+            raise self._not_in(self._controller.last_error)
 
     def _not_in(self, words: str) -> _Fault:
         """There is no session: because nobody answers, or because we are not let in."""
