@@ -71,8 +71,8 @@ async def add(
     Invalid, Conflict (a name is taken), Unavailable (without an IQN, when it does not answer).
     """
     names.name(name)
-    own = None if login is None else chap.record_of(chap.site(name), login)
-    theirs = None if peer is None else chap.record_of(chap.peer(name), peer)
+    own = _credentials(chap.site(name), login, "chap")
+    theirs = _credentials(chap.peer(name), peer, "peer_chap")
     _refuse_no_chap(own, theirs, without_chap=without_chap)
     async with system.changing:
         if system.store.get(SiteRecord, name) is not None:
@@ -126,8 +126,8 @@ async def change(
     """Give a site other portals, another initiator name or other CHAP users; what is not given
     stays. With `without_chap` the CHAP users that are not given are taken away. Sessions go on; it
     holds for the next login. Raises NotFound, Invalid, Conflict."""
-    own = None if login is None else chap.record_of(chap.site(name), login)
-    theirs = None if peer is None else chap.record_of(chap.peer(name), peer)
+    own = _credentials(chap.site(name), login, "chap")
+    theirs = _credentials(chap.peer(name), peer, "peer_chap")
     async with system.changing:
         record = names.site_of(system, name)
         async with system.store.transaction() as change:
@@ -214,6 +214,16 @@ def delete(change: Transaction, name: str) -> None:
     change.delete(SiteRecord, name)
     change.delete(CredentialRecord, chap.site(name))
     change.delete(CredentialRecord, chap.peer(name))
+
+
+def _credentials(owner: str, given: Chap | None, field: str) -> CredentialRecord | None:
+    """What is stored of a CHAP user; a fault is one of this field. Raises Invalid."""
+    if given is None:
+        return None
+    try:
+        return chap.record_of(owner, given)
+    except Invalid as error:
+        raise Invalid(error.message, error.next_step, field=f"{field}.{error.field}") from None
 
 
 def _refuse_no_chap(
