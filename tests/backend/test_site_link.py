@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from daiko.backend import site_session
+from daiko.backend import site_link, site_session
 from daiko.backend.site_link import SiteLink
 from daiko.backend.site_session import (
     LinkState,
@@ -378,14 +378,42 @@ async def test_pages_that_cannot_be_end_and_become_the_state_of_the_link(
         assert link.status.state is LinkState.REFUSED
 
 
-async def test_version_that_changes_between_pages_is_incompatible(rig: Rig) -> None:
+async def test_version_that_changes_within_a_session_is_refused(rig: Rig) -> None:
     async with up(rig) as link:
         rig.peer.answer = lambda action, start: replace(
             Page.of(action, [VOLUME]), version=(3, 0)
         ).pack()
         with pytest.raises(SiteUnavailable, match=r"version 3\.0"):
             await link.volumes()
-        assert link.status.state is LinkState.INCOMPATIBLE
+        assert link.status.state is LinkState.REFUSED
+
+
+async def test_peer_that_is_busy_for_ever_is_down_and_tried_again(rig: Rig) -> None:
+    rig.peer.refusals[SiteIn.GREET] = sense.Sense(sense.SenseKey.UNIT_ATTENTION, 0x2A, 0x01)
+    link = rig.link()
+    await reaches(link, LinkState.DOWN)
+    del rig.peer.refusals[SiteIn.GREET]
+    await reaches(link, LinkState.UP)
+
+
+async def test_words_of_the_peer_are_shown_as_text_and_nothing_else(rig: Rig) -> None:
+    rig.peer.inquiry = replace(UNIT, vendor="A\x1b[2J")
+    status = await reaches(rig.link(), LinkState.REFUSED, "LUN 0 is A [2J")
+    assert status.detail.isprintable()
+
+
+async def test_envelopes_of_a_peer_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_link, "MOST_ENVELOPE_BYTES", 100)
+    async with up(rig) as link:
+        rig.peer.values[SiteIn.PAIR_IN] = [Envelope(1, 1, bytes(60))]
+        assert len(await link.pair_answers(0)) == 1
+        rig.peer.values[SiteIn.PAIR_IN] *= 2
+        with pytest.raises(SiteUnavailable, match="more than 100 bytes"):
+            await link.pair_answers(0)
+        rig.peer.values[SiteIn.PAIR_IN] = [VOLUME]
+        assert (await link.probe()).state is LinkState.UP
+        with pytest.raises(SiteUnavailable, match="something else"):
+            await link.pair_answers(0)
 
 
 async def test_new_session_is_a_new_chance(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from daiko.backend import site_reading, site_session
+from daiko.backend import site_link, site_reading, site_session
 from daiko.command_control.site_terms import FUNCTION_CODES, MODE_CODES
 from daiko.scsi import site, site_parameters, site_values
 from daiko.scsi.layout import Layout
@@ -101,6 +101,9 @@ def test_bounds_are_those_of_the_code() -> None:
     for words in (
         f"at most {site_parameters.LONGEST_PAGE >> 20} MiB and lies whole",
         f"at most {site_reading.MOST_VOLUMES:,} descriptors",
+        f"FUNCTION TABLE has at most {site_reading.MOST_CELLS:,}, PAIR IN at most "
+        f"{site_link.MOST_ENVELOPES:,} of {site_link.MOST_ENVELOPE_BYTES >> 20} MiB",
+        f"IPv6 in brackets, at most {site_values.MOST_NAMES}.",
         f"at most {site_reading.MOST_DEVICES:,} devices and {site_reading.MOST_EXTENTS:,} extents",
         f"An exchange has {site_session.EXCHANGE_SECONDS:g} seconds",
         f"together {site_session.READING_SECONDS:g}",

@@ -152,6 +152,10 @@ def test_golden_page_says_what_it_was_made_from(name: str, expected: list[PeerVa
         pytest.param(replace(OWN, portals=("a:1",)), "belong together", id="nothing somewhere"),
         pytest.param(replace(DEVICE, designators=(NAA,)), "that is none", id="designator"),
         pytest.param(replace(DEVICE, designators=(b"",)), "that is none", id="no designator"),
+        pytest.param(replace(DEVICE, portals=("a:1",) * 33), "more than 32 names", id="portals"),
+        pytest.param(
+            replace(DEVICE, designators=(DESIGNATOR,) * 33), "more than 32 names", id="designators"
+        ),
         pytest.param(EXTENT._replace(blocks=0), "0 blocks", id="empty extent"),
         pytest.param(EXTENT._replace(lba=2**63), "extent", id="extent outside everything"),
         pytest.param(EXTENT._replace(device_lba=2**63), "extent", id="outside every device"),

@@ -12,8 +12,9 @@ from daiko.backend.second_controller import Outcome, SecondController
 from daiko.control import hosts
 from daiko.device.error import Unreachable
 from daiko.scsi import sbc, site, spc
+from daiko.scsi.alias import Alias, pack_change_aliases
 from daiko.scsi.copy_parameters import ExtendedCopy
-from daiko.scsi.cscd import IdentificationCscd
+from daiko.scsi.cscd import AliasCscd, IdentificationCscd
 from daiko.scsi.inquiry import StandardInquiry
 from daiko.scsi.opcode import DeviceType
 from daiko.scsi.report import lun_number, parse_report_luns
@@ -26,6 +27,7 @@ HOST = "iqn.2026-11.com.example:host"
 NO_UNIT = (SenseKey.ILLEGAL_REQUEST, 0x25, 0x00)
 NO_COMMAND = (SenseKey.ILLEGAL_REQUEST, 0x20, 0x00)
 NOT_REACHABLE = (SenseKey.COPY_ABORTED, 0x0D, 0x02)
+NOT_AUTHORIZED = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x15)
 WRONG_TYPE = (SenseKey.COPY_ABORTED, 0x0D, 0x03)
 
 
@@ -140,3 +142,20 @@ async def test_stranger_is_not_let_in(two: Two) -> None:
     )
     with pytest.raises(Unreachable, match="authorization failure"):
         await stranger.open()
+
+
+async def test_peer_is_no_any_host(two: Two) -> None:
+    """What is allowed to every initiator that no host names is not allowed to a peer."""
+    system = two.osaka.system
+    await hosts.add(system, "any", ["*"], luns={5: "secret"}, remote_copy=["*"])
+    assert await luns(two.peer) == {0, 1}
+    logins = {each.record.name: each.logins for each in hosts.ls(system)}
+    assert logins["any"] == ()
+    alias = Alias(7, "iqn.2026-11.com.example:far", "127.0.0.1", 1)
+    data = pack_change_aliases([alias])
+    cdb = spc.ChangeAliases.pack(parameter_list_length=len(data))
+    assert (await two.peer.execute(1, cdb, data)).status == 0
+    alpha = IdentificationCscd(Designator.naa(system.unit("alpha").identity.naa))
+    wanted = ExtendedCopy(1, 0, (AliasCscd(0, 7), alpha), (BlockToBlock(0, 1, 8, 0, 0),)).pack()
+    cdb = spc.ExtendedCopyLid1.pack(parameter_list_length=len(wanted))
+    assert condition(await two.peer.execute(1, cdb, wanted)) == NOT_AUTHORIZED

@@ -44,6 +44,8 @@ from daiko.scsi.site_values import Envelope, Greeting, OfferedVolume, PeerCell, 
 ENVELOPE_ROOM: Final = 2 << 20
 """Bytes that a page of envelopes may have."""
 MOST_ENVELOPES: Final = 4096
+MOST_ENVELOPE_BYTES: Final = 64 << 20
+"""Of all envelopes of an answer together."""
 
 
 class SiteLink:
@@ -252,9 +254,13 @@ class _Envelopes:
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []
+        self._left = MOST_ENVELOPE_BYTES
 
     def take(self, values: Sequence[Value]) -> None:
         for value in values:
             if not isinstance(value, Envelope):
                 raise PeerRefused("it sends something else where envelopes belong")
+            self._left -= len(value.contents)
+            if self._left < 0:
+                raise PeerRefused(f"it sends envelopes of more than {MOST_ENVELOPE_BYTES} bytes")
             self.envelopes.append(value)

@@ -45,7 +45,7 @@ from daiko.scsi.site_values import (
 READINGS: Final = 3
 """How often an answer is read from the beginning because it changed meanwhile."""
 MOST_VOLUMES: Final = 0x3FFF
-MOST_CELLS: Final = 0x10000
+MOST_CELLS: Final = 0x4000
 MOST_DEVICES: Final = 4096
 """Of one volume."""
 MOST_EXTENTS: Final = 1 << 20

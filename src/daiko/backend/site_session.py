@@ -63,9 +63,7 @@ EXCHANGE_SECONDS: Final = 20.0
 READING_SECONDS: Final = 120.0
 """For all pages of an answer."""
 ROOM: Final = 256 << 10
-"""Bytes that a page may have; more for envelopes."""
-ENVELOPE_ROOM: Final = 2 << 20
-MOST_ENVELOPES: Final = 4096
+"""Bytes that a page may have."""
 
 W = TypeVar("W", bound=Whole)
 T = TypeVar("T")
@@ -220,6 +218,8 @@ class SiteSession:
         self._wake.set()
 
     def _set(self, state: LinkState, detail: str) -> None:
+        # The peer's own words may be in it.
+        detail = "".join(each if each.isprintable() else " " for each in detail)
         before = self._status
         if (before.state, before.detail) == (state, detail):
             return
@@ -249,6 +249,8 @@ class SiteSession:
                 await self._bring_up()
             except _Fault as fault:
                 self._set(fault.state, str(fault))
+            except Busy as error:
+                self._set(LinkState.DOWN, str(error))
             else:
                 nexus = self._controller.nexus
                 self._set(LinkState.UP, "" if nexus is None else f"through {nexus.portal}")
@@ -378,9 +380,8 @@ class SiteSession:
                 return await question()
         except TimeoutError:
             fault = _down(f"an answer that had not come to its end in {READING_SECONDS:g} s")
-        except OtherVersion as error:
-            fault = _Fault(LinkState.INCOMPATIBLE, str(error))
         except (PeerRefused, MalformedData) as error:
+            # Another version among them: it greeted in ours.
             fault = self._refusal(str(error))
         except Busy as error:
             raise SiteUnavailable(f"site {self.name}: {error}") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from daiko.cli import client, follow, option, render, secret
 
@@ -217,8 +218,11 @@ def _said(site: dict[str, Any]) -> str:
     return f"{site['state']}{detail}"
 
 
-def _link(site: dict[str, Any]) -> str:
-    return "up" if site["state"] == "up" else f"[red]{site['state']}[/red]: {site['detail']}"
+def _link(site: dict[str, Any]) -> Text:
+    """Its own words may be in it: they are no markup."""
+    if site["state"] == "up":
+        return Text("up")
+    return Text.assemble((site["state"], "red"), f": {site['detail']}")
 
 
 def _address(site: dict[str, Any]) -> str:
@@ -234,11 +238,11 @@ def _show(site: dict[str, Any], json: bool) -> None:
         [
             ("name", site["name"]),
             ("address", _address(site)),
-            ("link", _said(site)),
+            ("link", Text(_said(site))),
             ("through", site["detail"].removeprefix("through ") if site["state"] == "up" else ""),
             ("since", render.moment(site["since"])),
             ("protocol", site["protocol"]),
-            ("software", site["software"]),
+            ("software", Text(site["software"])),
             ("mode", site["mode"] or ""),
             ("its clock", "" if difference is None else f"{difference:+.1f} s from ours"),
             ("we log in", secret.said(site["chap"])),

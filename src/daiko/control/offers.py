@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from daiko.command_control.function_table import FunctionTable
-from daiko.command_control.naming import DeviceAddress, Directory
 from daiko.command_control.plan import Function
 from daiko.command_control.site_terms import FUNCTIONS, MODE_CODES, peer_cell, peer_reach
-from daiko.control.inventory import Inventory
+from daiko.control.inventory import Inventory, device_address
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.site_values import (
+    MOST_NAMES,
     FunctionCode,
     Greeting,
     MappedDevice,
@@ -28,9 +28,6 @@ from daiko.scsi.site_values import (
 from daiko.state.record import SiteRecord, SystemRecord, VolumeRecord
 from daiko.state.store import Store
 from daiko.target.commands.site import OfferedMapping, PairHandler
-
-_MOST_NAMES = 255
-"""Portals, and designators, that one device may be told with."""
 
 
 class PairSeam:
@@ -83,14 +80,8 @@ class Offers:
 
     def mapping(self, lun: int) -> OfferedMapping:
         table = self._offered()[lun].extents.table
-        directory = self._inventory.directory()
-        return OfferedMapping(
-            tuple(
-                self._device(number, device, directory)
-                for number, device in enumerate(table.devices)
-            ),
-            table,
-        )
+        devices = (self._device(number, each) for number, each in enumerate(table.devices))
+        return OfferedMapping(tuple(devices), table)
 
     def cell(self, lun: int, device: int, function: FunctionCode) -> PeerCell:
         controller = self._offered()[lun].extents.table.devices[device].backend
@@ -123,28 +114,23 @@ class Offers:
         volumes = {lun: self._store.get(VolumeRecord, name) for lun, name in found.items()}
         return {lun: volume for lun, volume in volumes.items() if volume is not None}
 
-    def _device(self, number: int, device: DeviceId, directory: Directory) -> MappedDevice:
-        address = directory.get(device)
-        if address is None or address.internal:
-            block_size = 512 if address is None else address.block_size
-            return MappedDevice(number, str(device), "", device.lun, 0, block_size)
+    def _device(self, number: int, device: DeviceId) -> MappedDevice:
+        attachment = self._inventory.attachment(device.backend)
+        address = device_address(attachment.record, attachment.facts(device.lun))
+        if address.internal:
+            return MappedDevice(number, str(device), "", device.lun, 0, address.block_size)
+        nexus = None if attachment.controller is None else attachment.controller.nexus
         return MappedDevice(
             number=number,
             name=str(device),
             iqn=address.iqn,
             lun=address.lun,
-            portal_group_tag=self._portal_group_tag(address),
+            portal_group_tag=0 if nexus is None else nexus.portal_group_tag,
             block_size=address.block_size,
-            portals=address.portals[:_MOST_NAMES],
-            designators=address.designators[:_MOST_NAMES],
+            portals=address.portals[:MOST_NAMES],
+            designators=address.designators[:MOST_NAMES],
             third_party_copy=address.third_party_copy,
         )
-
-    def _portal_group_tag(self, address: DeviceAddress) -> int:
-        """Of the session that there is; 0 while there is none."""
-        controller = self._inventory.attachment(address.device.backend).controller
-        nexus = None if controller is None else controller.nexus
-        return 0 if nexus is None else nexus.portal_group_tag
 
 
 def _reaches(

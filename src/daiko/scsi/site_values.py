@@ -21,6 +21,8 @@ LONGEST_ENVELOPE: Final = 1 << 20
 LARGEST_LUN: Final = 0x3FFF
 LARGEST_ADDRESS: Final = 1 << 60
 """Blocks: more than any device has, and small enough that sums of two fit 8 bytes."""
+MOST_NAMES: Final = 32
+"""Portals, and designators, that one device is told with."""
 BLOCK_SIZES: Final = (512, 4096)
 
 
@@ -236,6 +238,8 @@ class MappedDevice:
         head = _DEVICE.unpack(body)
         rest = _Reader("device", body, _DEVICE.length)
         name, iqn = rest.text(), rest.text()
+        if max(head.portals, head.designators) > MOST_NAMES:
+            raise MalformedData(f"device {name!r} has more than {MOST_NAMES} names")
         portals = tuple([rest.text() for _ in range(head.portals)])
         designators = tuple([rest.counted() for _ in range(head.designators)])
         if head.lun > LARGEST_LUN:

@@ -455,3 +455,21 @@ def test_each_site_row_is_served_only_where_a_site_is(rig: Rig) -> None:
     assert names <= {row.name for row in rig.unit.rows}
     assert isinstance(rig.unit, LogicalUnit)
     assert rig.unit.blocks == 0
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.command_set is CommandSet.SITE],
+                         ids=lambda r: r.name)  # fmt: skip
+def test_each_bit_that_a_site_command_does_not_have_is_refused_with_a_pointer(row: Any) -> None:
+    rig = Rig()
+    mask = row.layout.mask
+    for byte in range(1, row.layout.length):
+        for bit in range(8):
+            if mask[byte] >> bit & 1 or (byte == 1 and bit < 5):
+                continue
+            cdb = bytearray(row.layout.pack())
+            cdb[byte] |= 1 << bit
+            task = rig.peer.run(bytes(cdb))
+            assert task.condition == INVALID_FIELD
+            assert task.sense is not None
+            assert task.sense.field is not None
+            assert (task.sense.field.byte, task.sense.field.bit) == (byte, bit)
