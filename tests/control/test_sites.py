@@ -10,8 +10,9 @@ import pytest
 
 from daiko.backend.site_session import LinkState, NoSuchDevice, NotOffered, SiteUnavailable
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
+from daiko.command_control.naming import naa_of
 from daiko.command_control.plan import Function
-from daiko.control import chap, hosts, sites, volumes
+from daiko.control import backends, chap, hosts, sites, volumes
 from daiko.control.apply import Verb, apply, export
 from daiko.control.chap import Chap
 from daiko.control.error import Conflict, Invalid, NotFound
@@ -20,6 +21,7 @@ from daiko.device.error import Refused
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.site_values import Envelope
 from daiko.state.record import (
+    BackendRecord,
     CredentialRecord,
     ExtentRecord,
     FunctionRecord,
@@ -306,6 +308,49 @@ async def test_peer_learns_nothing_of_what_it_is_not_offered(pair: tuple[Site, S
     assert len((await link.function_table()).reach) == 2
 
 
+async def test_device_of_a_second_controller_is_told_with_all_that_names_it(
+    pair: tuple[Site, Site], tmp_path: Path
+) -> None:
+    tokyo, osaka = pair
+    second = Site(tmp_path, "second")
+    await second.start()
+    try:
+        await second.volume("lu")
+        await hosts.add(second.system, "all", ["*"], luns={3: "lu"})
+        for site in (osaka, tokyo):  # Both sites reach it, each by a name of its own.
+            await backends.add(site.system, f"sd-{site.name}", second.address)
+        await volumes.take_image(osaka.system, "far", DeviceId("sd-osaka", 3))
+        lun = await osaka.system.sites.offer("tokyo", "far")
+        link = tokyo.link(osaka)
+        mapping = await link.mapping(lun)
+        (device,) = mapping.directory
+        assert device == DeviceId("osaka:sd-osaka", 3)
+        address = mapping.directory[device]
+        assert (address.iqn, address.portals, address.lun) == (second.iqn, (second.portal,), 3)
+        naa = naa_of(address)
+        assert naa is not None
+        assert naa[4:] == second.system.unit("lu").identity.naa
+        assert mapping.portal_group_tags == {device: 1}
+        cell = await link.ask_function(lun, device, Function.VOLUME_COPY)
+        there = osaka.system.function_table().function("sd-osaka", Function.VOLUME_COPY)
+        assert cell is not None
+        assert there is not None
+        assert (cell.can, cell.known, cell.limits) == (there.can, there.known, there.limits)
+        assert (await link.function_table()).function(
+            "osaka:sd-osaka", Function.VOLUME_COPY
+        ) == cell
+        # A peer that says of it what we know better is not believed.
+        record = tokyo.system.store.get(BackendRecord, "sd-tokyo")
+        assert record is not None
+        smaller = record.devices[0].model_copy(update={"blocks": 100})
+        await tokyo.system.store.put(record.model_copy(update={"devices": (smaller,)}))
+        with pytest.raises(SiteUnavailable, match="our sd-tokyo/3 and has 100"):
+            await link.mapping(lun)
+        assert link.status.state is LinkState.REFUSED
+    finally:
+        await second.stop()
+
+
 async def test_cells_of_the_peer_stay_out_of_our_own_table(pair: tuple[Site, Site]) -> None:
     tokyo, osaka = pair
     cell = FunctionCell(True, Known.DECLARED, 1.0, "it can")
@@ -427,7 +472,7 @@ async def test_site_of_a_system_file_waits_for_its_secrets(tokyo: Site, osaka: S
     await osaka.add(tokyo, without_chap=False)
     text = f"""
         [site.osaka]
-        iqn = "{osaka.iqn}"
+        iqn = "{osaka.iqn.upper()}"
         portals = ["{osaka.portal}"]
         chap = {{ user = "tokyo" }}
         peer_chap = {{ user = "osaka" }}
@@ -436,6 +481,9 @@ async def test_site_of_a_system_file_waits_for_its_secrets(tokyo: Site, osaka: S
     assert [(a.verb, a.kind) for a in done] == [
         (Verb.ADD, "chap"), (Verb.ADD, "chap"), (Verb.ADD, "site")
     ]  # fmt: skip
+    record = tokyo.system.store.get(SiteRecord, "osaka")
+    assert record is not None
+    assert (record.iqn, record.initiator) == (osaka.iqn, osaka.initiator)
     await reaches(tokyo.link(osaka), LinkState.REFUSED, "is not given yet")
     await reaches(osaka.link(tokyo), LinkState.REFUSED, "authentication failure")
     await sites.change(tokyo.system, "osaka", login=login_of("tokyo"), peer=login_of("osaka"))

@@ -265,19 +265,19 @@ def _sites(now: Document, wanted: Document) -> Iterator[Action]:
         if there is None:
             yield Action(Verb.ADD, "site", name, f"{site.iqn} at {', '.join(site.portals)}")
         elif _without_logins(there, site) != _without_logins(site, site):
-            if there.iqn != site.iqn:
+            record = site.record(name)
+            if there.iqn != record.iqn:
                 raise Conflict(
                     f"site {name} is {there.iqn}, not {site.iqn}",
                     "forget it and add it anew, or give the new one another name",
                     field=f"site.{name}.iqn",
                 )
-            yield Action(
-                Verb.CHANGE,
-                "site",
-                name,
-                f"at {', '.join(site.portals)}, logs in as {site.record(name).initiator}, "
-                f"is offered {_luns(site.offered if site.offered is not None else {})}",
-            )
+            detail = f"at {', '.join(site.portals)}, logs in as {record.initiator}"
+            if site.without_chap:
+                detail += ", by its name alone where no CHAP user is set"
+            if site.offered is not None:
+                detail += f"; is offered {_luns(site.offered)}"
+            yield Action(Verb.CHANGE, "site", name, detail)
 
 
 def _without_logins(part: SitePart, wanted: SitePart) -> SiteRecord:

@@ -253,11 +253,12 @@ class SitePart(_Part):
         return self
 
     def record(self, name: str) -> SiteRecord:
+        # iSCSI names in their one form, by which sessions are known (RFC 7143, 4.2.7.1).
         return SiteRecord(
             name=name,
-            iqn=self.iqn,
+            iqn=self.iqn.lower(),
             portals=self.portals,
-            initiator=self.initiator or f"{self.iqn}.initiator",
+            initiator=(self.initiator or f"{self.iqn}.initiator").lower(),
             without_chap=self.without_chap,
             offered=self.offered or {},
         )
