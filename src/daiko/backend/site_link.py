@@ -7,6 +7,7 @@ be believed of an answer. Answers are never kept: whoever asks gets what holds n
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -218,7 +219,8 @@ class SiteLink:
         pages, generation = await self._session.read(
             SiteIn.VOLUME_MAPPING, page, lambda: MappingPages(self.name)
         )
-        return pages.mapping(volume, self._own(), generation)
+        # A million extents take seconds to check: hosts are served meanwhile.
+        return await asyncio.to_thread(pages.mapping, volume, self._own(), generation)
 
     async def _ask_function(
         self, lun: int, device: DeviceId, function: Function

@@ -59,7 +59,7 @@ MOST_ON_A_PAGE: Final = 0xFFFF
 """COUNT has two bytes."""
 MOST_DEVICES: Final = 0x10000
 """Numbers of devices have two bytes."""
-LONG_ENOUGH: Final = 128 << 10
+LONG_ENOUGH: Final = 64 << 10
 """Bytes at which a page of several descriptors ends, whatever there is room for: the hosts wait
 while one is made."""
 PAIRS_AT_WORK: Final = 16
