@@ -152,11 +152,14 @@ class SecondController:
         if self._is_ready:
             return
         await self._paths.open()
+        failure: BaseException | None = None
         try:
             await self.refresh()
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001 - raised below, once it is closed
+            failure = error
+        if failure is not None:
             await self.close()
-            raise
+            raise failure
         self._is_ready = True
         self._paths.release()
         self._judge()

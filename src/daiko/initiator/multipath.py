@@ -142,7 +142,7 @@ class Multipath:
         # Portals that asked to be left alone for a while, until when.
         self._is_held = False
         self._resting: asyncio.Future[None] | None = None
-        """Between two rounds."""
+        """The pause between two rounds; done when there is none."""
         self._round_over = asyncio.Event()
 
     @property
@@ -169,6 +169,8 @@ class Multipath:
         self._is_open = False
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+            if self._resting is not None:
+                self._resting.cancel()
             await asyncio.wait([self._reconnecting])
             self._reconnecting = None
             self._round_over.set()
@@ -326,28 +328,29 @@ class Multipath:
     async def _reconnect(self) -> None:
         pause = self.settings.reconnect_first
         self._next_portal += 1
-        while True:
-            try:
-                await self._round()
-            except Unreachable:
-                self._round_over.set()
-                # Chance keeps the sessions of many controllers from coming back all at once.
-                await self._rest(pause * random.uniform(0.75, 1.25))
-                pause = min(pause * 2, self.settings.reconnect_longest)
-            else:
-                self._round_over.set()
-                if self._reconnecting is asyncio.current_task():
-                    self._reconnecting = None
-                return
+        # Compiled code keeps the exception of a handler for whichever task runs next while it waits
+        # inside the handler, so nothing is awaited in one here.
+        while not await self._has_begun():
+            self._round_over.set()
+            # Chance keeps the sessions of many controllers from coming back all at once.
+            await self._rest(pause * random.uniform(0.75, 1.25))
+            pause = min(pause * 2, self.settings.reconnect_longest)
+        self._round_over.set()
+        if self._reconnecting is asyncio.current_task():
+            self._reconnecting = None
+
+    async def _has_begun(self) -> bool:
+        """Try each portal once; whether there is a session now."""
+        try:
+            await self._round()
+        except Unreachable:
+            return False
+        return True
 
     async def _rest(self, seconds: float) -> None:
         """The pause between two rounds, or as much of it as nobody is in a hurry."""
         self._resting = asyncio.ensure_future(asyncio.sleep(seconds))
-        try:
-            await asyncio.wait([self._resting])
-        finally:
-            self._resting.cancel()
-            self._resting = None
+        await asyncio.wait([self._resting])
 
     async def hurry(self) -> None:
         """While the session is lost, try the portals now, and return when all have been tried or
@@ -387,6 +390,7 @@ class Multipath:
         def begin(connection: Connection, login: LoggedIn) -> Session:
             return self._begin(portal, connection, login)
 
+        elsewhere: Portal | None = None
         try:
             await log_in(
                 portal, self.initiator_name, self.target_name, self.isid, begin, self.settings,
@@ -399,6 +403,7 @@ class Multipath:
                 elsewhere = Portal.parse(refusal.address.rpartition(",")[0] or refusal.address)
             except ValueError:
                 raise refusal from None
+        if elsewhere is not None:
             await self._log_in(elsewhere, redirected=True)
 
     async def check_account(self, account: Account | None) -> None:
