@@ -57,7 +57,7 @@ def _row(row: CommandRow) -> tuple[str, ...]:
         "" if action is None else f"{action:02X}h",
         str(row.layout.length),
         row.command_set.name.replace("_", " ").lower()
-        if row.command_set is CommandSet.THIRD_PARTY_COPY
+        if row.command_set in (CommandSet.THIRD_PARTY_COPY, CommandSet.SITE)
         else row.command_set.name,
         "" if row.function is None else str(row.function),
         spoken(row.data.name),
@@ -89,7 +89,9 @@ def document() -> str:
         "",
         "A logical unit leaves out the rows that it cannot serve: those of third-party copy where",
         "it has no copy manager; UNMAP, WRITE SAME and COMPARE AND WRITE where its device neither",
-        "has them nor has them emulated.",
+        "has them nor has them emulated. Those of a site belong to a management unit, which has no",
+        "others but TEST UNIT READY, REQUEST SENSE, INQUIRY, REPORT LUNS and REPORT SUPPORTED",
+        "OPERATION CODES ([protocol.md](../protocol.md)).",
         "",
         f"One READ, WRITE or VERIFY moves at most {MAXIMUM_TRANSFER >> 20} MiB (page B0h).",
         "",

@@ -109,6 +109,13 @@ RECEIVE_COPY_OPERATING_PARAMETERS          third_party_copy in nothing - by_attr
 RECEIVE_COPY_FAILURE_DETAILS_LID1          third_party_copy in nothing - by_attribute reported yes yes no  no  no  no  no  -
 REPORT_ALIASES                             third_party_copy in nothing - by_attribute reported yes yes no no no  no  no  -
 CHANGE_ALIASES                             third_party_copy out nothing - by_attribute reported no no no no no  no  no  -
+GREET                                      site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+VOLUMES                                    site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+VOLUME_MAPPING                             site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+ASK_FUNCTION                               site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+FUNCTION_TABLE                             site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+PAIR_IN                                    site in   nothing       - by_attribute reported yes yes yes yes yes yes yes -
+PAIR_OUT                                   site out  nothing       - by_attribute reported yes yes yes yes yes yes yes -
 """  # noqa: E501
 EXPECTED = {line.split()[0]: line.split()[1:] for line in BY_HAND.strip().splitlines()}
 
@@ -156,6 +163,8 @@ def test_row_codes_are_those_of_its_name(row: CommandRow) -> None:
         codes.Opcode.MAINTENANCE_OUT: codes.MaintenanceOut,
         codes.Opcode.EXTENDED_COPY: codes.ThirdPartyCopyOut,
         codes.Opcode.RECEIVE_COPY_RESULTS: codes.ThirdPartyCopyIn,
+        codes.Opcode.SITE_IN: codes.SiteIn,
+        codes.Opcode.SITE_OUT: codes.SiteOut,
     }[row.opcode]
     assert row.service_action == enumeration[row.name]
 
@@ -165,7 +174,7 @@ def test_layout_is_that_of_the_command(row: CommandRow) -> None:
     cdb = row.layout.pack()
     assert row.layout.name == "".join(word.capitalize() for word in row.name.split("_"))
     assert cdb[0] == row.opcode
-    assert row.layout.length == {0: 6, 1: 10, 2: 10, 4: 16, 5: 12}[row.opcode >> 5]
+    assert row.layout.length == {0: 6, 1: 10, 2: 10, 4: 16, 5: 12, 6: 16}[row.opcode >> 5]
     assert row.layout.mask[0] == row.opcode
     if row.service_action is not None:
         assert cdb[1] & 0x1F == row.service_action
@@ -216,7 +225,7 @@ TIMEOUTS_BY_HAND = {
     (30, 180): """
         START_STOP_UNIT SYNCHRONIZE_CACHE_10 SYNCHRONIZE_CACHE_16
         REGISTER RESERVE RELEASE CLEAR PREEMPT PREEMPT_AND_ABORT REGISTER_AND_IGNORE_EXISTING_KEY
-        REGISTER_AND_MOVE SEND_DIAGNOSTIC
+        REGISTER_AND_MOVE SEND_DIAGNOSTIC PAIR_IN PAIR_OUT
         """,
     (60, 600): "WRITE_SAME_10 WRITE_SAME_16 UNMAP EXTENDED_COPY_LID1",
     (3600, 604800): "FORMAT_UNIT SANITIZE_OVERWRITE SANITIZE_BLOCK_ERASE",

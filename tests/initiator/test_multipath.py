@@ -367,3 +367,32 @@ class TestLogin:
             for writer in writers:
                 writer.close()
                 await writer.wait_closed()
+
+
+async def test_hurry_tries_the_portals_now_and_returns_when_that_is_done(
+    make: MakePaths, target: ScriptedTarget
+) -> None:
+    paths = make(replace(QUICK, reconnect_first=3600.0, reconnect_longest=3600.0))
+    await paths.open()
+    await paths.hurry()  # There is a session: nothing to do.
+    target.admission = lambda identity: Admission(LoginStatus.AUTHORIZATION_FAILURE)
+    target.link.connection.abort()
+    await target.until(lambda: len(target.identities) == 2)
+    await paths.hurry()
+    assert paths.session is None
+    assert paths.last_refusal is not None
+    assert "authorization failure" in str(paths.last_refusal)
+    target.admission = None
+    await paths.hurry()
+    assert paths.session is not None
+    assert paths.last_refusal is None
+
+
+async def test_portal_that_is_silent_is_no_refusal(make: MakePaths, target: ScriptedTarget) -> None:
+    async with ScriptedTarget() as gone:
+        silent = gone.portal
+    target.admission = lambda identity: Admission(LoginStatus.AUTHORIZATION_FAILURE)
+    paths = make(QUICK, silent, target.portal)
+    with pytest.raises(Unreachable, match="authorization failure"):
+        await paths.open()
+    assert paths.last_refusal is None

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import ExtentRecord, Extents
-from daiko.state.index import BlocksInUse, EndedJobs, SeenBy, Sight, VolumesOf
-from daiko.state.record import HostRecord, JobRecord, JobState, Record, StepRecord, VolumeRecord
+from daiko.state.index import BlocksInUse, EndedJobs, OfferedTo, SeenBy, Sight, VolumesOf
+from daiko.state.record import (
+    HostRecord,
+    JobRecord,
+    JobState,
+    Record,
+    SiteRecord,
+    StepRecord,
+    VolumeRecord,
+)
 from daiko.state.store import Change, Store
 
 NAMES = ("a", "b", "c")
@@ -153,3 +161,21 @@ async def test_jobs_that_have_ended_are_counted_with_their_steps_by_who_asked_fo
         assert change.index(EndedJobs).of(by_host=False) == (0, 0)
         assert ended.of(by_host=False) == (1, 6)
     assert ended.of(by_host=False) == (0, 0)
+
+
+async def test_volumes_that_sites_are_offered_are_kept_apart_from_those_that_hosts_see() -> None:
+    store = MemoryStore({}, {})
+    site = SiteRecord(
+        name="osaka", iqn="iqn.2026-11.test:o", portals=("o:1",), initiator="iqn.2026-11.test:i",
+        offered={1: "a", 2: "b"},
+    )  # fmt: skip
+    await store.put(site)
+    await store.put(HostRecord(name="h1", initiators=("*",), luns={0: "a"}))
+    assert store.index(OfferedTo).volume("a") == (Sight("osaka", 1),)
+    assert store.index(SeenBy).volume("a") == (Sight("h1", 0),)
+    async with store.transaction() as change:
+        change.put(site.model_copy(update={"offered": {3: "b"}}))
+        assert change.index(OfferedTo).volume("a") == ()
+        assert change.index(OfferedTo).volume("b") == (Sight("osaka", 3),)
+    await store.delete(SiteRecord, "osaka")
+    assert store.index(OfferedTo).volume("b") == ()

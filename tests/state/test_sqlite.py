@@ -38,6 +38,7 @@ from daiko.state.record import (
     Record,
     RegistrationRecord,
     ReservationRecord,
+    SiteRecord,
     StepRecord,
     SystemRecord,
     TargetPortGroupRecord,
@@ -118,6 +119,14 @@ ONE_OF_EACH: list[Record] = [
         ),
     ),
     HostRecord(name="h1", initiators=("iqn.2026-11.com.example:h1",), luns={0: "alpha", 7: "b"}),
+    SiteRecord(
+        name="osaka",
+        iqn="iqn.2026-11.com.example:osaka",
+        portals=("192.0.2.9:3260",),
+        initiator="iqn.2026-11.com.example:osaka.initiator",
+        offered={1: "alpha"},
+        identity="0" * 32,
+    ),
     CredentialRecord(
         owner="host:h1",
         user="h1",
@@ -279,6 +288,10 @@ async def test_store_of_each_older_schema_version_is_brought_up_to_date(
         system = store.get(SystemRecord, "system")
         assert system is not None
         assert (system.mode, system.company_id) == (Mode.LOCAL, 187920)
+        assert len(system.identity) == 32
+        assert (system.identity == "0123456789abcdef" * 2) is (version >= 4)
+        offered = [site.offered for site in store.list(SiteRecord)]
+        assert offered == ([{1: "alpha"}] if version >= 4 else [])
         async with store.transaction() as change:
             assert change.next_number("job") == 42
     await store.put(ONE_OF_EACH[0])

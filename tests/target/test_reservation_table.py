@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import pytest
 
-from daiko.command_control.command_table import BY_NAME, ROWS
+from daiko.command_control.command_table import BY_NAME, ROWS, CommandSet
 from daiko.scsi import persistent_reservation as layouts
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.persistent_reservation import MoveList, ReservationType, ReserveOutList
@@ -121,7 +121,12 @@ RR = frozenset(ReservationType) - {
     ReservationType.WRITE_EXCLUSIVE,
     ReservationType.EXCLUSIVE_ACCESS,
 }
-CASES = [(row.name, form) for row in ROWS for form in FORMS.get(row.name, {"": {}})]
+CASES = [
+    (row.name, form)
+    for row in ROWS
+    if row.command_set is not CommandSet.SITE  # A management unit has no reservations.
+    for form in FORMS.get(row.name, {"": {}})
+]
 
 
 def line_of(name: str, form: str) -> list[str]:

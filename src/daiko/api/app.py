@@ -27,6 +27,7 @@ from daiko.api.routes import (
     pairs,
     plans,
     portals,
+    sites,
     volumes,
 )
 from daiko.api.routes import (
@@ -48,6 +49,7 @@ _TAGS = [
     {"name": "mapping", "description": "Which block of a volume lies where"},
     {"name": "host", "description": "Initiators, the LUNs they see, their rights"},
     {"name": "portal", "description": "Where hosts reach this controller, and how (ALUA)"},
+    {"name": "site", "description": "First controllers of other sites, and the links to them"},
     {"name": "function", "description": "What each second controller can do and reach"},
     {"name": "plan", "description": "What would be done about a request, by whom, and why"},
     {"name": "backup", "description": "Direct backups and restores"},
@@ -91,6 +93,7 @@ def create_app(system: System, token: str | None = None) -> FastAPI:
         hosts,
         portals,
         functions,
+        sites,
         discovery,
     ):
         app.include_router(routes.router, prefix="/v1", responses=problem.RESPONSES)

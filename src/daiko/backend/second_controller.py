@@ -30,6 +30,7 @@ from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
+from daiko.iscsi.error import RemoteProtocolError
 from daiko.scsi.block_data import Capacity
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode
@@ -47,7 +48,7 @@ _SENT_AGAIN: Final = frozenset(
         Opcode.WRITE_AND_VERIFY_10, Opcode.WRITE_AND_VERIFY_12, Opcode.WRITE_AND_VERIFY_16,
         Opcode.VERIFY_10, Opcode.VERIFY_12, Opcode.VERIFY_16,
         Opcode.SYNCHRONIZE_CACHE_10, Opcode.SYNCHRONIZE_CACHE_16,
-        Opcode.WRITE_SAME_10, Opcode.WRITE_SAME_16, Opcode.UNMAP,
+        Opcode.WRITE_SAME_10, Opcode.WRITE_SAME_16, Opcode.UNMAP, Opcode.SITE_IN,
     }
 )  # fmt: skip
 """Commands that give the same outcome when they are carried out twice in a row."""
@@ -119,6 +120,9 @@ class SecondController:
         """Called with the LUN of a unit in use that reported a reset, a power cycle or the loss of
         the nexus (29h): what was written since the last flush may be gone with its cache. When a
         session came up anew, this is before any other command goes out."""
+        self.on_session: Callable[[str], None] | None = None
+        """Called with "" when a session came up anew and its units were looked at, and with the
+        reason when one was lost."""
         self._paths = Multipath(
             iqn,
             [Portal.parse(portal) for portal in portals],
@@ -148,11 +152,14 @@ class SecondController:
         if self._is_ready:
             return
         await self._paths.open()
+        failure: BaseException | None = None
         try:
             await self.refresh()
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001 - raised below, once it is closed
+            failure = error
+        if failure is not None:
             await self.close()
-            raise
+            raise failure
         self._is_ready = True
         self._paths.release()
         self._judge()
@@ -184,6 +191,10 @@ class SecondController:
         self.command_timeout = settings.command_timeout
         self._paths.use_settings(settings)
 
+    async def hurry(self) -> None:
+        """While the session is lost, try to log in now, and return when that was tried."""
+        await self._paths.hurry()
+
     def use_account(self, account: Account | None) -> None:
         """From the next login on."""
         self._paths.account = account
@@ -192,6 +203,11 @@ class SecondController:
     def last_error(self) -> str:
         """Why there is no session; "" while there is one."""
         return self._paths.last_error
+
+    @property
+    def last_refusal(self) -> RemoteProtocolError | None:
+        """What was wrong with the last login, where no portal was merely silent."""
+        return self._paths.last_refusal
 
     @property
     def generation(self) -> int:
@@ -348,6 +364,8 @@ class SecondController:
 
     def nexus_lost(self, reason: str) -> None:
         self._forget_looks()
+        if self.on_session is not None:
+            self.on_session(reason)
 
     def unit_attention(self, lun: int, asc: int, ascq: int) -> None:
         number = lun_number(lun)
@@ -414,6 +432,8 @@ class SecondController:
             devices = self._devices.values()
             absent = {lun_field(each.lun): each.absence for each in devices if each.absence}
             self._paths.release(absent)
+            if self.on_session is not None:
+                self.on_session("")
         self._judge()
 
     async def _compare(self, lun: int) -> None:

@@ -41,6 +41,11 @@ def pairs(context: typer.Context, incomplete: str) -> Offered:
     return _names(context, incomplete, "pairs", "state")
 
 
+def sites(context: typer.Context, incomplete: str) -> Offered:
+    """Names of sites."""
+    return _names(context, incomplete, "sites", "iqn")
+
+
 def jobs(context: typer.Context, incomplete: str) -> Offered:
     """Numbers of jobs."""
     return _numbers(context, incomplete, "jobs")

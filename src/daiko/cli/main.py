@@ -30,6 +30,7 @@ from daiko.cli import (
     pair,
     portal,
     render,
+    site,
     system,
     volume,
 )
@@ -114,6 +115,7 @@ for name, noun in (
     ("volume", volume.app),
     ("host", host.app),
     ("portal", portal.app),
+    ("site", site.app),
     ("function", function.app),
     ("mapping", mapping.app),
     ("copy", copy.app),

@@ -44,6 +44,7 @@ Pace = Annotated[
 BackendName = Annotated[str, typer.Argument(metavar="BACKEND", autocompletion=complete.backends)]
 VolumeName = Annotated[str, typer.Argument(metavar="VOLUME", autocompletion=complete.volumes)]
 HostName = Annotated[str, typer.Argument(metavar="HOST", autocompletion=complete.hosts)]
+SiteName = Annotated[str, typer.Argument(metavar="SITE", autocompletion=complete.sites)]
 JobId = Annotated[int, typer.Argument(metavar="ID", autocompletion=complete.jobs)]
 BackupId = Annotated[int, typer.Argument(metavar="ID", autocompletion=complete.backups)]
 

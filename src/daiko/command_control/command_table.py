@@ -22,7 +22,7 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 from daiko.command_control.plan import Function
-from daiko.scsi import persistent_reservation, sbc, spc
+from daiko.scsi import persistent_reservation, sbc, site, spc
 from daiko.scsi.layout import Field, Layout
 from daiko.scsi.opcode import (
     MaintenanceIn,
@@ -32,6 +32,8 @@ from daiko.scsi.opcode import (
     PersistentReserveOut,
     Sanitize,
     ServiceActionIn16,
+    SiteIn,
+    SiteOut,
     ThirdPartyCopyIn,
     ThirdPartyCopyOut,
 )
@@ -45,6 +47,8 @@ class CommandSet(Enum):
     SBC = auto()
     THIRD_PARTY_COPY = auto()
     """SPC-4, 5.17; served only by a logical unit that has a copy manager (3PC bit)."""
+    SITE = auto()
+    """Vendor specific (docs/protocol.md); served only by a management unit, to another site."""
 
 
 class Data(Enum):
@@ -201,6 +205,7 @@ class CommandRow:
 
 
 SPC, SBC, COPY = CommandSet.SPC, CommandSet.SBC, CommandSet.THIRD_PARTY_COPY
+SITE = CommandSet.SITE
 NO_DATA, IN, OUT = Data.NONE, Data.IN, Data.OUT
 NOTHING, RANGE, RANGE_OR_REST = Addresses.NOTHING, Addresses.RANGE, Addresses.RANGE_OR_REST
 START, LIST = Addresses.START, Addresses.LIST
@@ -467,6 +472,27 @@ ROWS: tuple[CommandRow, ...] = (
     CommandRow("CHANGE_ALIASES", Opcode.MAINTENANCE_OUT, MaintenanceOut.CHANGE_ALIASES,
                spc.ChangeAliases, COPY, None, IN_MEMORY,
                OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, NEITHER, IN_ACTIVE, USABLE),
+    CommandRow("GREET", Opcode.SITE_IN, SiteIn.GREET,
+               site.Greet, SITE, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("VOLUMES", Opcode.SITE_IN, SiteIn.VOLUMES,
+               site.Volumes, SITE, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("VOLUME_MAPPING", Opcode.SITE_IN, SiteIn.VOLUME_MAPPING,
+               site.VolumeMapping, SITE, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("ASK_FUNCTION", Opcode.SITE_IN, SiteIn.ASK_FUNCTION,
+               site.AskFunction, SITE, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("FUNCTION_TABLE", Opcode.SITE_IN, SiteIn.FUNCTION_TABLE,
+               site.FunctionTable, SITE, None, IN_MEMORY,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("PAIR_IN", Opcode.SITE_IN, SiteIn.PAIR_IN,
+               site.PairIn, SITE, None, STABLE,
+               IN, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
+    CommandRow("PAIR_OUT", Opcode.SITE_OUT, SiteOut.PAIR_OUT,
+               site.PairOut, SITE, None, STABLE,
+               OUT, NOTHING, BY_ATTRIBUTE, REPORTED, KEEPS, ALWAYS, IN_ANY, ANYHOW),
 )
 # fmt: on
 """In the order of the command sets, then of the opcodes within them. EXTENDED COPY keeps the medium

@@ -16,11 +16,12 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from daiko.command_control.function_table import FunctionCell, Known, ReachCell
-from daiko.control import backends, chap, hosts, names, portal_groups, volumes
+from daiko.control import backends, chap, hosts, names, portal_groups, sites, volumes
 from daiko.control.document import (
     BackendPart,
     ChapPart,
     Document,
+    SitePart,
     TargetPortGroupPart,
     VolumePart,
     parse_size,
@@ -40,6 +41,7 @@ from daiko.state.record import (
     PortalGroupRecord,
     ReachRecord,
     Record,
+    SiteRecord,
     TargetPortGroupRecord,
     VolumeRecord,
 )
@@ -57,7 +59,8 @@ class Action(NamedTuple):
 
     verb: Verb
     kind: str
-    """system, portal_group, target_port_group, backend, volume, host, function, reach."""
+    """system, portal_group, target_port_group, backend, volume, host, site, chap, function,
+    reach."""
     name: str
     detail: str
     """What becomes different, for the administrator."""
@@ -132,13 +135,17 @@ async def _open_portals(system: System, document: Document, actions: tuple[Actio
 
 def _check(document: Document) -> None:
     """Hold the document to the rules that hold for every other way to ask. Raises Invalid."""
-    for name in (*document.backend, *document.volume, *document.host):
+    for name in (*document.backend, *document.volume, *document.host, *document.site):
         names.name(name)
     for name, backend in document.backend.items():
         backends.check(backend.record(name))
     for name, host in document.host.items():
         hosts.check(host.record(name))
         _check_chap(host.chap, f"host.{name}.chap")
+    for name, site in document.site.items():
+        sites.check(site.record(name))
+        _check_chap(site.chap, f"site.{name}.chap")
+        _check_chap(site.peer_chap, f"site.{name}.peer_chap")
     _check_chap(document.system.discovery_chap, "system.discovery_chap")
     for tag, group in document.portal_group.items():
         for portal in group.portals:
@@ -189,9 +196,10 @@ def differences(
                 f"portal groups {', '.join(map(str, host.portal_groups)) or 'all'}; "
                 f"may copy to {', '.join(host.remote_copy) or 'no other machine'}",
             )
+    yield from _sites(now, wanted)
     yield from _cells(now, wanted, prune=prune)
     if prune:
-        for kind in ("host", "volume", "backend"):
+        for kind in ("host", "site", "volume", "backend"):
             for name in getattr(now, kind):
                 if name not in getattr(wanted, kind):
                     yield Action(Verb.REMOVE, kind, name, "it is not in the document")
@@ -249,6 +257,37 @@ def _but_for_login(part: BackendPart) -> BackendPart:
     return part.model_copy(update={"chap": None, "patience": Patience()})
 
 
+def _sites(now: Document, wanted: Document) -> Iterator[Action]:
+    for name, site in wanted.site.items():
+        there = now.site.get(name)
+        yield from _chap_of(there.chap if there else None, site.chap, _SITE, name)
+        yield from _chap_of(there.peer_chap if there else None, site.peer_chap, _PEER, name)
+        if there is None:
+            yield Action(Verb.ADD, "site", name, f"{site.iqn} at {', '.join(site.portals)}")
+        elif _without_logins(there, site) != _without_logins(site, site):
+            record = site.record(name)
+            if there.iqn != record.iqn:
+                raise Conflict(
+                    f"site {name} is {there.iqn}, not {site.iqn}",
+                    "forget it and add it anew, or give the new one another name",
+                    field=f"site.{name}.iqn",
+                )
+            detail = f"at {', '.join(site.portals)}, logs in as {record.initiator}"
+            if site.without_chap:
+                detail += ", by its name alone where no CHAP user is set"
+            if site.offered is not None:
+                detail += f"; is offered {_luns(site.offered)}"
+            yield Action(Verb.CHANGE, "site", name, detail)
+
+
+def _without_logins(part: SitePart, wanted: SitePart) -> SiteRecord:
+    """What is compared: all but CHAP, and what the document does not say."""
+    said = part if wanted.offered is not None else part.model_copy(update={"offered": None})
+    return said.record("any")
+
+
+_SITE = "site"
+_PEER = "peer"
 _HOST = "host"
 _DISCOVERY = "discovery"
 
@@ -259,8 +298,12 @@ def _chap_of(
     """What a document does not say of CHAP stays: to take it away is too much to do silently."""
     if wanted is None or wanted.same_as(now):
         return
-    whose = f"host set-chap {name}" if kind == _HOST else "discovery set-chap"
-    detail = f"proves itself as {wanted.user}"
+    whose = {
+        _HOST: f"host set-chap {name}",
+        _SITE: f"site set {name} --chap-user {wanted.user}",
+        _PEER: f"site set {name} --peer-user {wanted.user}",
+    }.get(kind, "discovery set-chap")
+    detail = f"{'we log in' if kind == _SITE else 'proves itself'} as {wanted.user}"
     if now is None:
         detail += f"; nobody gets in until `daiko {whose}` has given the secret"
     verb = Verb.ADD if now is None else Verb.CHANGE
@@ -362,6 +405,7 @@ class _Applying:
         for name in _names(self._actions, "host", Verb.REMOVE):
             change.delete(HostRecord, name)
             change.delete(CredentialRecord, chap.host(name))
+        self._withdraw()
         self._put_chap()
         # What hosts no longer see may go; what they will see must be there before they do.
         kept = {name: host.luns for name, host in self._document.host.items()}
@@ -385,12 +429,38 @@ class _Applying:
             self._add_volume(name, self._document.volume[name])
         for name, wanted in self._document.host.items():
             put_host(change, wanted.record(name))
+        self._put_sites()
         portal_groups.check(change.list(PortalGroupRecord), change.list(HostRecord))
         self._put_cells()
+
+    def _withdraw(self) -> None:
+        """Take from sites what the document does not offer them, before volumes go."""
+        change = self._change
+        for site in change.list(SiteRecord):
+            said = self._document.site.get(site.name)
+            if said is not None and said.offered is not None:
+                wanted = said.offered
+                left = {n: v for n, v in site.offered.items() if wanted.get(n) == v}
+                change.put(site.model_copy(update={"offered": left}))
+        for name in _names(self._actions, "site", Verb.REMOVE):
+            sites.delete(change, name)
+
+    def _put_sites(self) -> None:
+        own_iqn = self._system.record.iqn
+        for name, said in self._document.site.items():
+            record = said.record(name)
+            there = self._change.get(SiteRecord, name)
+            if there is not None:
+                offered = there.offered if said.offered is None else said.offered
+                kept = {"identity": there.identity, "offered": offered}
+                record = record.model_copy(update=kept)
+            sites.put(self._change, record, own_iqn=own_iqn)
 
     def _put_chap(self) -> None:
         """The secrets that are there stay; where there is none yet, nobody gets in."""
         parts = {chap.host(name): host.chap for name, host in self._document.host.items()}
+        for name, site in self._document.site.items():
+            parts |= {chap.site(name): site.chap, chap.peer(name): site.peer_chap}
         parts[chap.DISCOVERY] = self._document.system.discovery_chap
         for owner, part in parts.items():
             if part is None:

@@ -9,17 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
-from daiko.control import chap, functions, names
+from daiko.control import chap, functions, names, target_address
 from daiko.control.chap import Chap, ChapState
 from daiko.control.error import Conflict, Invalid, Unavailable
-from daiko.device.error import DeviceError
-from daiko.initiator.discovery import discover
-from daiko.initiator.portal import Portal
-from daiko.iscsi.error import LoginRefused, RemoteProtocolError
 from daiko.state.index import VolumesOf
 from daiko.state.record import (
     TERMINAL,
@@ -118,51 +113,8 @@ async def _second_controller(
     portals: tuple[str, ...],
     credentials: CredentialRecord | None,
 ) -> BackendRecord:
-    try:
-        parts = urlsplit(address)
-        authority, path = parts.netloc, [unquote(part) for part in parts.path.split("/") if part]
-    except ValueError as error:
-        raise Invalid(f"{address!r} is not an address: {error}", field="address") from None
-    if not authority or len(path) > 2:
-        raise Invalid(
-            f"{address!r} is not the address of a target",
-            "write it as iscsi://HOST:PORT/IQN",
-            field="address",
-        )
-    names.refuse_login(authority, "address")
-    first = names.portal(authority, "address")
-    everywhere = tuple(dict.fromkeys([first, *(names.portal(text) for text in portals)]))
-    target = path[0] if path else await _only_target(system, first, credentials)
-    return BackendRecord(
-        name=name,
-        type=BackendKind.ISCSI,
-        iqn=names.iscsi_name(target, "address"),
-        portals=everywhere,
-    )
-
-
-async def _only_target(system: System, portal: str, credentials: CredentialRecord | None) -> str:
-    account = None if credentials is None else chap.account_of(credentials)
-    try:
-        found = await discover(Portal.parse(portal), system.record.initiator_iqn, account=account)
-    except (DeviceError, LoginRefused, RemoteProtocolError) as error:
-        raise Unavailable(
-            f"{portal} does not say which targets it has: {error}",
-            "look whether a target listens there, or write the IQN as in iscsi://HOST:PORT/IQN",
-            field="address",
-        ) from error
-    targets = [target.name for target in found]
-    if len(targets) != 1:
-        raise Invalid(
-            f"{portal} has {len(targets)} targets for {system.record.initiator_iqn}",
-            "say which: "
-            + (
-                " or ".join(f"iscsi://{portal}/{iqn}" for iqn in targets[:8])
-                or "iscsi://HOST:PORT/IQN"
-            ),
-            field="address",
-        )
-    return targets[0]
+    target = await target_address.find(system, address, portals, credentials)
+    return BackendRecord(name=name, type=BackendKind.ISCSI, iqn=target.iqn, portals=target.portals)
 
 
 def _internal(name: str, path: str, block_size: int, preallocate: bool) -> BackendRecord:

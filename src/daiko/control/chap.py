@@ -1,4 +1,4 @@
-"""CHAP: by which user and secret hosts, back ends and discovery prove who they are.
+"""CHAP: by which user and secret hosts, back ends, other sites and discovery prove who they are.
 
 Secrets come in and never go out: what can be asked for is which user is set, and whether there is a
 secret for it. They are kept in the store, which only this process's user can read (folder 0700,
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daiko.control.error import Invalid
 from daiko.iscsi.chap import Account, Secret, name_fault, secret_fault
-from daiko.state.record import CredentialRecord, HostRecord
+from daiko.state.record import CredentialRecord, HostRecord, SiteRecord
 from daiko.state.store import Change, Store, Transaction
 from daiko.target.authentication import Authentication
 
@@ -31,6 +31,20 @@ def host(name: str) -> str:
 def backend(name: str) -> str:
     """The owner of a back end's credentials."""
     return f"backend:{name}"
+
+
+def site(name: str) -> str:
+    """The owner of the credentials by which this controller logs in to another site."""
+    return f"site:{name}"
+
+
+def peer(name: str) -> str:
+    """The owner of the credentials by which the first controller of a site logs in here."""
+    return f"peer:{name}"
+
+
+_WE_LOG_IN: Final = ("backend:", "site:")
+"""Owners of credentials by which this controller is the initiator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +119,7 @@ def put_for_target(change: Transaction, record: CredentialRecord) -> None:
     others = [
         other
         for other in change.list(CredentialRecord)
-        if other.owner != record.owner and not other.owner.startswith("backend:")
+        if other.owner != record.owner and not other.owner.startswith(_WE_LOG_IN)
     ]
     ours = {each.mutual_secret for each in (*others, record)} - {""}
     theirs = {each.secret for each in (*others, record)} - {""}
@@ -133,6 +147,9 @@ def account_of(record: CredentialRecord) -> Account:
     return Account(Secret(record.user, record.secret.encode()), target)
 
 
+_FOLLOWED: Final = (HostRecord, SiteRecord, CredentialRecord)
+
+
 async def set_for_discovery(system: System, chap: Chap) -> ChapState:
     """Let discovery sessions begin with a proof. Raises Invalid."""
     record = record_of(DISCOVERY, chap)
@@ -158,10 +175,12 @@ def follow(store: Store, authentication: Authentication) -> None:
             for record in store.list(HostRecord)
             for initiator in record.initiators
         }
+        for record in store.list(SiteRecord):
+            hosts[record.initiator] = account(store, peer(record.name))
         authentication.publish(hosts, account(store, DISCOVERY))
 
     def changed(changes: Sequence[Change]) -> None:
-        if any(change.type in (HostRecord, CredentialRecord) for change in changes):
+        if any(change.type in _FOLLOWED for change in changes):
             publish()
 
     publish()

@@ -35,6 +35,12 @@
     luns = { 0 = "alpha", 1 = "beta" }
     chap = { user = "h1", mutual_user = "array" }
 
+    [site.osaka]
+    iqn = "iqn.2026-11.com.example:osaka"
+    portals = ["203.0.113.9:3260"]
+    chap = { user = "tokyo" }
+    peer_chap = { user = "osaka" }
+
     [[function]]
     backend = "sd1"
     function = "direct-backup"
@@ -76,6 +82,7 @@ from daiko.state.record import (
     Patience,
     PortalGroupRecord,
     ReachRecord,
+    SiteRecord,
     SystemRecord,
     TargetPortGroupRecord,
     VolumeAccess,
@@ -224,6 +231,51 @@ class HostPart(_Part):
         return HostRecord(name=name, **self.model_dump(exclude={"chap"}))
 
 
+class SitePart(_Part):
+    """Another site's first controller."""
+
+    iqn: str
+    portals: tuple[str, ...] = Field(min_length=1)
+    initiator: str = ""
+    """"" = the name of its target with `.initiator` behind it."""
+    without_chap: bool = False
+    chap: ChapPart | None = None
+    """As whom we log in there."""
+    peer_chap: ChapPart | None = None
+    """As whom it logs in here."""
+    offered: dict[int, str] | None = None
+    """LUN -> volume; None = as it is."""
+
+    @model_validator(mode="after")
+    def _proved(self) -> Self:
+        if not self.without_chap and (self.chap is None or self.peer_chap is None):
+            raise ValueError("give `chap` and `peer_chap`, or say `without_chap = true`")
+        return self
+
+    def record(self, name: str) -> SiteRecord:
+        # iSCSI names in their one form, by which sessions are known (RFC 7143, 4.2.7.1).
+        return SiteRecord(
+            name=name,
+            iqn=self.iqn.lower(),
+            portals=self.portals,
+            initiator=(self.initiator or f"{self.iqn}.initiator").lower(),
+            without_chap=self.without_chap,
+            offered=self.offered or {},
+        )
+
+    @classmethod
+    def of(cls, store: Store, record: SiteRecord) -> Self:
+        return cls(
+            iqn=record.iqn,
+            portals=record.portals,
+            initiator=record.initiator,
+            without_chap=record.without_chap,
+            chap=ChapPart.of(store, chap.site(record.name)),
+            peer_chap=ChapPart.of(store, chap.peer(record.name)),
+            offered=record.offered or None,
+        )
+
+
 class FunctionPart(_Part):
     """A cell of the function table, by hand."""
 
@@ -253,6 +305,7 @@ class Document(_Part):
     backend: dict[str, BackendPart] = {}
     volume: dict[str, VolumePart] = {}
     host: dict[str, HostPart] = {}
+    site: dict[str, SitePart] = {}
     function: tuple[FunctionPart, ...] = ()
     reach: tuple[ReachPart, ...] = ()
 
@@ -316,6 +369,7 @@ class Document(_Part):
                 )
                 for record in store.list(HostRecord)
             },
+            site={record.name: SitePart.of(store, record) for record in store.list(SiteRecord)},
             function=tuple(
                 FunctionPart(
                     backend=record.backend,

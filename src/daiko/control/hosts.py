@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from daiko.control import chap, names
 from daiko.control.chap import Chap, ChapState
 from daiko.control.error import Conflict, Invalid, NotFound
-from daiko.state.record import CredentialRecord, HostRecord
+from daiko.state.record import CredentialRecord, HostRecord, SiteRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -213,6 +213,7 @@ async def clear_chap(system: System, name: str) -> HostState:
 
 def _state(system: System, record: HostRecord) -> HostState:
     named = {i for other in system.store.list(HostRecord) for i in other.initiators}
+    named |= {site.initiator for site in system.store.list(SiteRecord)}
     return HostState(
         record,
         tuple(

@@ -7,12 +7,12 @@ the request and showing the right form.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from daiko.control.error import Invalid, NotFound
 from daiko.mapping.extent import DeviceId
-from daiko.state.record import BackendRecord, HostRecord, VolumeRecord
+from daiko.state.record import BackendRecord, HostRecord, SiteRecord, VolumeRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -121,9 +121,19 @@ def host_of(system: System, text: str) -> HostRecord:
     return record
 
 
+def site_of(system: System, text: str) -> SiteRecord:
+    """The site of that name. Raises NotFound."""
+    record = system.store.get(SiteRecord, text)
+    if record is None:
+        raise NotFound(
+            f"no site is called {text!r}", _known("sites", system.store.list(SiteRecord))
+        )
+    return record
+
+
 def _known(
     noun: str,
-    records: tuple[BackendRecord, ...] | tuple[VolumeRecord, ...] | tuple[HostRecord, ...],
+    records: Sequence[BackendRecord | VolumeRecord | HostRecord | SiteRecord],
 ) -> str:
     if not records:
         return f"there are no {noun} yet: add one with `daiko {noun.replace(' ', '')[:-1]} add`"

@@ -2,8 +2,9 @@
 
 The publication follows the store. Each VolumeRecord is a logical unit over a virtual LU (or over
 the device itself, where the volume is one whole device); each HostRecord a row of the access
-control. When a back end comes, goes or is opened anew, the volumes on it get their devices anew
-without the hosts' sessions noticing.
+control, and each SiteRecord another: its first controller sees a management unit, and the volumes
+that it is offered. When a back end comes, goes or is opened anew, the volumes on it get their
+devices anew without the hosts' sessions noticing.
 """
 
 from __future__ import annotations
@@ -19,19 +20,22 @@ from daiko.backend.intent_log import IntentLog
 from daiko.command_control.decision import Place
 from daiko.control.intents import Intents
 from daiko.control.kept import UnitKeepers
+from daiko.control.management_units import ManagementUnits
 from daiko.device.block import BlockDevice
 from daiko.device.emulate import Emulate
 from daiko.device.layer.overlay import Overlay
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
+from daiko.scsi.site import MANAGEMENT_LUN
 from daiko.scsi.target_port_groups import AccessState
-from daiko.state.index import SeenBy, VolumesOf
+from daiko.state.index import OfferedTo, SeenBy, VolumesOf
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     GroupState,
     HostRecord,
     PortalGroupRecord,
+    SiteRecord,
     SystemRecord,
     TargetPortGroupRecord,
     VolumeAccess,
@@ -195,12 +199,16 @@ class Publication:
         self._intents = intents or Intents(None)
         self.third_party_copy: ThirdPartyCopy | None = None
         """Set before `start`: what carries out the copy commands of hosts."""
+        self.management_units: ManagementUnits | None = None
+        """Set before `start`: how other sites talk to this controller."""
         self.keepers = UnitKeepers(store)
         self._store = store
         self._device_of = device_of
         self._volumes: dict[str, PublishedVolume] = {}
         self._views: dict[str, tuple[Mapping[int, str], Mapping[int, LogicalUnit]]] = {}
         """Host -> its LUNs as stored, and the units they stand for."""
+        self._peer_views: dict[str, Mapping[int, LogicalUnit]] = {}
+        """Site -> the units that its first controller sees."""
         self.on_hosts_changed: Callable[[], None] = lambda: None
         """Called when the hosts, or what they may use, have become others."""
         self._port_groups = TargetPortGroups()
@@ -227,6 +235,9 @@ class Publication:
             self._close(volume)
         self._volumes.clear()
         self._views.clear()
+        self._peer_views.clear()
+        if self.management_units is not None:
+            self.management_units.stop()
 
     def volume(self, name: str) -> PublishedVolume:
         """Raises KeyError."""
@@ -345,14 +356,20 @@ class Publication:
             if change.type is HostRecord:
                 concerned = True
                 self._views.pop(change.key, None)
+            elif change.type is SiteRecord:
+                concerned = True
+                self._follow_site(change)
             elif change.type is SystemRecord:
                 self._follow_system()
             elif change.type is VolumeRecord:
                 seen_by = self._store.index(SeenBy).volume(change.key)
-                if self._follow_volume(change) and seen_by:
+                offered_to = self._store.index(OfferedTo).volume(change.key)
+                if self._follow_volume(change) and (seen_by or offered_to):
                     concerned = True
                     for sight in seen_by:
                         self._views.pop(sight.host, None)
+                    for sight in offered_to:
+                        self._peer_views.pop(sight.host, None)
         if concerned:
             self._publish()
             self.on_hosts_changed()
@@ -389,6 +406,8 @@ class Publication:
             for initiator in host.initiators:
                 hosts[initiator] = units
                 tags[initiator] = host.portal_groups
+        for site in self._store.list(SiteRecord):
+            hosts[site.initiator] = self._units_of_peer(site)
         self.access.publish(hosts, tags)
 
     def _units_of(self, host: HostRecord) -> Mapping[int, LogicalUnit]:
@@ -398,6 +417,25 @@ class Publication:
             units = {lun: self._volumes[name].unit for lun, name in host.luns.items()}
             known = self._views[host.name] = (host.luns, units)
         return known[1]
+
+    def _follow_site(self, change: Change) -> None:
+        before, after = change.before, change.after
+        if isinstance(before, SiteRecord) and isinstance(after, SiteRecord):
+            if before.offered == after.offered:
+                return
+        elif after is None and self.management_units is not None:
+            self.management_units.forget(change.key)
+        self._peer_views.pop(change.key, None)
+
+    def _units_of_peer(self, site: SiteRecord) -> Mapping[int, LogicalUnit]:
+        """What the first controller of a site sees; as `_units_of`."""
+        known = self._peer_views.get(site.name)
+        if known is None:
+            assert self.management_units is not None
+            units = {lun: self._volumes[name].unit for lun, name in site.offered.items()}
+            units[MANAGEMENT_LUN] = self.management_units.of(site.name)
+            known = self._peer_views[site.name] = units
+        return known
 
 
 ACCESS_STATES = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daiko.control.error import Unavailable
-from daiko.state.record import HostRecord
+from daiko.state.record import HostRecord, SiteRecord
 from daiko.target.reservations import it_nexus
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Registration:
     """One registered I_T nexus."""
 
     host: str
-    """Name of the host record; "" where none names this initiator."""
+    """Name of the host record, or `site NAME`; "" where none names this initiator."""
     initiator: str
     isid: str
     """6 bytes in hex."""
@@ -56,6 +56,7 @@ def show(system: System, name: str) -> VolumeReservations:
     reservations = system.unit(name).reservations
     state = reservations.state
     hosts = {i: host.name for host in system.store.list(HostRecord) for i in host.initiators}
+    hosts |= {site.initiator: f"site {site.name}" for site in system.store.list(SiteRecord)}
     in_session = {it_nexus(nexus) for nexus in system.sessions()}
     by = reservations.reserved_by
     return VolumeReservations(

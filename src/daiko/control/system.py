@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable, ReachCell
@@ -25,8 +26,10 @@ from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
 from daiko.control.management import check_urls
+from daiko.control.management_units import ManagementUnits
 from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
+from daiko.control.site_links import SiteLinks
 from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
@@ -34,7 +37,7 @@ from daiko.mapping.extent import DeviceId
 from daiko.pair.pairs import Pairs
 from daiko.pair.settings import PairSettings
 from daiko.pair.surroundings import Workshop
-from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
+from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -45,6 +48,7 @@ from daiko.state.record import (
     Patience,
     PortalGroupRecord,
     ReachRecord,
+    SiteRecord,
     SystemRecord,
     VolumeRecord,
 )
@@ -75,6 +79,10 @@ class System:
             intents=Intents(None if kept_in is None else kept_in / FOLDER),
         )
         self._inventory = Inventory(store, record.initiator_iqn, self._publication)
+        management_units = ManagementUnits(store, self._inventory)
+        self._publication.management_units = management_units
+        self.sites = SiteLinks(store, record.initiator_iqn, management_units.pairing)
+        """The links to other sites, and what they are offered."""
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
         self.pairs = Pairs(
@@ -99,7 +107,8 @@ class System:
         `listen`. `kept_in`: a folder that outlives the process, as the store does, for what is
         kept beside it; None: the store ends with the process."""
         system = cls(store, kept_in=kept_in)
-        for index in (BlocksInUse, VolumesOf, SeenBy):
+        await system._give_identity()
+        for index in (BlocksInUse, VolumesOf, SeenBy, OfferedTo):
             store.index(index)  # now, while no host waits
         await system._inventory.start()
         system._publication.third_party_copy = ThirdPartyCopyCommands(
@@ -108,6 +117,7 @@ class System:
         system._publication.start()
         chap.follow(store, system._target.authentication)
         await system.copy_manager.start()
+        system.sites.start()
         await system.pairs.start()
         return system
 
@@ -120,6 +130,7 @@ class System:
         let go. The store stays open."""
         await self._target.stop()
         await self.pairs.stop()
+        await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()
         self._publication.stop()
@@ -191,6 +202,12 @@ class System:
         await self.store.put(wanted)
         self._follow_record(wanted)
         self.copy_manager.retention.wake()
+
+    async def _give_identity(self) -> None:
+        """A system that is new has no UUID yet."""
+        if not self.record.identity:
+            identity = uuid4().hex
+            await self.store.put(self.record.model_copy(update={"identity": identity}))
 
     def _follow_record(self, record: SystemRecord) -> None:
         self._target.ping_interval = record.ping_interval
@@ -338,6 +355,11 @@ def put_host(change: Transaction, record: HostRecord) -> None:
                 raise Conflict(
                     f"host {other.name} has the initiator {initiator}", field="initiators"
                 )
+    for site in change.list(SiteRecord):
+        if site.initiator in record.initiators:
+            raise Conflict(
+                f"site {site.name} has the initiator {site.initiator}", field="initiators"
+            )
     change.put(record)
 
 

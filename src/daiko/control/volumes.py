@@ -22,7 +22,7 @@ from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import Extents
-from daiko.state.index import BlocksInUse, SeenBy, VolumesOf
+from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -380,15 +380,15 @@ async def _take_away(system: System, name: str, *, only_image: bool) -> VolumeRe
 
 def delete(change: Transaction, volume: VolumeRecord) -> None:
     """Take a volume out of the store, with what was kept for its unit. Raises Conflict when a
-    host sees it or a job that is not finished works on it."""
+    host or another site sees it or a job that is not finished works on it."""
     refuse_while_used(change, volume)
     change.delete(VolumeRecord, volume.name)
     kept.forget(change, volume)
 
 
 def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
-    """Raise Conflict when a host sees the volume, a job that is not finished works on it, or it is
-    a side of a pair."""
+    """Raise Conflict when a host or another site sees the volume, a job that is not finished works
+    on it, or it is a side of a pair."""
     refuse_while_paired(change.list(PairRecord), volume.name)
     sights = change.index(SeenBy).volume(volume.name)
     if sights:
@@ -397,6 +397,11 @@ def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
         raise Conflict(
             f"host {host} sees {volume.name} as LUN {', '.join(luns)}",
             f"`daiko host unmap {host} {volume.name}` takes it away from the host",
+        )
+    for sight in change.index(OfferedTo).volume(volume.name):
+        raise Conflict(
+            f"{volume.name} is offered to site {sight.host} as LUN {sight.lun}",
+            f"`daiko site show {sight.host}` shows what it is offered",
         )
     for job in change.list(JobRecord):
         if job.state not in TERMINAL and volume.name in places_of(job):

@@ -125,6 +125,9 @@ class Multipath:
         """Of the session; None while there is none."""
         self.generation = 0
         self.last_error = ""
+        self.last_refusal: RemoteProtocolError | None = None
+        """What was wrong with the last login, where no portal was merely silent; None = that is
+        not so, or there is a session."""
         self._watcher = watcher
         self._waiting: list[Command] = []
         self._pausing: set[Command] = set()
@@ -138,6 +141,9 @@ class Multipath:
         self._not_before: dict[Portal, float] = {}
         # Portals that asked to be left alone for a while, until when.
         self._is_held = False
+        self._resting: asyncio.Future[None] | None = None
+        """The pause between two rounds; done when there is none."""
+        self._round_over = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -163,8 +169,11 @@ class Multipath:
         self._is_open = False
         if self._reconnecting is not None:
             self._reconnecting.cancel()
+            if self._resting is not None:
+                self._resting.cancel()
             await asyncio.wait([self._reconnecting])
             self._reconnecting = None
+            self._round_over.set()
         if self._moving is not None:
             self._moving.cancel()
             self._moving = None
@@ -319,21 +328,44 @@ class Multipath:
     async def _reconnect(self) -> None:
         pause = self.settings.reconnect_first
         self._next_portal += 1
-        while True:
-            try:
-                await self._round()
-            except Unreachable:
-                # Chance keeps the sessions of many controllers from coming back all at once.
-                await asyncio.sleep(pause * random.uniform(0.75, 1.25))
-                pause = min(pause * 2, self.settings.reconnect_longest)
-            else:
-                if self._reconnecting is asyncio.current_task():
-                    self._reconnecting = None
-                return
+        # Compiled code keeps the exception of a handler for whichever task runs next while it waits
+        # inside the handler, so nothing is awaited in one here.
+        while not await self._has_begun():
+            self._round_over.set()
+            # Chance keeps the sessions of many controllers from coming back all at once.
+            await self._rest(pause * random.uniform(0.75, 1.25))
+            pause = min(pause * 2, self.settings.reconnect_longest)
+        self._round_over.set()
+        if self._reconnecting is asyncio.current_task():
+            self._reconnecting = None
+
+    async def _has_begun(self) -> bool:
+        """Try each portal once; whether there is a session now."""
+        try:
+            await self._round()
+        except Unreachable:
+            return False
+        return True
+
+    async def _rest(self, seconds: float) -> None:
+        """The pause between two rounds, or as much of it as nobody is in a hurry."""
+        self._resting = asyncio.ensure_future(asyncio.sleep(seconds))
+        await asyncio.wait([self._resting])
+
+    async def hurry(self) -> None:
+        """While the session is lost, try the portals now, and return when all have been tried or
+        there is a session. (A round that has begun already is the one.)"""
+        if self._reconnecting is not None:
+            self._round_over.clear()
+            if self._resting is not None:
+                self._resting.cancel()
+            await self._round_over.wait()
 
     async def _round(self) -> None:
         """Each portal once. Raises Unreachable."""
         words = []
+        refusal: RemoteProtocolError | None = None
+        is_silent = False
         for portal in self._choice.order(self._next_portal % len(self.portals)):
             if self._not_before.get(portal, 0.0) > asyncio.get_running_loop().time():
                 words.append(f"{portal}: it asked to be left alone for a moment")
@@ -343,16 +375,22 @@ class Multipath:
                 await self._log_in(portal)
             except (DeviceError, RemoteProtocolError) as error:
                 words.append(f"{portal}: {error}")
+                if isinstance(error, RemoteProtocolError):
+                    refusal = error
+                else:
+                    is_silent = True
             else:
                 self._next_portal = self.portals.index(portal)
                 return
         self.last_error = "; ".join(words)
+        self.last_refusal = None if is_silent else refusal
         raise Unreachable(f"{self.target_name}: {self.last_error}")
 
     async def _log_in(self, portal: Portal, redirected: bool = False) -> None:
         def begin(connection: Connection, login: LoggedIn) -> Session:
             return self._begin(portal, connection, login)
 
+        elsewhere: Portal | None = None
         try:
             await log_in(
                 portal, self.initiator_name, self.target_name, self.isid, begin, self.settings,
@@ -365,6 +403,7 @@ class Multipath:
                 elsewhere = Portal.parse(refusal.address.rpartition(",")[0] or refusal.address)
             except ValueError:
                 raise refusal from None
+        if elsewhere is not None:
             await self._log_in(elsewhere, redirected=True)
 
     async def check_account(self, account: Account | None) -> None:
@@ -391,6 +430,7 @@ class Multipath:
         self.session = session
         self.portal = portal
         self.last_error = ""
+        self.last_refusal = None
         self._is_past_grace = False
         log.info("session up", target=self.target_name, portal=str(portal))
         self._is_held = True

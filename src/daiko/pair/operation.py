@@ -48,7 +48,9 @@ class Write:
 
     __slots__ = ("_atomic", "_data", "_fua", "blocks")
 
-    is_known = True
+    @property
+    def is_known(self) -> bool:
+        return True
 
     def __init__(
         self, data: Buffer, blocks: int, *, fua: bool = False, atomic: bool = False
@@ -64,7 +66,8 @@ class Write:
         else:
             device.write(lba, self._data, done, self._fua)
 
-    lead = perform
+    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
+        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write(lba, self._data, done, self._fua)
@@ -75,7 +78,9 @@ class WriteSame:
 
     __slots__ = ("_pattern", "blocks")
 
-    is_known = True
+    @property
+    def is_known(self) -> bool:
+        return True
 
     def __init__(self, blocks: int, pattern: Buffer) -> None:
         self.blocks = blocks
@@ -84,7 +89,8 @@ class WriteSame:
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.write_same(lba, self.blocks, self._pattern, done)
 
-    lead = perform
+    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
+        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write_same(lba, self.blocks, self._pattern, done)
@@ -95,7 +101,9 @@ class Unmap:
 
     __slots__ = ("_zeros", "blocks")
 
-    is_known = True
+    @property
+    def is_known(self) -> bool:
+        return True
 
     def __init__(self, blocks: int, block_size: int) -> None:
         self.blocks = blocks
@@ -116,7 +124,9 @@ class CompareAndWrite:
 
     __slots__ = ("_compare", "_data", "blocks")
 
-    is_known = False
+    @property
+    def is_known(self) -> bool:
+        return False
 
     def __init__(self, compare: Buffer, data: Buffer, blocks: int) -> None:
         self._compare = compare
@@ -126,7 +136,8 @@ class CompareAndWrite:
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.compare_and_write(lba, self._compare, self._data, done)
 
-    lead = perform
+    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
+        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write(lba, self._data, done)
@@ -137,7 +148,9 @@ class OrWrite:
 
     __slots__ = ("_data", "blocks")
 
-    is_known = False
+    @property
+    def is_known(self) -> bool:
+        return False
 
     def __init__(self, data: Buffer, blocks: int) -> None:
         self._data = data
@@ -146,7 +159,8 @@ class OrWrite:
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.or_write(lba, self._data, done)
 
-    lead = perform
+    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
+        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         copy_blocks(leading, device, lba, self.blocks, done)

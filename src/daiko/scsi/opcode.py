@@ -72,6 +72,9 @@ class Opcode(IntEnum):
     WRITE_AND_VERIFY_12 = 0xAE
     VERIFY_12 = 0xAF
     READ_DEFECT_DATA_12 = 0xB7
+    SITE_IN = 0xD4
+    """Vendor specific, as the next one: between two first controllers (docs/protocol.md)."""
+    SITE_OUT = 0xD5
 
 
 class ServiceActionIn16(IntEnum):
@@ -156,6 +159,23 @@ class PersistentReserveOut(IntEnum):
     REGISTER_AND_IGNORE_EXISTING_KEY = 0x06
     REGISTER_AND_MOVE = 0x07
     REPLACE_LOST_RESERVATION = 0x08
+
+
+class SiteIn(IntEnum):
+    """Service actions of SITE IN, D4h: what one first controller asks of the other."""
+
+    GREET = 0x00
+    VOLUMES = 0x01
+    VOLUME_MAPPING = 0x02
+    ASK_FUNCTION = 0x03
+    FUNCTION_TABLE = 0x04
+    PAIR_IN = 0x10
+
+
+class SiteOut(IntEnum):
+    """Service actions of SITE OUT, D5h: what it tells it."""
+
+    PAIR_OUT = 0x10
 
 
 class Status(IntEnum):

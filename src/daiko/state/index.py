@@ -11,12 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import compress
 from operator import add
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import TERMINAL, HostRecord, JobRecord, Record, VolumeRecord
+from daiko.state.record import (
+    TERMINAL,
+    HostRecord,
+    JobRecord,
+    Record,
+    SiteRecord,
+    VolumeRecord,
+)
 from daiko.state.store import Change, Index
 
 _MANY = 64
@@ -145,20 +152,23 @@ class EndedJobs(Index):
 
 
 class Sight(NamedTuple):
-    """A host that sees a volume."""
+    """A host, or another site, that sees a volume."""
 
     host: str
+    """Its name."""
     lun: int
 
 
 class SeenBy(Index):
     """Which hosts see a volume."""
 
+    _seer: ClassVar[type[Record]] = HostRecord
+
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Sight, ...]] = {}
 
     def volume(self, name: str) -> tuple[Sight, ...]:
-        """By host and LUN."""
+        """By name and LUN."""
         return self._seen.get(name, ())
 
     def draft(self) -> Self:
@@ -168,7 +178,7 @@ class SeenBy(Index):
 
     def follow(self, changes: Iterable[Change]) -> None:
         for change in changes:
-            if change.type is HostRecord:
+            if change.type is self._seer:
                 before, after = _luns(change.before), _luns(change.after)
                 for lun, volume in before.items() - after.items():
                     self._set(volume, set(self.volume(volume)) - {Sight(change.key, lun)})
@@ -182,11 +192,19 @@ class SeenBy(Index):
             del self._seen[volume]
 
 
+class OfferedTo(SeenBy):
+    """Which other sites a volume is offered to."""
+
+    _seer = SiteRecord
+
+
 def _table(record: object) -> MappingTable | None:
     return record.extents.table if isinstance(record, VolumeRecord) else None
 
 
 def _luns(record: object) -> Mapping[int, str]:
+    if isinstance(record, SiteRecord):
+        return record.offered
     return record.luns if isinstance(record, HostRecord) else {}
 
 

@@ -44,6 +44,9 @@ class SystemRecord(Record):
     initiator_iqn: str
     """iSCSI name under which this controller logs in to second controllers."""
     mode: Mode = Mode.DELEGATE
+    identity: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
+    """UUID by which other sites know this system, whatever its names; 16 bytes in hex, given once.
+    Empty: not given yet."""
     company_id: int = 0x02DA10
     """IEEE company id (24 bits) of the NAA designators that this controller gives."""
     ping_interval: float = Field(default=60.0, ge=1, le=3600)
@@ -333,17 +336,43 @@ class HostRecord(Record):
         return self.name
 
 
+class SiteRecord(Record):
+    """Another site [0088]: where its first controller is, as whom it logs in here, and what it is
+    offered."""
+
+    kind: ClassVar[str] = "site"
+    name: str = Name
+    iqn: str
+    """iSCSI name of its first controller's target."""
+    portals: tuple[str, ...]
+    """HOST:PORT, tried in this order."""
+    initiator: str
+    """iSCSI name under which its first controller logs in here."""
+    without_chap: bool = False
+    """The administrator takes names for proof where no CHAP user is set."""
+    offered: dict[int, str] = {}
+    """LUN, from 1 on -> volume of this system that the other one may read and write."""
+    identity: str = Field(default="", pattern=r"^([0-9a-f]{32})?$")
+    """UUID of the other system, as it first said; empty: it has not answered yet."""
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
 class CredentialRecord(Record):
     """CHAP between this controller and one peer. Apart from the record of the peer, so that no view
     and no export of that can show a secret; of itself there is neither.
 
     `user` is how the initiator proves itself, `mutual_user` how the target does: of a host and of
-    discovery the first is the host's, of a back end it is ours."""
+    discovery the first is the host's, of a back end it is ours. With another site there are two: as
+    whom we log in there, and as whom it logs in here."""
 
     kind: ClassVar[str] = "credential"
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     owner: str
-    """`host:NAME`, `backend:NAME`, or `discovery:`."""
+    """`host:NAME`, `backend:NAME`, `site:NAME` (as whom we log in there), `peer:NAME` (as whom it
+    logs in here), or `discovery:`."""
     user: str
     secret: str = Field(default="", repr=False)
     """Empty: not set yet, so that nobody gets in by it."""

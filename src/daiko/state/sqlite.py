@@ -53,6 +53,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.ReservationRecord,
         records.MediumWorkRecord,
         records.HostRecord,
+        records.SiteRecord,
         records.CredentialRecord,
         records.PairRecord,
         records.JobRecord,

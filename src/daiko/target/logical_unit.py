@@ -79,6 +79,15 @@ class ThirdPartyCopy(Protocol):
         """Forget what is kept for this I_T nexus: list identifiers, aliases."""
 
 
+class SiteCommands(Protocol):
+    """What makes a unit a management unit: it answers another site's first controller
+    (docs/protocol.md)."""
+
+    def execute(self, unit: LogicalUnit, itl: ItlNexus, task: Task, row: CommandRow) -> None:
+        """Carry out a SITE IN or SITE OUT. May raise CheckCondition; else ends the task by
+        `itl.finish`, now or later."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who a logical unit is; it stays the same over restarts and moves."""
@@ -126,6 +135,7 @@ class LogicalUnit:
         "rows",
         "saves",
         "self_test",
+        "site",
         "task_set",
         "third_party_copy",
         "thresholds",
@@ -144,6 +154,7 @@ class LogicalUnit:
         keeper: Keeper | None = None,
         management: ManagementAddresses | None = None,
         open_intents: Callable[[], IntentLog] | None = None,
+        site: SiteCommands | None = None,
     ) -> None:
         self.identity = identity
         self.bare_device = device
@@ -151,6 +162,8 @@ class LogicalUnit:
         self.device = device
         """What commands use: the device, or a guard before it while blocks are in exclusive use."""
         self.third_party_copy = third_party_copy
+        self.site = site
+        """Of a management unit, which has no blocks and no other commands than it needs."""
         self.block_size = device.block_size
         """Bytes."""
         self.blocks = device.blocks
@@ -421,6 +434,7 @@ class LogicalUnit:
             intents=self.open_intents is not None,
             keeper=self.saves,
             states=self.asymmetric_access.groups.hosts_set_states,
+            site=self.site is not None,
         )
         return repertoire(means, self.bare_device.capabilities)
 

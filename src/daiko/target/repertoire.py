@@ -90,7 +90,17 @@ def _hand_to_copy_manager(row: CommandRow) -> Handler:
     return hand_over
 
 
+def _hand_to_site(row: CommandRow) -> Handler:
+    def hand_over(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
+        assert unit.site is not None
+        unit.site.execute(unit, itl, task, row)
+
+    return hand_over
+
+
 def _serve(row: CommandRow) -> Served:
+    if row.command_set is command_table.CommandSet.SITE:
+        return Served(row, _hand_to_site(row))
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
         return Served(row, _hand_to_copy_manager(row))
     return Served(row, HANDLERS[row.name])
@@ -115,9 +125,15 @@ class Means(NamedTuple):
     """A place that keeps something over restarts."""
     states: bool
     """Leave for hosts to set the states of target port groups."""
+    site: bool
+    """Another site to answer: it is a management unit."""
 
 
 def _offers(row: CommandRow, has: Means, device: Capabilities) -> bool:
+    if has.site or row.command_set is command_table.CommandSet.SITE:
+        return has.site and (
+            row.command_set is command_table.CommandSet.SITE or row.name in _OF_MANAGEMENT_UNIT
+        )
     if row.name in _NEED_A_KEEPER:
         return has.keeper
     if row.command_set is command_table.CommandSet.THIRD_PARTY_COPY:
@@ -135,6 +151,17 @@ def _offers(row: CommandRow, has: Means, device: Capabilities) -> bool:
     }.get(row.opcode, Level.NATIVE)
     return level is not Level.NONE
 
+
+_OF_MANAGEMENT_UNIT: Final = frozenset(
+    {
+        "TEST_UNIT_READY",
+        "REQUEST_SENSE",
+        "INQUIRY",
+        "REPORT_LUNS",
+        "REPORT_SUPPORTED_OPERATION_CODES",
+    }
+)
+"""What a management unit has beside SITE IN and SITE OUT."""
 
 _NEED_A_KEEPER: Final = frozenset({"REPORT_IDENTIFYING_INFORMATION", "SET_IDENTIFYING_INFORMATION"})
 """Commands of a unit that keeps something over restarts."""

@@ -39,7 +39,7 @@ from daiko.scsi.sense import (
 )
 from daiko.scsi.vpd import Designator
 from daiko.state.index import BlocksInUse
-from daiko.state.record import HostRecord
+from daiko.state.record import HostRecord, SiteRecord
 from daiko.state.store import Store
 from daiko.target.commands.alias_list import AliasLists
 from daiko.target.logical_unit import LogicalUnit
@@ -147,6 +147,8 @@ class CscdResolution:
     def _own(self, unit: LogicalUnit | None, byte: int, segment: int) -> Resolved:
         if unit is None:
             raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
+        if unit.site is not None:  # A management unit has no blocks to copy.
+            raise CheckCondition(incorrect_copy_target_device_type(segment, cscd_byte=byte))
         return _of_unit(unit, byte)
 
     # --- targets named by alias or address ------------------------------------------------------
@@ -186,7 +188,12 @@ class CscdResolution:
         return bool(self._store.index(BlocksInUse).by_device.get(device))
 
     def _allowed_portals(self) -> tuple[str, ...]:
-        """The portals whose LUs this host may name, by its own record or by the one for all."""
+        """The portals whose LUs this host may name, by its own record or by the one for all. The
+        first controller of another site is no host, and may name none."""
+        if any(
+            each.initiator == self._nexus.initiator_name for each in self._store.list(SiteRecord)
+        ):
+            return ()
         fallback: tuple[str, ...] = ()
         for host in self._store.list(HostRecord):
             if self._nexus.initiator_name in host.initiators:

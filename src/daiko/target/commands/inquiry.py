@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from daiko.device.block import Level
 from daiko.scsi import sense, spc, target_page, vpd
 from daiko.scsi.inquiry import StandardInquiry, VersionDescriptor
-from daiko.scsi.opcode import PeripheralQualifier, Status
+from daiko.scsi.opcode import DeviceType, PeripheralQualifier, Status
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.vpd import Association, Designator, PageCode
 from daiko.target import atomic_write, thin_provisioning
@@ -38,6 +38,8 @@ VERSION_DESCRIPTORS = (
     VersionDescriptor.ISCSI,
 )
 
+_OF_NO_DISK = (VersionDescriptor.SAM_5, VersionDescriptor.SPC_4, VersionDescriptor.ISCSI)
+
 IMPLICIT, IMPLICIT_AND_EXPLICIT = 1, 3
 """TPGS: the administrator changes states of target port groups, and hosts may (SPC-4, 5.16.2)."""
 
@@ -55,6 +57,8 @@ def inquiry(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         raise CheckCondition(sense.invalid_field_in_cdb(2))
     else:
         data = standard_inquiry(unit)
+    if unit.site is not None:
+        data = bytes((DeviceType.STORAGE_ARRAY_CONTROLLER,)) + data[1:]
     if itl.bars & Bar.UNAVAILABLE:
         # The peripheral qualifier is 001b where nothing can be done with the unit (5.16.2.5).
         data = bytes((data[0] | PeripheralQualifier.NOT_CONNECTED << 5,)) + data[1:]
@@ -66,12 +70,21 @@ def _copies(unit: LogicalUnit) -> bool:
 
 
 def _has_page(unit: LogicalUnit, code: int) -> bool:
+    if unit.site is not None:
+        return code in _OF_MANAGEMENT_UNIT
     is_there = _CONDITIONAL.get(code)
     return is_there is None or is_there(unit)
 
 
 def standard_inquiry(unit: LogicalUnit) -> bytes:
     """SPC-4, 6.6.2."""
+    if unit.site is not None:
+        return StandardInquiry(
+            vendor=unit.identity.vendor,
+            product=unit.identity.product,
+            revision=unit.identity.revision,
+            version_descriptors=_OF_NO_DISK,
+        ).pack()
     groups = unit.asymmetric_access.groups
     return StandardInquiry(
         vendor=unit.identity.vendor,
@@ -93,7 +106,9 @@ def _unit_serial_number(unit: LogicalUnit, nexus: Nexus) -> bytes:
 
 
 def _device_identification(unit: LogicalUnit, nexus: Nexus) -> bytes:
-    group = unit.asymmetric_access.groups.group_of(nexus.portal_group_tag)
+    group = None
+    if unit.site is None:
+        group = unit.asymmetric_access.groups.group_of(nexus.portal_group_tag)
     return vpd.pack_device_identification(
         [
             *unit.designators,
@@ -213,6 +228,12 @@ PAGES = {
     PageCode.BLOCK_DEVICE_CHARACTERISTICS: _block_device_characteristics,
     PageCode.LOGICAL_BLOCK_PROVISIONING: _logical_block_provisioning,
 }
+
+_OF_MANAGEMENT_UNIT = (
+    PageCode.SUPPORTED_VPD_PAGES,
+    PageCode.UNIT_SERIAL_NUMBER,
+    PageCode.DEVICE_IDENTIFICATION,
+)
 
 _CONDITIONAL: dict[int, Callable[[LogicalUnit], bool]] = {
     PageCode.MANAGEMENT_NETWORK_ADDRESSES: lambda unit: bool(unit.management.urls),

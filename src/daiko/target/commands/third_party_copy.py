@@ -48,7 +48,7 @@ from daiko.scsi.opcode import (
 from daiko.scsi.segment import BlockToBlock, VerifyCscd
 from daiko.scsi.sense import CheckCondition, Sense
 from daiko.scsi.third_party_page import GeneralOperations, ParameterData, ThirdPartyCopyPage
-from daiko.state.record import HostRecord
+from daiko.state.record import HostRecord, SiteRecord
 from daiko.state.store import Store, StoreError
 from daiko.target.commands import copy_answer
 from daiko.target.commands.alias_list import AliasLists
@@ -459,7 +459,11 @@ class _HostCopy:
 
     def _host_name(self) -> str:
         iqn = self._itl.nexus.initiator_name
-        named = [host for host in self._commands._store.list(HostRecord) if iqn in host.initiators]
+        store = self._commands._store
+        for site in store.list(SiteRecord):
+            if site.initiator == iqn:
+                return f"site {site.name} ({iqn})"
+        named = [host for host in store.list(HostRecord) if iqn in host.initiators]
         return f"host {named[0].name} ({iqn})" if named else f"host ({iqn})"
 
 
