@@ -9,8 +9,10 @@ PYTEST := .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 REPORT ?=
 SECONDS_OF_SOAK ?= 1800
 COUNT ?= 1000000
+KILLS ?= 200
+HISTORIES ?= 10000
 
-.PHONY: setup demo test check format bench soak conformance fuzz docs clean
+.PHONY: setup demo test check format bench soak soak-pairs conformance fuzz docs clean
 
 setup:                ## the virtual environment and the Debian packages
 	@scripts/setup
@@ -37,6 +39,9 @@ bench: setup          ## the benchmarks; results in bench/results/latest.json
 
 soak: setup           ## verified load for SECONDS_OF_SOAK (1800) while everything round it fails
 	@PYTHONPATH=tests .venv/bin/python -m soak.run --seconds $(SECONDS_OF_SOAK) $(ARGS)
+
+soak-pairs: setup     ## KILLS (200) random kills round a pair, then HISTORIES (10000) of its model
+	@PYTHONPATH=tests .venv/bin/python -m soak.pairs --kills $(KILLS) --histories $(HISTORIES)
 
 conformance: setup    ## libiscsi's suite on every kind of LU; writes docs/conformance.md
 	@PYTHONPATH=tests .venv/bin/python -m conformance.page $(ARGS)
