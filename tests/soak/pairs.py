@@ -1,7 +1,8 @@
 """`make soak-pairs`: the two long tests of pairs.
 
-KILLS random kill -9 of the first controller and of both second controllers under verified load (`pair_load.py`):
-nothing that was acknowledged is lost, and a pair that says paired has two sides that are the same.
+KILLS random kill -9 of the first controller and of both second controllers under verified load
+(`pair_load.py`): nothing that was acknowledged is lost, and a pair that says paired has two sides
+that are the same.
 Then HISTORIES generated histories of the model (`tests/pair/test_pair_model.py`).
 """
 
