@@ -25,11 +25,12 @@ def nothing() -> None:
 
 class SimulatedDisk:
     """A `RawFile`. Of each page it has every version written since the last sync, the stable one
-    first: a power cut leaves any one of them, or halves of two."""
+    first: a power cut leaves any one of them, or the last one torn."""
 
     def __init__(self) -> None:
         self.is_new = True
         self.is_removed = False
+        self.is_closed = False
         self._pages: dict[int, list[bytes]] = {}
         self._length = [0]
         self.calls_left: int | None = None
@@ -75,7 +76,7 @@ class SimulatedDisk:
             del versions[:last]
 
     def close(self) -> None:
-        pass
+        self.is_closed = True
 
     def remove(self) -> None:
         self.is_removed = True
@@ -84,7 +85,7 @@ class SimulatedDisk:
 
     def opened(self) -> SimulatedDisk:
         """The file is opened once more."""
-        self.is_new = False
+        self.is_new = self.is_closed = False
         self.calls_left = None
         return self
 
@@ -98,11 +99,12 @@ class SimulatedDisk:
 
     def after_a_power_cut(self, most: int = 64) -> Iterator[SimulatedDisk]:
         """What a power cut now may leave: each combination of versions of the pages; where that
-        would be more than `most`, of the oldest, the newest, and half of each."""
+        would be more than `most`, of the oldest, the newest, and that torn."""
         pages = {page: _different(versions) for page, versions in self._pages.items()}
         if prod(len(versions) for versions in pages.values()) > most:
             pages = {
-                page: _different([versions[0], versions[-1]]) for page, versions in pages.items()
+                page: _different([versions[0], versions[-1]])
+                for page, versions in self._pages.items()
             }
         for combination in product(*pages.values()):
             disk = SimulatedDisk()
@@ -110,6 +112,10 @@ class SimulatedDisk:
             disk._pages = {page: [data] for page, data in zip(pages, combination, strict=True)}
             disk._length = self._length[-1:]
             yield disk
+
+    def forget_page(self, page: int) -> None:
+        """What was written to the page since the last sync is gone."""
+        del self._pages[page][1:]
 
     def damage(self, page: int, data: bytes) -> None:
         """Something else than what was written stands in this page."""
@@ -135,11 +141,14 @@ class SimulatedDisk:
             self.calls_left -= 1
 
 
+TEARS = (44, PAGE // 2)
+"""Bytes after which the last write of a page may have been torn."""
+
+
 def _different(versions: list[bytes]) -> list[bytes]:
-    """Each version of a page once, and one that was torn in the middle of the last write."""
-    half = len(versions[0]) // 2
-    torn = versions[-1][:half] + versions[0][half:]
-    return list(dict.fromkeys([*versions, torn]))
+    """Each version of a page once, and what is left where the last write of it was torn."""
+    torn = [versions[-1][:tear] + versions[0][tear:] for tear in TEARS]
+    return list(dict.fromkeys([*versions, *torn]))
 
 
 class HandThreads:

@@ -258,19 +258,25 @@ class Crashes(RuleBasedStateMachine):
                 self.check_safe(self.opened(disk))
             self.boot -= 1
 
+    def open_again(self) -> DifferentialBitmap:
+        """Open what the disk has; a power cut at any moment of it is survived."""
+        self.disk.opened()
+        self.disk.before_sync = self.disk.during_sync = self.survives_a_power_cut
+        bitmap = self.opened(self.disk)
+        self.disk.before_sync = self.disk.during_sync = lambda: None
+        return bitmap
+
     @rule()
     def close_and_open_again(self) -> None:
         self.finish(self.bitmap.close())
         self.boot += 1
-        self.disk.opened()
-        bitmap = self.opened(self.disk)
+        bitmap = self.open_again()
         self.check_exact(bitmap)
         self.take_up(bitmap)
 
     @rule()
     def crash_of_the_process(self) -> None:
-        self.disk.opened()
-        bitmap = self.opened(self.disk)
+        bitmap = self.open_again()
         self.check_exact(bitmap)
         self.take_up(bitmap)
 
@@ -302,7 +308,7 @@ class Crashes(RuleBasedStateMachine):
                 self.disk.opened()
                 break
             self.cut(kept_then)
-        bitmap = self.opened(self.disk)
+        bitmap = self.open_again()
         self.check_safe(bitmap)
         self.take_up(bitmap)
 

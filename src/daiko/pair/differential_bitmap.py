@@ -174,7 +174,7 @@ class DifferentialBitmap:
         was marked for it. Raises OSError for what the operating system refuses (EBUSY: somebody has
         it open), ValueError for a volume or a setting that cannot be."""
         geometry = Geometry(identity, blocks, block_size, granularity)
-        _check(geometry, hot_bytes)
+        _check(geometry, hot_bytes, boot_id)
         regions = RegionBitmap(blocks, geometry.shift)
         file = None
         found = Found(Condition.NEW)
@@ -481,7 +481,7 @@ class DifferentialBitmap:
             self._workers.stop(lambda: None)
 
 
-def _check(geometry: Geometry, hot_bytes: int) -> None:
+def _check(geometry: Geometry, hot_bytes: int, boot_id: bytes | None) -> None:
     granularity, block_size = geometry.granularity, geometry.block_size
     if geometry.blocks < 1:
         raise ValueError(f"a volume of {geometry.blocks} blocks has no differential bitmap")
@@ -499,6 +499,8 @@ def _check(geometry: Geometry, hot_bytes: int) -> None:
             f"{hot_bytes} bytes that a power cut may mark: from {LEAST_HOT_BYTES} to "
             f"{MOST_HOT_BYTES} it must be"
         )
+    if boot_id is not None and len(boot_id) != 16:
+        raise ValueError(f"a boot id of {len(boot_id)} bytes: 16 it must have")
 
 
 def _again(error: OSError) -> OSError:
