@@ -453,6 +453,17 @@ def test_file_whose_sync_failed_when_it_was_opened_is_not_exact_the_next_time() 
     assert bitmap.all_in(0, 255)
 
 
+def test_file_without_a_log_whose_sync_failed_when_it_was_opened_vouches_for_nothing() -> None:
+    disk = written(areas=(), power_safe=False)
+    disk.broken.add("sync")
+    with pytest.raises(OSError, match="simulated"):
+        opened(disk, power_safe=True)
+    disk.broken.clear()
+    _, bitmap, found = opened(disk.opened(), power_safe=True)
+    assert (found.condition, whole(bitmap)) == (Condition.LOST, True)
+    assert found.reason == "it could not be written; it had no activity log"
+
+
 @pytest.mark.parametrize("granularity", [4096, 65536, 1 << 20])
 @pytest.mark.parametrize("block_size", [512, 4096])
 def test_area_is_of_one_size_whatever_the_granularity(granularity: int, block_size: int) -> None:

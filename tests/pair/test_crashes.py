@@ -346,4 +346,4 @@ class Crashes(RuleBasedStateMachine):
 
 
 TestCrashes = Crashes.TestCase
-TestCrashes.settings = settings(max_examples=400, stateful_step_count=40)
+TestCrashes.settings = settings(max_examples=250, stateful_step_count=40)

@@ -194,6 +194,22 @@ async def test_bitmap_that_is_forgotten_leaves_no_file(path: Path) -> None:
     again.forget()
 
 
+def put_a_folder_in_the_place_of(path: Path) -> Path:
+    """Where the file is then."""
+    moved = path.rename(path.with_name("moved.bitmap"))
+    path.mkdir()
+    return moved
+
+
+async def test_file_that_cannot_be_taken_away_is_let_go_of(path: Path) -> None:
+    bitmap = opened(path)
+    moved = put_a_folder_in_the_place_of(path)
+    with pytest.raises(OSError, match=r"alpha\.bitmap"):
+        bitmap.forget()
+    again = opened(moved)
+    again.forget()
+
+
 def test_boot_id_is_the_kernels() -> None:
     text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert f"{this_boot().hex()}" == text.replace("-", "")
@@ -571,6 +587,14 @@ def test_write_that_fails_is_told_from_then_on(rig: Rig, mends: bool) -> None:
     with pytest.raises(OSError, match="simulated"):
         rig.run(rig.bitmap.close)
     assert rig.disk.is_closed
+
+
+def test_sync_raises_what_it_fails_with(rig: Rig) -> None:
+    rig.disk.broken.add("sync")
+    with pytest.raises(OSError, match="simulated") as caught:
+        rig.run(rig.bitmap.sync)
+    assert caught.value is not rig.bitmap.failed
+    assert is_failed(rig)
 
 
 @pytest.mark.parametrize("mends", [False, True], ids=["for good", "once"])
