@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 
 BENCHMARKS = (
     "mapping_table",
+    "differential_bitmap",
     "target_loads",
     "idle_sessions",
     "copies",

@@ -85,13 +85,11 @@ class RegionBitmap:
     def update(self, other: RegionBitmap) -> None:
         """Set what is set in `other`. Raises ValueError where that is of another volume's size or
         other regions; so does `remove`."""
-        self._check_alike(other)
         for start, end, mine, theirs in self._pieces(other):
             self._replace(start, end, mine, mine | theirs)
 
     def remove(self, other: RegionBitmap) -> None:
         """Clear what is set in `other`."""
-        self._check_alike(other)
         for start, end, mine, theirs in self._pieces(other):
             self._replace(start, end, mine, mine & ~theirs)
 
@@ -111,14 +109,14 @@ class RegionBitmap:
         if first == last and 0 <= first < self.regions:
             return bool(self._bytes[first >> 3] >> (first & 7) & 1)
         self._check(first, last)
-        return first <= last and self._next_set(first) <= last
+        return first <= last and _next_set(self._bytes, first, self.regions) <= last
 
     def all_in(self, first: int, last: int) -> bool:
         """Are the bits of all regions of the range set? Of an empty range: yes."""
         if first == last and 0 <= first < self.regions:
             return bool(self._bytes[first >> 3] >> (first & 7) & 1)
         self._check(first, last)
-        return first > last or self._next_clear(first) > last
+        return first > last or _next_clear(self._bytes, first, self.regions) > last
 
     @property
     def changed_blocks(self) -> int:
@@ -155,10 +153,10 @@ class RegionBitmap:
         self._check(start, self.regions - 1)
         region = start
         while region < self.regions:
-            first = self._next_set(region)
+            first = _next_set(self._bytes, region, self.regions)
             if first >= self.regions:
                 break
-            region = self._next_clear(first)
+            region = _next_clear(self._bytes, first, self.regions)
             yield first, region - first
 
     def ranges(self) -> Iterator[tuple[int, int]]:
@@ -214,10 +212,6 @@ class RegionBitmap:
         if not 0 <= first <= last + 1 <= self.regions:
             raise ValueError(f"regions {first}..{last} are not a range of {self.regions}")
 
-    def _check_alike(self, other: RegionBitmap) -> None:
-        if (self.blocks, self.shift) != (other.blocks, other.shift):
-            raise ValueError(f"{self} and {other} do not speak of the same regions")
-
     def _replace(self, start: int, end: int, old: int, new: int) -> bool:
         """Put `new` in the place of the bytes start..end-1, which held `old`."""
         if new == old:
@@ -233,44 +227,48 @@ class RegionBitmap:
 
     def _pieces(self, other: RegionBitmap) -> Iterator[tuple[int, int, int, int]]:
         """(start, end, the bits here, the bits there) of the bytes where `other` has any."""
+        if (self.blocks, self.shift) != (other.blocks, other.shift):
+            raise ValueError(f"{self} and {other} do not speak of the same regions")
         for start in range(0, len(self._bytes), _PIECE):
             end = min(start + _PIECE, len(self._bytes))
             theirs = int.from_bytes(other._bytes[start:end], "little")
             if theirs:
                 yield start, end, int.from_bytes(self._bytes[start:end], "little"), theirs
 
-    def _next_set(self, region: int) -> int:
-        """The first region from this one on whose bit is set; `regions` where there is none."""
-        at = region >> 3
-        rest = self._bytes[at] >> (region & 7)
-        if rest:
-            return region + _lowest(rest)
-        at = self._skip(at + 1, _ALL_CLEAR, _SOME_SET)
-        return self.regions if at < 0 else (at << 3) + _lowest(self._bytes[at])
 
-    def _next_clear(self, region: int) -> int:
-        """The first region from this one on whose bit is clear; `regions` where there is none."""
-        at = region >> 3
-        rest = (self._bytes[at] ^ 0xFF) >> (region & 7)
-        if not rest:
-            at = self._skip(at + 1, _ALL_SET, _SOME_CLEAR)
-            if at < 0:
-                return self.regions
-            region, rest = at << 3, self._bytes[at] ^ 0xFF
-        return min(region + _lowest(rest), self.regions)
+def _next_set(bits: bytearray, region: int, end: int) -> int:
+    """The first region from this one on whose bit is set; `end` where there is none."""
+    at = region >> 3
+    rest = bits[at] >> (region & 7)
+    if rest:
+        return region + _lowest(rest)
+    at = _find(bits, at + 1, _SOME_SET, _ALL_CLEAR)
+    return end if at < 0 else (at << 3) + _lowest(bits[at])
 
-    def _skip(self, at: int, dull: bytes, other: re.Pattern[bytes]) -> int:
-        """The first byte from `at` on that `other` finds, past pieces like `dull`; or -1."""
-        bits = self._bytes
-        while True:
-            found = other.search(bits, at, at + _PIECE)
-            if found is not None:
-                return found.start()
+
+def _next_clear(bits: bytearray, region: int, end: int) -> int:
+    """The first region from this one on whose bit is clear; `end` where there is none."""
+    at = region >> 3
+    rest = (bits[at] ^ 0xFF) >> (region & 7)
+    if not rest:
+        at = _find(bits, at + 1, _SOME_CLEAR, _ALL_SET)
+        if at < 0:
+            return end
+        region, rest = at << 3, bits[at] ^ 0xFF
+    return min(region + _lowest(rest), end)
+
+
+def _find(bits: bytearray, at: int, wanted: re.Pattern[bytes], dull: bytes) -> int:
+    """The first byte from `at` on that is wanted, or -1; pieces that are `dull` are passed."""
+    while True:
+        found = wanted.search(bits, at, at + _PIECE)
+        if found is not None:
+            return found.start()
+        at += _PIECE
+        if at >= len(bits):
+            return -1
+        while bits[at : at + _PIECE] == dull:
             at += _PIECE
-            if at >= len(bits):
-                return -1
-            while bits[at : at + _PIECE] == dull:
-                at += _PIECE
 
 
 def _mask(first: int, last: int) -> int:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Final
@@ -173,8 +174,17 @@ class BitmapFile:
             self._lay_out()
             return Found(Condition.LOST, self._marked_bytes, wrong or "")
         self._sequence = log.sequence
-        found = self._judge(log, *self._read_pages())
-        self._take_up(found)
+        lost, marked = self._read_pages()
+        found = self._judge(log, len(lost), marked)
+        try:
+            self._take_up(lost, is_exact=found.condition is Condition.EXACT)
+        except OSError:
+            # The kernel tells of what it could not write only once; the next one to open the file
+            # on this boot would take it for exact.
+            self._power_safe = self._power_safe and log.power_safe
+            with suppress(OSError):  # what failed first is what is told
+                self.write_log(State.FAILED, log.areas)
+            raise
         return found
 
     def _header_fault(self) -> str | None:
@@ -204,10 +214,11 @@ class BitmapFile:
             default=None,
         )
 
-    def _read_pages(self) -> tuple[int, int]:
-        """Read the pages of bits. Of those that are not there, everything is marked: how many
-        pages, and how many bytes of the volume."""
-        lost = marked = 0
+    def _read_pages(self) -> tuple[list[int], int]:
+        """Read the pages of bits. Of those that are not there, everything is marked: which pages
+        those are, and how many bytes of the volume."""
+        lost = []
+        marked = 0
         for first in range(0, self._pages, _AT_ONCE):
             data = self._raw.read((_FIRST + first) * PAGE, _AT_ONCE * PAGE)
             for page in range(first, min(first + _AT_ONCE, self._pages)):
@@ -217,7 +228,7 @@ class BitmapFile:
                 if data[at : at + _TAG.size] == self._tag(page) and len(bits) == _PAYLOAD:
                     self._bitmap.load(offset, bits[:length])
                     continue
-                lost += 1
+                lost.append(page)
                 before = self._marked_bytes
                 self._bitmap.load(offset, b"\xff" * length)
                 marked += self._marked_bytes - before
@@ -252,15 +263,21 @@ class BitmapFile:
         if first < regions:
             self._bitmap.mark(first, min(first + (1 << shift), regions) - 1)
 
-    def _take_up(self, found: Found) -> None:
+    def _take_up(self, lost: Sequence[int], *, is_exact: bool) -> None:
         """Make the file say what the bitmap does, and then that it is in use, with no area hot.
 
         In this order: until the new log page is there, the one before it says what may be wrong
         with the bits; and the bits of areas that were hot when a process ended, which only the
-        page cache has, need that log until they are on stable storage."""
+        page cache has, need that log until they are on stable storage. A page that was lost gets
+        its tag when its bits are there, or it might be torn between the two."""
         if self._raw.size() != self._length:
             self._raw.allocate(self._length)
-        if found.condition is not Condition.EXACT:
+        for page in lost:
+            bits = self._page(page)[_TAG.size :]
+            self._raw.write((_FIRST + page) * PAGE, bytes(_TAG.size) + bits)
+        if lost:
+            self._raw.sync()
+        if not is_exact:
             self._write_pages(0, self._pages)
         self._raw.sync()
         self.write_log(State.OPEN, ())

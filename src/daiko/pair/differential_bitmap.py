@@ -52,7 +52,8 @@ next one succeeds all the same. A log page says FAILED, so that whoever opens th
 boot does not take it for exact.
 
 Pages of bits are written whole, so that the kernel never has to read one first. All methods are
-called on the event loop; of what may block only `open` and `forget` wait.
+called on the event loop, but `open`, which reads the file and waits for the disk, may be called in
+a thread. `mark` and `clear` write to the page cache, as writes of files do; `forget` unlinks.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class DifferentialBitmap:
         was marked for it. Raises OSError for what the operating system refuses (EBUSY: somebody has
         it open), ValueError for a volume or a setting that cannot be."""
         geometry = Geometry(identity, blocks, block_size, granularity)
-        _check(geometry, hot_bytes)
+        _check(geometry, hot_bytes, boot_id)
         regions = RegionBitmap(blocks, geometry.shift)
         file = None
         found = Found(Condition.NEW)
@@ -212,8 +213,9 @@ class DifferentialBitmap:
         return self._is_calm or self._counts(first, last)
 
     def when_marked(self, lba: int, blocks: int, done: Marked) -> None:
-        """Mark the regions of these blocks and call `done` on the event loop, inline where `mark`
-        would say True: with None when a write to them may be sent, else with the error."""
+        """Mark the regions of these blocks and call `done` on the event loop, inline where there is
+        nothing to wait for: with None when a write to them may be sent, else with the error. Raises
+        ValueError as `mark` does."""
         if self.mark(lba, blocks):
             done(None)
         elif (error := self._refusal) is not None:
@@ -258,7 +260,7 @@ class DifferentialBitmap:
     def clear(self, first_region: int, last_region: int) -> None:
         """Both sides have the same in these regions: clear their bits. Not while a write to any of
         them is under way or waits to be marked; the caller sees to that. Raises ValueError where
-        they are none of the volume's."""
+        the volume has no such regions."""
         before = self.regions.set_regions
         if not self.regions.clear(first_region, last_region):
             return
@@ -273,7 +275,8 @@ class DifferentialBitmap:
         self._keep_bound()
 
     def mark_all(self) -> None:
-        """Everything may differ. On stable storage after the next `sync`."""
+        """Everything may differ. On stable storage after the next `sync`. Writes all of the file, 2
+        MiB for a TiB in regions of 64 KiB, to the page cache."""
         self.mark(0, self.regions.blocks)
 
     async def mark_regions(self, regions: RegionBitmap) -> None:
@@ -358,10 +361,12 @@ class DifferentialBitmap:
         self._is_calm = False
         if self._file is None:
             return
-        self._file.remove()
-        if not self._is_making_commit:
-            self._let_go()
-            self._tell()
+        try:
+            self._file.remove()
+        finally:
+            if not self._is_making_commit:
+                self._let_go()
+                self._tell()
 
     async def _committed(self) -> OSError | None:
         """Until a commit that begins from now on has ended, or will never; how it went."""
@@ -489,7 +494,7 @@ class DifferentialBitmap:
             self._workers.stop(lambda: None)
 
 
-def _check(geometry: Geometry, hot_bytes: int) -> None:
+def _check(geometry: Geometry, hot_bytes: int, boot_id: bytes | None) -> None:
     granularity, block_size = geometry.granularity, geometry.block_size
     if geometry.blocks < 1:
         raise ValueError(f"a volume of {geometry.blocks} blocks has no differential bitmap")
@@ -507,6 +512,8 @@ def _check(geometry: Geometry, hot_bytes: int) -> None:
             f"{hot_bytes} bytes that a power cut may mark: from {LEAST_HOT_BYTES} to "
             f"{MOST_HOT_BYTES} it must be"
         )
+    if boot_id is not None and len(boot_id) != 16:
+        raise ValueError(f"a boot id of {len(boot_id)} bytes: 16 it must have")
 
 
 def _again(error: OSError) -> OSError:

@@ -148,9 +148,18 @@ class LivePair:
         for side in self.sides:
             side.install()
 
-    def mark_all(self) -> None:
-        """Nothing is known of what is equal."""
+    async def mark_all(self) -> None:
+        """Nothing is known of what is equal; on stable storage when this returns. Raises
+        OSError."""
         self.primary.bitmap.mark_all()
+        await self.primary.bitmap.sync()
+
+    async def keep_what_was_found(self) -> None:
+        """Where a bitmap had gone, everything was marked in a new one: bring that to stable
+        storage, before a power cut can make it look as if nothing differed. Raises OSError."""
+        for side in self.sides:
+            if side.is_gone:
+                await side.bitmap.sync()
 
     async def act(self, record: PairRecord) -> None:
         """Act by a record that is in the store: let hosts use the sides as its state says, and

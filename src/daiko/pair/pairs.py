@@ -71,6 +71,7 @@ class Pairs:
         records = []
         for record in self._store.list(PairRecord):
             pair = self._make(record)
+            await pair.keep_what_was_found()
             if record.state is PairState.PAIRED and any(side.marked_bytes for side in pair.sides):
                 record = moved(record, PairState.COPYING, self._clock(), reason="after a restart")
             records.append(record)
@@ -134,7 +135,7 @@ class Pairs:
         finally:
             self._new.discard(record.name)
         try:
-            pair.mark_all()
+            await pair.mark_all()
             await self._keep([record], ())
         except BaseException:
             self._drop(record)
