@@ -58,7 +58,7 @@ class Site:
             await self._store.put(
                 PortalGroupRecord(tag=1, portals=(self.portal,), target_port_group=1)
             )
-        self._system = await System.start(self._store)
+        self._system = await System.start(self._store, kept_in=self.folder)
         await self._system.listen()
 
     async def stop(self) -> None:

@@ -101,7 +101,7 @@ async def test_a_resync_copies_what_either_side_has_written(system: System, tmp_
     await _write(system, "alpha", 10, b"a" * 512)
     await _write(system, "beta", 2000, b"b" * 1024)
     assert _bytes(tmp_path, "beta")[: 2000 * 512] == before[: 2000 * 512]
-    (effect,) = pairs.effects(system, "p", Verb.RESYNC)
+    (effect,) = await pairs.effects(system, "p", Verb.RESYNC)
     assert (effect.volume, effect.overwritten, effect.discarded) == ("beta", 2 * REGION, REGION)
     with pytest.raises(Conflict, match="131,072 bytes of beta would be overwritten, 65,536 of"):
         await pairs.do(system, "p", Verb.RESYNC)

@@ -9,7 +9,7 @@ import pytest
 
 from daiko.backend import site_link, site_reading, site_session
 from daiko.command_control.site_terms import FUNCTION_CODES, MODE_CODES
-from daiko.scsi import site, site_parameters, site_values
+from daiko.scsi import pair_envelopes, site, site_parameters, site_values
 from daiko.scsi.layout import Layout
 from daiko.scsi.opcode import Opcode, SiteIn, SiteOut
 from daiko.scsi.site_parameters import Kind, Page
@@ -19,7 +19,7 @@ from scsi.golden import golden
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "protocol.md").read_text()
 LAYOUTS = {
     layout.name: layout
-    for module in (site_parameters, site_values)
+    for module in (site_parameters, site_values, pair_envelopes)
     for layout in vars(module).values()
     if isinstance(layout, Layout)
 }
@@ -28,6 +28,10 @@ LAYOUTS = {
 def section(title: str) -> str:
     start = TEXT.index(f"\n### {title}\n")
     return TEXT[start + 5 : TEXT.find("\n##", start + 5)]
+
+
+def section_of_pairs() -> str:
+    return TEXT[TEXT.index("\n## Pairs\n") : TEXT.index("\n## Codes\n")]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -69,8 +73,23 @@ def test_service_actions_and_kinds_are_those_of_the_code() -> None:
     assert found == [
         (f"{action:02X}", action.name.replace("_", " ")) for action in (*SiteIn, *SiteOut)
     ]
+    envelopes = re.findall(r"^\| (\d) \| ([A-Z ]+) \|.*\|$", section_of_pairs(), re.MULTILINE)
+    assert envelopes == [(str(int(kind)), kind.name) for kind in pair_envelopes.PairKind]
     kinds = re.findall(r"^\| (\d) \| ([A-Z ]+) \|$", TEXT, re.MULTILINE)
     assert kinds == [(str(int(kind)), kind.name.replace("_", " ")) for kind in Kind]
+
+
+def test_codes_of_pairs_are_those_of_the_code() -> None:
+    text = section_of_pairs()
+    for codes in (pair_envelopes.StateCode, pair_envelopes.Mixture, pair_envelopes.Verdict):
+        words = [f"{int(code)} {code.name.lower().replace('_', ' ')}" for code in codes]
+        said = ", ".join(words).removeprefix("0 none, " if len(words) == 7 else "")
+        assert said.replace("3 unknown,", "3 unknown pair,") in text
+    assert f"at most {pair_envelopes.MOST_MARKS >> 10} KiB" in text
+    least, most = pair_envelopes.GRANULARITIES
+    assert f"{least >> 10} KiB to {most >> 20} MiB" in text
+    contents = site_parameters.HEADER_LENGTH + site_parameters.DESCRIPTOR_LENGTH
+    assert f"PARAMETER LIST, byte {contents}" in text
 
 
 def test_codes_are_those_of_the_code() -> None:

@@ -98,6 +98,11 @@ class SiteLink:
         """Of the protocol, as the other one speaks it (major, minor)."""
         return self._session.version
 
+    @property
+    def generation(self) -> int:
+        """Grows whenever what was written there before may be lost unless it was flushed."""
+        return self._session.generation
+
     def start(self) -> None:
         """Begin to keep the link up, in the background."""
         self._session.start()

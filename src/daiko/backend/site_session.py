@@ -156,6 +156,8 @@ class SiteSession:
             f"site {name}", iqn, portals, initiator_name, account=account
         )
         self._controller.on_session = self._session_changed
+        self._controller.on_reset = self._was_reset
+        self._resets = 0
         self._status = LinkStatus(LinkState.CONNECTING, since=time.time())
         self._fault = ""
         """What was said that cannot be."""
@@ -184,6 +186,15 @@ class SiteSession:
         """Tell `watcher` of every change of the status from now on. Returns what ends that."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever the session was lost, or a volume there may have lost what was written
+        and not flushed."""
+        return self._controller.generation + self._resets
+
+    def _was_reset(self, controller: SecondController, lun: int) -> None:
+        self._resets += 1
 
     def start(self) -> None:
         """Begin to keep the link up, in the background."""

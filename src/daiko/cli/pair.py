@@ -53,7 +53,7 @@ def create(
         str,
         typer.Argument(
             metavar="SECONDARY",
-            help="A volume of the same size; what is on it is lost.",
+            help="A volume of the same size, SITE:VOLUME at another site; what is on it is lost.",
             autocompletion=complete.volumes,
         ),
     ],
@@ -89,7 +89,8 @@ def create(
     """Make a pair: copy all of PRIMARY to SECONDARY, and keep the two the same."""
     rest = client.of(context)
     if not yes:
-        found = rest.get("volumes", secondary)
+        # Both have the same size; one at another site is not known here.
+        found = rest.get("volumes", primary if ":" in secondary else secondary)
         size = found["blocks"] * found["block_size"]
         _ask([f"{render.size(size)} of {secondary} will be overwritten"])
     made = rest.post(
@@ -172,9 +173,17 @@ def resync(
 
 
 @app.command("swap")
-def swap(context: typer.Context, name: Name, json: option.Json = False) -> None:
-    """Let hosts use the other side."""
-    _do(context, name, "swap", {}, json)
+def swap(
+    context: typer.Context,
+    name: Name,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Take over though the site that leads does not answer."),
+    ] = False,
+    json: option.Json = False,
+) -> None:
+    """Let hosts use the other side. Where the site that leads a pair is lost: take over."""
+    _do(context, name, "swap", {"confirmed": yes}, json)
 
 
 @app.command("pace")
@@ -313,6 +322,7 @@ def _show(pair: dict[str, Any]) -> None:
             ("state", render.state(pair["state"])),
             ("why", pair["reason"]),
             ("group", pair["group"]),
+            ("led by", f"site {pair['site']}" if pair["is_followed"] else ""),
             ("data", same if differs else f"{render.size(pair['size'])}, all the same"),
             ("differs", f"{render.size(differs)} at most" if differs else ""),
             ("on secondary", f"{render.size(written)} written by hosts" if written else ""),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from daiko.cli import client, follow, option, render, secret
+from daiko.cli import client, complete, follow, option, render, secret
 
 app = typer.Typer(no_args_is_help=True, help="First controllers of other sites.")
 
@@ -46,6 +46,12 @@ PeerSecret = Annotated[
         "--peer-secret",
         metavar="-",
         help="Read that from standard input; after the others, on a line of its own.",
+    ),
+]
+Volume = Annotated[
+    str,
+    typer.Argument(
+        metavar="VOLUME", help="A volume of this system.", autocompletion=complete.volumes
     ),
 ]
 WithoutChap = Annotated[
@@ -206,6 +212,20 @@ def probe(context: typer.Context, name: option.SiteName, json: option.Json = Fal
     _show(found, json)
 
 
+@app.command("offer")
+def offer(context: typer.Context, name: option.SiteName, volume: Volume) -> None:
+    """Let a site read and write a volume of this system, and pair it with one of its own."""
+    client.of(context).put("sites", name, "offered", volume, body={})
+    render.said(f"{name} is offered {volume}")
+
+
+@app.command("withdraw")
+def withdraw(context: typer.Context, name: option.SiteName, volume: Volume) -> None:
+    """Take that back. Refused while the site leads a pair with the volume."""
+    client.of(context).delete("sites", name, "offered", volume)
+    render.said(f"{name} is not offered {volume} any more")
+
+
 def _told(site: dict[str, Any], json: bool) -> None:
     if json:
         render.as_json(site)
@@ -251,6 +271,7 @@ def _show(site: dict[str, Any], json: bool) -> None:
                 "logged in",
                 "\n".join(f"from {each['address']}" for each in site["logins"]) or "no",
             ),
+            ("pairs", ", ".join(site["pairs"])),
         ]
     )
     render.out.print()

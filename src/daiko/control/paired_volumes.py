@@ -16,6 +16,7 @@ from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 from daiko.mapping.range_set import RangeSet
+from daiko.pair.peer_door import PeerDoor
 from daiko.pair.surroundings import RoundFailed
 from daiko.pair.write_path import PairedDevice
 from daiko.state.record import OF_PAIR, TERMINAL, JobRecord, JobState
@@ -53,6 +54,10 @@ class LiveVolume:
     @property
     def generations(self) -> tuple[int, ...]:
         return tuple(self._generation(device.backend) for device in self._volume.table.devices)
+
+    def door(self, site: str) -> PeerDoor:
+        """`followed.FollowedVolume.door`."""
+        return self._volume.door(site)
 
     def put(self, layer: PairedDevice) -> None:
         self._layer = layer

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from uuid import uuid4
 
-from daiko.control import jobs, names, volumes
+from daiko.control import jobs, names, pairs_over_sites
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
-from daiko.copy_manager.request import places_of
+from daiko.control.pair_checks import check_free, check_names, not_confirmed
 from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.pairs import Effect
-from daiko.pair.state import Verb
+from daiko.pair.state import Answer, Verb
 from daiko.state.record import (
-    TERMINAL,
     Fence,
-    JobRecord,
     PairRecord,
     PairState,
     VolumeRecord,
@@ -46,11 +45,17 @@ class Done:
 
 def ls(system: System) -> list[PairStatus]:
     """All pairs, by name."""
-    return [pair.status for pair in system.pairs.all()]
+    found = [
+        *(pair.status for pair in system.pairs.all()),
+        *(pair.status for pair in system.followed.all()),
+    ]
+    return sorted(found, key=lambda status: status.record.name)
 
 
 def show(system: System, name: str) -> PairStatus:
     """One pair. Raises NotFound."""
+    if (followed := pairs_over_sites.followed(system, name)) is not None:
+        return followed.status
     try:
         return system.pairs.pair(name).status
     except NoSuchPair as missing:
@@ -78,45 +83,62 @@ async def create(
         names.name(group, "group")
     _check_granularity(granularity)
     wanted = jobs.pace(pace)
+    now = time.time()
+    record = PairRecord(
+        name=name,
+        primary=primary,
+        secondary=secondary,
+        group=group,
+        fence=fence,
+        granularity=granularity,
+        power_safe=power_safe,
+        pace=str(wanted),
+        mixture=secondary,
+        created=now,
+        changed=now,
+    )
+    site, colon, volume = secondary.partition(":")
+    if colon:
+        record = await pairs_over_sites.prepare(system, record, site, volume)
     async with system.changing:
-        first, second = names.volume_of(system, primary), names.volume_of(system, secondary)
-        _check_volumes(system, first, second)
-        _check_names(system, name, group)
-        _check_jobs(system, first, second)
-        size = second.blocks * second.block_size
-        if not confirmed:
-            raise _not_confirmed(f"all {size:,} bytes of {secondary} would be overwritten")
-        now = time.time()
-        record = PairRecord(
-            name=name,
-            primary=primary,
-            secondary=secondary,
-            group=group,
-            fence=fence,
-            granularity=granularity,
-            power_safe=power_safe,
-            pace=str(wanted),
-            mixture=secondary,
-            created=now,
-            changed=now,
+        _check_new(system, record)
+    if not confirmed:
+        own = names.volume_of(system, primary)
+        raise not_confirmed(
+            f"all {own.blocks * own.block_size:,} bytes of {secondary} would be overwritten"
         )
-        try:
+    if record.site:
+        record = record.model_copy(update={"uuid": uuid4().hex})
+        # Not while changes here wait: the other system may ask the same of this one just now.
+        await pairs_over_sites.join(system, record)
+    try:
+        async with system.changing:
+            _check_new(system, record)
             return (await system.pairs.create(record)).status
-        except OSError as error:
+    except BaseException as error:
+        if record.site:
+            await system.peers.leave(record)
+        if isinstance(error, OSError):
             raise Unavailable(
                 f"the differential bitmaps cannot be made: {error}",
                 "look at the disk that holds the store; nothing was changed",
             ) from error
+        raise
 
 
 async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) -> Done:
     """Ask a verb of a pair or of a consistency group, of all of its pairs as one. Raises NotFound;
     Conflict where a state does not allow it, or data would be lost and that is not `confirmed`."""
+    if (followed := pairs_over_sites.followed(system, name)) is not None:
+        async with system.changing:
+            await pairs_over_sites.do_followed(system, followed, verb, confirmed=confirmed)
+            return Done((name,), () if verb is Verb.REMOVE else (followed.status,))
     async with system.changing:
-        found = effects(system, name, verb)
+        await pairs_over_sites.check_verb(system, _records(system, name), verb)
+        found = _effects(system, name, verb)
         lost = [effect for effect in found if effect.overwritten]
         if lost and not confirmed:
-            raise _not_confirmed("; ".join(map(in_words, lost)))
+            raise not_confirmed("; ".join(map(in_words, lost)))
         try:
             done = await system.pairs.verb(name, verb)
         except VerbRefused as refused:
@@ -141,10 +163,27 @@ async def set_pace(system: System, name: str, pace: str) -> list[PairStatus]:
         raise _missing(missing) from None
 
 
-def effects(system: System, name: str, verb: Verb) -> list[Effect]:
-    """What a verb would do to each pair that the name stands for. Raises NotFound."""
+async def effects(system: System, name: str, verb: Verb) -> list[Effect]:
+    """What a verb would do to each pair that the name stands for; other sites are asked what they
+    have marked. Raises NotFound; Unavailable where a site that has to be asked does not answer,
+    Conflict where the verb is refused for a pair over two sites."""
+    if (followed := pairs_over_sites.followed(system, name)) is not None:
+        return [Effect(followed.name, Answer.REFUSED, f"site {followed.record.site} leads it")]
+    await pairs_over_sites.check_verb(system, _records(system, name), verb)
+    return _effects(system, name, verb)
+
+
+def _effects(system: System, name: str, verb: Verb) -> list[Effect]:
     try:
         return system.pairs.effects(name, verb)
+    except NoSuchPair as missing:
+        raise _missing(missing) from None
+
+
+def _records(system: System, name: str) -> list[PairRecord]:
+    """Of the pairs that a name stands for. Raises NotFound."""
+    try:
+        return [pair.record for pair in system.pairs.named(name)]
     except NoSuchPair as missing:
         raise _missing(missing) from None
 
@@ -162,6 +201,8 @@ async def wait(
 ) -> list[PairStatus]:
     """The pairs of this name as soon as all are in one of the states, or one is split by error
     though that was not asked for; at the latest after `seconds`. Raises NotFound."""
+    if pairs_over_sites.followed(system, name) is not None:
+        return await _wait_followed(system, name, states, seconds)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -170,6 +211,17 @@ async def wait(
         return [pair.status for pair in system.pairs.named(name)]
     except NoSuchPair as missing:
         raise _missing(missing) from None
+
+
+async def _wait_followed(
+    system: System, name: str, states: Sequence[PairState], seconds: float
+) -> list[PairStatus]:
+    """`wait` for a pair that another site leads."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not _is_there([show(system, name).record.state], states):
+                await system.followed.changed()
+    return [show(system, name)]
 
 
 def _is_there(found: Sequence[PairState], wanted: Sequence[PairState]) -> bool:
@@ -191,7 +243,27 @@ def _check_granularity(granularity: int) -> None:
         )
 
 
-def _check_volumes(system: System, first: VolumeRecord, second: VolumeRecord) -> None:
+def _check_new(system: System, record: PairRecord) -> None:
+    """Raises NotFound, Invalid, Conflict where such a pair cannot be made."""
+    first = names.volume_of(system, record.primary)
+    check_names(system.store, record.name, record.group)
+    if record.site:
+        check_free(system.store, [first])
+    else:
+        second = names.volume_of(system, record.secondary)
+        _check_volumes(first, second)
+        check_free(system.store, [first, second])
+    for pair in system.store.list(PairRecord):
+        if record.group and pair.group == record.group and pair.site != record.site:
+            where = f"at site {pair.site}" if pair.site else "here"
+            raise Conflict(
+                f"the secondaries of group {record.group} are {where}",
+                "all pairs of a consistency group have their secondaries in the same place",
+                field="group",
+            )
+
+
+def _check_volumes(first: VolumeRecord, second: VolumeRecord) -> None:
     if first.name == second.name:
         raise Invalid("a volume is no pair with itself", field="secondary")
     if first.block_size != second.block_size or first.blocks != second.blocks:
@@ -201,42 +273,6 @@ def _check_volumes(system: System, first: VolumeRecord, second: VolumeRecord) ->
             "both volumes of a pair have the same size and block size",
             field="secondary",
         )
-    for volume in (first, second):
-        volumes.refuse_while_paired(system.store.list(PairRecord), volume.name)
-
-
-def _check_names(system: System, name: str, group: str) -> None:
-    for pair in system.store.list(PairRecord):
-        if name in (pair.name, pair.group):
-            raise Conflict(
-                f"there is a pair or group {name} already",
-                "see `daiko pair ls`, or choose another name",
-                field="name",
-            )
-        if group and group == pair.name:
-            raise Conflict(
-                f"a pair is called {group}", "choose another name for the group", field="group"
-            )
-    if group == name:
-        raise Conflict("a pair and its group have different names", field="group")
-
-
-def _check_jobs(system: System, first: VolumeRecord, second: VolumeRecord) -> None:
-    for job in system.store.list(JobRecord):
-        if job.state in TERMINAL:
-            continue
-        for volume in (first, second):
-            if volume.name in places_of(job):
-                raise Conflict(
-                    f"job {job.id} ({job.type}) works on {volume.name}",
-                    f"wait for it, or `daiko job cancel {job.id}`",
-                )
-
-
-def _not_confirmed(what: str) -> Conflict:
-    return Conflict(
-        what, "say that this is meant: `confirmed` in the request, --yes on the command line"
-    )
 
 
 def _missing(missing: NoSuchPair) -> NotFound:

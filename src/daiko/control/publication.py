@@ -26,6 +26,7 @@ from daiko.device.emulate import Emulate
 from daiko.device.layer.overlay import Overlay
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import begins_with
+from daiko.pair.peer_door import PeerDoor
 from daiko.scsi.site import MANAGEMENT_LUN
 from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import OfferedTo, SeenBy, VolumesOf
@@ -34,6 +35,7 @@ from daiko.state.record import (
     BackendRecord,
     GroupState,
     HostRecord,
+    PairRecord,
     PortalGroupRecord,
     SiteRecord,
     SystemRecord,
@@ -105,6 +107,32 @@ class PublishedVolume:
             open_intents=open_intents,
         )
         self.unit.asymmetric_access.follow(own_access(record))
+        self._doors: dict[str, tuple[PeerDoor, LogicalUnit]] = {}
+        """Site that leads a pair with this volume -> how its first controller writes to it."""
+
+    def door(self, site: str) -> PeerDoor:
+        """By which a site that leads a pair with this volume writes to it, past its layers."""
+        return self._door(site)[0]
+
+    def peer_unit(self, site: str) -> LogicalUnit:
+        """The unit that the first controller of such a site sees."""
+        return self._door(site)[1]
+
+    def take_door(self, site: str) -> None:
+        """The site leads no pair with this volume any more."""
+        self._doors.pop(site, None)
+
+    def announce_reset(self) -> None:
+        """A device may have lost what was not flushed: tell all who wrote to the volume."""
+        for unit in (self.unit, *(unit for _, unit in self._doors.values())):
+            unit.announce(Event.DEVICE_INTERNAL_RESET)
+
+    def _door(self, site: str) -> tuple[PeerDoor, LogicalUnit]:
+        if site not in self._doors:
+            door = PeerDoor(self.device)
+            # Without the copy manager: what a peer copies by another unit is written by it here.
+            self._doors[site] = (door, LogicalUnit(self.unit.identity, door))
+        return self._doors[site]
 
     @property
     def place(self) -> Place:
@@ -128,6 +156,9 @@ class PublishedVolume:
             overlay.capabilities = self.device.capabilities
         if self._overlays:
             self._overlays[0].below = self.device
+        for door, unit in self._doors.values():
+            door.below, door.capabilities = self.device, self.device.capabilities
+            unit.replace_device(door)
         self.unit.replace_device(self._overlays[-1] if self._overlays else self.device)
 
     def grow(self, record: VolumeRecord) -> None:
@@ -258,7 +289,7 @@ class Publication:
         there must not take their next flush for proof of what they wrote before (SAM-5, 5.14)."""
         for volume in self._volumes.values():
             if volume.lies_on(device):
-                volume.unit.announce(Event.DEVICE_INTERNAL_RESET)
+                volume.announce_reset()
 
     def _add(self, record: VolumeRecord) -> None:
         volume = self._volumes[record.name] = PublishedVolume(
@@ -359,6 +390,8 @@ class Publication:
             elif change.type is SiteRecord:
                 concerned = True
                 self._follow_site(change)
+            elif change.type is PairRecord:
+                concerned = self._follow_pair(change) or concerned
             elif change.type is SystemRecord:
                 self._follow_system()
             elif change.type is VolumeRecord:
@@ -427,12 +460,37 @@ class Publication:
             self.management_units.forget(change.key)
         self._peer_views.pop(change.key, None)
 
+    def _follow_pair(self, change: Change) -> bool:
+        """A pair that another site leads begins or ends; whether its first controller sees another
+        unit now."""
+        led = [
+            (record.site, record.secondary)
+            for record in (change.before, change.after)
+            if isinstance(record, PairRecord) and record.is_followed
+        ]
+        if len(led) != 1:
+            return False
+        site, volume = led[0]
+        self._peer_views.pop(site, None)
+        if isinstance(change.before, PairRecord) and change.before.is_followed:
+            self._volumes[volume].take_door(site)
+        return True
+
+    def _unit_of_peer(self, site: str, name: str) -> LogicalUnit:
+        """What a site sees of a volume that it is offered."""
+        is_led = any(
+            (record.is_followed, record.site, record.secondary) == (True, site, name)
+            for record in self._store.list(PairRecord)
+        )
+        volume = self._volumes[name]
+        return volume.peer_unit(site) if is_led else volume.unit
+
     def _units_of_peer(self, site: SiteRecord) -> Mapping[int, LogicalUnit]:
         """What the first controller of a site sees; as `_units_of`."""
         known = self._peer_views.get(site.name)
         if known is None:
             assert self.management_units is not None
-            units = {lun: self._volumes[name].unit for lun, name in site.offered.items()}
+            units = {lun: self._unit_of_peer(site.name, n) for lun, n in site.offered.items()}
             units[MANAGEMENT_LUN] = self.management_units.of(site.name)
             known = self._peer_views[site.name] = units
         return known

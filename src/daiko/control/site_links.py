@@ -13,6 +13,7 @@ import structlog
 
 from daiko.backend.site_link import SiteLink
 from daiko.backend.site_reading import OwnDevice
+from daiko.backend.site_session import LinkState, LinkStatus
 from daiko.command_control.naming import naa_of
 from daiko.control import chap
 from daiko.control.inventory import device_address
@@ -38,6 +39,8 @@ class SiteLinks:
     def __init__(self, store: Store, initiator_iqn: str, pairing: PairSeam) -> None:
         self.pairing = pairing
         """Where those who pair volumes join in."""
+        self.on_up: Callable[[str], None] = lambda site: None
+        """Told of each site whose link has come up."""
         self._store = store
         self._initiator_iqn = initiator_iqn
         self._links: dict[str, SiteLink] = {}
@@ -107,6 +110,12 @@ class SiteLinks:
         )
         link.watch_identity(lambda identity: self._remember(record.name, identity))
         self._links[record.name] = link
+
+        def changed(status: LinkStatus) -> None:
+            if status.state is LinkState.UP:
+                self.on_up(record.name)
+
+        link.watch(changed)
         link.start()
 
     def _account(self, record: SiteRecord) -> tuple[Account | None, str]:

@@ -7,16 +7,23 @@ both ways, each by a user of its own, unless the administrator says that names a
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from daiko.backend.site_session import LinkStatus
 from daiko.control import chap, names, target_address
 from daiko.control.chap import Chap, ChapState
-from daiko.control.error import Conflict, Invalid
+from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.hosts import Login
 from daiko.scsi.site_values import LARGEST_LUN, Greeting
-from daiko.state.record import CredentialRecord, HostRecord, SiteRecord, VolumeRecord
+from daiko.state.record import (
+    CredentialRecord,
+    HostRecord,
+    PairRecord,
+    SiteRecord,
+    VolumeRecord,
+)
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:
@@ -46,6 +53,8 @@ class SiteState:
     """As whom we log in there; None: by our name alone."""
     peer_chap: ChapState | None
     """As whom it logs in here; None: by its name alone."""
+    pairs: tuple[str, ...]
+    """The pairs with it, whichever side leads, by name."""
 
 
 async def add(
@@ -148,6 +157,34 @@ async def change(
     return show(system, name)
 
 
+async def offer(system: System, name: str, volume: str) -> SiteState:
+    """Let a site read and write a volume of ours, learn where it lies, and pair it with one of its
+    own; nothing happens where it may already. Raises NotFound, Conflict (no LUN is free)."""
+    async with system.changing:
+        names.site_of(system, name)
+        names.volume_of(system, volume)
+        try:
+            await system.sites.offer(name, volume)
+        except OverflowError as error:
+            raise Conflict(str(error), "withdraw a volume that it does not need") from error
+    return show(system, name)
+
+
+async def withdraw(system: System, name: str, volume: str) -> SiteState:
+    """Take that back. Raises NotFound; Conflict while the site leads a pair with the volume."""
+    async with system.changing:
+        record = names.site_of(system, name)
+        if volume not in record.offered.values():
+            raise NotFound(
+                f"site {name} is not offered {volume}", f"`daiko site show {name}` shows what it is"
+            )
+        left = {lun: each for lun, each in record.offered.items() if each != volume}
+        async with system.store.transaction() as change:
+            wanted = record.model_copy(update={"offered": left})
+            put(change, wanted, own_iqn=system.record.iqn)
+    return show(system, name)
+
+
 async def remove(system: System, name: str) -> None:
     """Forget a site; its sessions here are ended, ours there too. Raises NotFound; Conflict while
     it is offered a volume."""
@@ -181,7 +218,20 @@ def put(change: Transaction, record: SiteRecord, *, own_iqn: str) -> None:
     for lun, volume in record.offered.items():
         if change.get(VolumeRecord, volume) is None:
             raise Conflict(f"there is no volume {volume}", field=f"offered.{lun}")
+    for pair in change.list(PairRecord):
+        if pair.is_followed and pair.site == record.name:
+            _refuse_withdrawing(pair, record.offered.values())
     change.put(record)
+
+
+def _refuse_withdrawing(pair: PairRecord, offered: Collection[str]) -> None:
+    """Raises Conflict where a pair that its site leads needs a volume that is not offered."""
+    if pair.secondary not in offered:
+        raise Conflict(
+            f"pair {pair.name}, which site {pair.site} leads, needs {pair.secondary}",
+            f"`daiko pair rm {pair.name}` ends the pair, and takes the offer back",
+            field="offered",
+        )
 
 
 def check(record: SiteRecord) -> None:
@@ -205,11 +255,17 @@ def check(record: SiteRecord) -> None:
 def delete(change: Transaction, name: str) -> None:
     """Forget a site, inside a transaction. Raises Conflict while it is offered a volume."""
     record = change.get(SiteRecord, name)
+    for pair in change.list(PairRecord):
+        if pair.site == name:
+            raise Conflict(
+                f"pair {pair.name} is with site {name}",
+                f"`daiko pair rm {pair.name}` ends the pair",
+            )
     if record is not None and record.offered:
         lun, volume = next(iter(record.offered.items()))
         raise Conflict(
             f"site {name} is offered {volume} as LUN {lun}",
-            "end the pair that needs it; or apply a system file in which it is offered nothing",
+            f"`daiko site withdraw {name} {volume}` takes that back",
         )
     change.delete(SiteRecord, name)
     change.delete(CredentialRecord, chap.site(name))
@@ -285,4 +341,5 @@ def _state(system: System, record: SiteRecord) -> SiteState:
         ),
         chap.state(system.store, chap.site(record.name)),
         chap.state(system.store, chap.peer(record.name)),
+        tuple(pair.name for pair in system.store.list(PairRecord) if pair.site == record.name),
     )

@@ -10,6 +10,7 @@ Changes are live: what the store is told to hold is what hosts see when the requ
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,13 +31,17 @@ from daiko.control.management_units import ManagementUnits
 from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
 from daiko.control.site_links import SiteLinks
+from daiko.control.site_pairs import SitePairs
 from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
+from daiko.pair.followed import FollowedPairs
 from daiko.pair.pairs import Pairs
+from daiko.pair.peers import Peers
 from daiko.pair.settings import PairSettings
-from daiko.pair.surroundings import Workshop
+from daiko.pair.site_copies import SiteCopies
+from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.record import (
     TERMINAL,
@@ -45,6 +50,7 @@ from daiko.state.record import (
     FunctionRecord,
     HostRecord,
     JobRecord,
+    PairRecord,
     Patience,
     PortalGroupRecord,
     ReachRecord,
@@ -85,16 +91,26 @@ class System:
         """The links to other sites, and what they are offered."""
         self.devices = LiveDevices(self._inventory, self._publication)
         self.copy_manager = CopyManager(store, self.devices)
+        bitmaps = None if kept_in is None else kept_in / BITMAPS
+        settings = PairSettings()
+        self.peers = Peers(self.sites.link, self._paired_volume, settings)
+        """What is said to the sites that follow where this one leads."""
+        own_copies = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
         self.pairs = Pairs(
             store,
             self._paired_volume,
             Workshop(
-                PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table),
+                SiteCopies(own_copies, self._volume_over_sites, self.devices.time_commands),
                 self.devices.time_commands,
-                PairSettings(),
+                settings,
+                self.peers,
             ),
-            None if kept_in is None else kept_in / BITMAPS,
+            bitmaps,
         )
+        self.followed = FollowedPairs(store, self._paired_volume, bitmaps, time.time)
+        """The pairs that other sites lead."""
+        self.site_pairs = SitePairs(self)
+        management_units.pairing.handler = self.site_pairs
         self._target = Target(record.iqn, self.access)
         self._follow_record(record)
         self._publication.on_hosts_changed = self._target.check_sessions
@@ -117,8 +133,10 @@ class System:
         system._publication.start()
         chap.follow(store, system._target.authentication)
         await system.copy_manager.start()
-        system.sites.start()
+        await system.followed.start()
         await system.pairs.start()
+        system.site_pairs.start()
+        system.sites.start()
         return system
 
     async def listen(self) -> None:
@@ -129,7 +147,9 @@ class System:
         """Stop in order: no new commands, jobs to a checkpoint, hosts logged out, back ends
         let go. The store stays open."""
         await self._target.stop()
+        await self.site_pairs.stop()
         await self.pairs.stop()
+        await self.followed.stop()
         await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()
@@ -332,6 +352,13 @@ class System:
 
     def _paired_volume(self, name: str) -> LiveVolume:
         return LiveVolume(self._publication.volume(name), self._generation)
+
+    def _volume_over_sites(self, pair: str, name: str) -> PairVolume | None:
+        """A volume of a pair that this system leads over two sites; None where it leads none."""
+        record = self.store.get(PairRecord, pair)
+        if record is None or not record.site:
+            return None
+        return self.peers.volume(record) if name == record.secondary else self._paired_volume(name)
 
     def _generation(self, backend: str) -> int:
         return connection_generation(self.devices, DeviceId(backend, 0))

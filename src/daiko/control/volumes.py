@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from daiko.command_control.plan import Mode
 from daiko.control import kept
 from daiko.control.error import Conflict, Invalid, NotFound
+from daiko.control.pair_checks import refuse_while_paired
 from daiko.control.system import System
 from daiko.copy_manager.request import places_of
 from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
@@ -408,15 +409,6 @@ def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
             raise Conflict(
                 f"job {job.id} ({job.type}) works on {volume.name}",
                 f"wait for it, or `daiko job cancel {job.id}`",
-            )
-
-
-def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
-    """Raises Conflict where a volume is a side of one of the pairs."""
-    for pair in pairs:
-        if volume in (pair.primary, pair.secondary):
-            raise Conflict(
-                f"{volume} is in pair {pair.name}", f"`daiko pair rm {pair.name}` ends the pair"
             )
 
 

@@ -21,7 +21,7 @@ from daiko.device.error import DeviceError, Unreachable
 from daiko.pair.copier import Copier, CopierFailed, Settler
 from daiko.pair.side import Side
 from daiko.pair.state import COPIES, USES, PairEvent, moved
-from daiko.pair.surroundings import Workshop
+from daiko.pair.surroundings import OtherSites, SiteRefused, Workshop
 from daiko.pair.write_path import Loss, Way
 from daiko.state.record import Fence, PairRecord, PairState
 
@@ -132,14 +132,31 @@ class LivePair:
             self.record,
             size=self.primary.volume.blocks * size,
             left=0 if self._copier is None else self._copier.left_bytes,
-            differs=0 if paired else both.changed_blocks * size,
-            written_to_secondary=self.secondary.marked_bytes,
+            differs=0 if paired else self._differing(both.changed_blocks * size),
+            written_to_secondary=self.marked_bytes(self.secondary),
             job=self._workshop.copies.job_of(self.name),
             limited_by=None if self._copier is None else self.pacer.limited_by,
             notes=tuple(
                 f"bitmap of {side.volume.name}: {side.note}" for side in self.sides if side.note
-            ),
+            )
+            + (() if self._sites is None else self._sites.notes(self.record)),
         )
+
+    def _differing(self, known: int) -> int:
+        """With what only another site knows of, which may be the same regions."""
+        elsewhere = 0 if self._sites is None else self._sites.marked_bytes(self.record)
+        return min(known + elsewhere, self.primary.volume.blocks * self.primary.volume.block_size)
+
+    def marked_bytes(self, side: Side) -> int:
+        """Bytes in regions that hosts wrote to on this side since both were the same; of a volume
+        at another site by what that said last."""
+        marked = side.marked_bytes
+        return self._differing(marked) if side is self.secondary else marked
+
+    @property
+    def _sites(self) -> OtherSites | None:
+        """Of a pair over two sites; else None."""
+        return self._workshop.sites if self.record.site else None
 
     # --- acting by the record -------------------------------------------------------------------
 
@@ -261,8 +278,9 @@ class LivePair:
     async def _copy(self, copier: Copier) -> None:
         governing = asyncio.create_task(self._govern(), name=f"pace of pair {self.name}")
         try:
+            await self._enter()
             await copier.run()
-        except CopierFailed as failure:
+        except (CopierFailed, SiteRefused, OSError) as failure:
             await self._happened(self, PairEvent.FAIL, str(failure))
         except Exception:
             # The edge of the pair's work: nobody above could do more than say that it failed.
@@ -274,6 +292,15 @@ class LivePair:
             await self._happened(self, PairEvent.EQUAL, "")
         finally:
             governing.cancel()
+
+    async def _enter(self) -> None:
+        """Before a copy between two sites: the other one holds its hosts back, and what it has
+        marked is copied as well. Its marks are kept there until both sides are the same. Raises
+        SiteRefused, OSError (the differential bitmap)."""
+        if self._sites is not None:
+            marks = await self._sites.enter(self.record)
+            await self.lead.bitmap.mark_regions(marks)
+            self.lead.layer.stale.update(marks)
 
     async def _stay_equal(self) -> None:
         reason = "a connection was lost before a flush over it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from daiko.pair.error import NoSuchPair
 from daiko.pair.group import Group
 from daiko.pair.live_pair import LivePair
 from daiko.pair.side import Side, bitmap_identity
-from daiko.pair.state import COPIES, Answer, Verb, asked, carried_out, moved
+from daiko.pair.state import COPIES, Answer, PairEvent, Verb, asked, carried_out, moved
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
 from daiko.state.record import PairRecord, PairState
@@ -70,6 +71,8 @@ class Pairs:
             self._folder.mkdir(parents=True, exist_ok=True)
         records = []
         for record in self._store.list(PairRecord):
+            if record.is_followed:
+                continue
             pair = self._make(record)
             await pair.keep_what_was_found()
             if record.state is PairState.PAIRED and any(side.marked_bytes for side in pair.sides):
@@ -154,6 +157,11 @@ class Pairs:
                 del self._groups[key]
         return done
 
+    async def fail(self, name: str, why: str) -> None:
+        """A side cannot be reached, or has left. Raises NoSuchPair."""
+        pair = self.pair(name)
+        await self._group_of(pair).happened(pair, PairEvent.FAIL, why)
+
     async def set_pace(self, name: str, pace: str) -> None:
         """Let a pair, or those of a group, copy at another pace, as `copy_manager/pace.py` reads
         it. Raises NoSuchPair, StoreError."""
@@ -183,7 +191,12 @@ class Pairs:
         return next(group for group in self._groups.values() if pair.name in group.pairs)
 
     def _open_side(self, record: PairRecord, name: str, lost: Callable[[Loss], None]) -> Side:
-        volume = self._volume(name)
+        volume: PairVolume
+        if record.site and name == record.secondary:
+            assert self._workshop.sites is not None
+            volume = self._workshop.sites.volume(record)
+        else:
+            volume = self._volume(name)
         path = None
         if self._folder is not None:
             path = self._folder / f"{record.name}.{name}"
@@ -199,11 +212,20 @@ class Pairs:
         )
 
     async def _keep(self, records: Iterable[PairRecord], gone: Iterable[str]) -> None:
+        records = list(records)
+        left = [self.pair(name).record for name in gone]
         async with self._store.transaction() as change:
             for record in records:
                 change.put(record)
-            for name in gone:
-                change.delete(PairRecord, name)
+            for record in left:
+                change.delete(PairRecord, record.name)
+        # While no host is let go on: whoever follows acts by the state before anybody here does.
+        sites = self._workshop.sites
+        if sites is not None:
+            await asyncio.gather(
+                *(sites.tell(record) for record in records if record.site),
+                *(sites.leave(record) for record in left if record.site),
+            )
 
 
 def _effect(pair: LivePair, verb: Verb) -> Effect:
@@ -220,5 +242,5 @@ def _effect(pair: LivePair, verb: Verb) -> Effect:
         cell.text,
         volume=target,
         overwritten=pair.status.differs,
-        discarded=side.marked_bytes,
+        discarded=pair.marked_bytes(side),
     )

@@ -218,7 +218,14 @@ def moved(record: PairRecord, state: PairState, now: float, *, reason: str = "")
     elif state is _S.REVERSE_COPYING:
         mixture = record.primary
     return record.model_copy(
-        update={"state": state, "reason": reason, "mixture": mixture, "changed": now}
+        update={
+            "state": state,
+            "reason": reason,
+            "mixture": mixture,
+            "changed": now,
+            "sequence": record.sequence + 1,
+            "settles": False,
+        }
     )
 
 
@@ -229,4 +236,5 @@ def carried_out(record: PairRecord, cell: Cell, now: float) -> PairRecord:
         record = record.model_copy(
             update={"primary": record.secondary, "secondary": record.primary}
         )
-    return moved(record, cell.state, now)
+    after = moved(record, cell.state, now)
+    return after.model_copy(update={"settles": cell.state in COPIES})

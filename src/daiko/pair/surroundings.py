@@ -10,8 +10,10 @@ from daiko.copy_manager.governor import Measure
 from daiko.copy_manager.pace import Pace
 from daiko.device.block import BlockDevice
 from daiko.mapping.range_set import RangeSet
+from daiko.mapping.region_bitmap import RegionBitmap
 from daiko.pair.settings import PairSettings
 from daiko.pair.write_path import PairedDevice
+from daiko.state.record import PairRecord
 
 
 class PairVolume(Protocol):
@@ -65,6 +67,42 @@ class Workshop:
     measure: Measure
     """Times the commands of hosts to a volume."""
     settings: PairSettings
+    sites: OtherSites | None = None
+    """None: there are no other sites, and no pairs with them."""
+
+
+class SiteRefused(Exception):
+    """The other site does not answer, or does not agree; the message says which and why."""
+
+
+class OtherSites(Protocol):
+    """The first controllers that follow where this one leads. A record given here has a site."""
+
+    def volume(self, record: PairRecord) -> PairVolume:
+        """The volume of the other site."""
+        ...
+
+    async def tell(self, record: PairRecord) -> None:
+        """Let the other site act by a state that is in the store, where it can be reached; it does
+        when this returns. What it did not hear it is told when it is there again."""
+        ...
+
+    async def enter(self, record: PairRecord) -> RegionBitmap:
+        """The other site has to act by this state, in which one side is copied to the other, before
+        that begins: see that it does. Returns its marks. Raises SiteRefused, after tries."""
+        ...
+
+    async def leave(self, record: PairRecord) -> None:
+        """The pair is no more: tell the other site, where it can be reached."""
+        ...
+
+    def marked_bytes(self, record: PairRecord) -> int:
+        """Bytes that the other site has marked and this one not, as it said last."""
+        ...
+
+    def notes(self, record: PairRecord) -> tuple[str, ...]:
+        """What an administrator should know of the other site."""
+        ...
 
 
 class RoundFailed(Exception):

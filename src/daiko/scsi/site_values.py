@@ -29,7 +29,7 @@ BLOCK_SIZES: Final = (512, 4096)
 # --- text and lists in a body --------------------------------------------------------------------
 
 
-def _text(value: str) -> bytes:
+def counted_text(value: str) -> bytes:
     """One byte of length, and UTF-8."""
     raw = value.encode()
     if len(raw) > 255:
@@ -43,7 +43,7 @@ def shortened(text: str) -> str:
     return printable.encode()[:255].decode(errors="ignore")
 
 
-class _Reader:
+class BodyReader:
     """Goes through the variable part of a body."""
 
     def __init__(self, what: str, body: bytes, at: int) -> None:
@@ -118,13 +118,13 @@ class Greeting:
             actions_out=self.actions_out,
             mode=self.mode,
         )
-        return head + _text(self.iqn) + _text(self.software)
+        return head + counted_text(self.iqn) + counted_text(self.software)
 
     @classmethod
     def of(cls, body: bytes) -> Self:
         """Raises MalformedData."""
         head = _GREETING.unpack(body)
-        rest = _Reader("greeting", body, _GREETING.length)
+        rest = BodyReader("greeting", body, _GREETING.length)
         return cls(
             head.identity, rest.text(), rest.text(), head.milliseconds, head.mode,
             head.actions_in, head.actions_out,
@@ -161,13 +161,13 @@ class OfferedVolume:
         head = _VOLUME.pack(
             lun=self.lun, block_size=self.block_size, blocks=self.blocks, naa=self.naa
         )
-        return head + _text(self.name) + _text(self.state)
+        return head + counted_text(self.name) + counted_text(self.state)
 
     @classmethod
     def of(cls, body: bytes) -> Self:
         """Raises MalformedData."""
         head = _VOLUME.unpack(body)
-        rest = _Reader("volume", body, _VOLUME.length)
+        rest = BodyReader("volume", body, _VOLUME.length)
         name, state = rest.text(), rest.text()
         if not 1 <= head.lun <= LARGEST_LUN:
             raise MalformedData(f"volume {name!r} at LUN {head.lun}")
@@ -228,7 +228,7 @@ class MappedDevice:
             portals=len(self.portals),
             designators=len(self.designators),
         )
-        texts = [_text(text) for text in (self.name, self.iqn, *self.portals)]
+        texts = [counted_text(text) for text in (self.name, self.iqn, *self.portals)]
         raw = [bytes((len(each),)) + each for each in self.designators]
         return head + b"".join(texts) + b"".join(raw)
 
@@ -236,7 +236,7 @@ class MappedDevice:
     def of(cls, body: bytes) -> Self:
         """Raises MalformedData."""
         head = _DEVICE.unpack(body)
-        rest = _Reader("device", body, _DEVICE.length)
+        rest = BodyReader("device", body, _DEVICE.length)
         name, iqn = rest.text(), rest.text()
         if max(head.portals, head.designators) > MOST_NAMES:
             raise MalformedData(f"device {name!r} has more than {MOST_NAMES} names")
@@ -363,7 +363,7 @@ class Limits:
         return head + b"".join(bytes((len(each),)) + each for each in types)
 
     @classmethod
-    def read(cls, rest: _Reader) -> Self:
+    def read(cls, rest: BodyReader) -> Self:
         """Raises MalformedData."""
         head = _LIMITS.unpack(rest.octets(_LIMITS.length))
         values: dict[str, Any] = head._asdict()
@@ -409,14 +409,14 @@ class PeerCell:
             limits=self.limits is not None,
             at=self.at,
         )
-        texts = [_text(text) for text in (self.controller, self.reason, self.on)]
+        texts = [counted_text(text) for text in (self.controller, self.reason, self.on)]
         return head + b"".join(texts) + (b"" if self.limits is None else self.limits.pack())
 
     @classmethod
     def of(cls, body: bytes) -> Self:
         """Raises MalformedData."""
         head = _CELL.unpack(body)
-        rest = _Reader("function cell", body, _CELL.length)
+        rest = BodyReader("function cell", body, _CELL.length)
         controller, reason, on = rest.text(), rest.text(), rest.text()
         answer = Answer(_flag("answer of a function cell", head.answer, max(Answer)))
         known = KnownCode(_flag("origin of a function cell", head.known, max(KnownCode)))
@@ -439,13 +439,15 @@ class PeerReach:
 
     def body(self) -> bytes:
         head = _CELL.pack(answer=self.answer, known=self.known, at=self.at)
-        return head + b"".join([_text(t) for t in (self.controller, self.device, self.reason)])
+        return head + b"".join(
+            [counted_text(t) for t in (self.controller, self.device, self.reason)]
+        )
 
     @classmethod
     def of(cls, body: bytes) -> Self:
         """Raises MalformedData."""
         head = _CELL.unpack(body)
-        rest = _Reader("reach cell", body, _CELL.length)
+        rest = BodyReader("reach cell", body, _CELL.length)
         controller, device, reason = rest.text(), rest.text(), rest.text()
         answer = Answer(_flag("answer of a reach cell", head.answer, max(Answer)))
         known = KnownCode(_flag("origin of a reach cell", head.known, max(KnownCode)))
@@ -484,7 +486,9 @@ class Envelope:
         if head.length > LONGEST_ENVELOPE:
             raise MalformedData(f"an envelope of {head.length} bytes")
         return cls(
-            head.kind, head.version, _Reader("envelope", body, _ENVELOPE.length).octets(head.length)
+            head.kind,
+            head.version,
+            BodyReader("envelope", body, _ENVELOPE.length).octets(head.length),
         )
 
 

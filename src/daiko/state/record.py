@@ -432,10 +432,32 @@ class PairRecord(Record):
     created: float = 0.0
     changed: float = 0.0
     """When the state became what it is."""
+    site: str = ""
+    """The site of the other volume, which is then called `SITE:VOLUME` here [0089]. "" = both
+    volumes are here."""
+    uuid: str = ""
+    """Of a pair over two sites: by this both know it; 16 bytes in hex."""
+    peer_naa: str = ""
+    """Identity of the volume at the other site: 16 bytes in hex."""
+    sequence: int = 0
+    """Grows with every state: of two that two sites know, the later is the one with the higher."""
+    is_followed: bool = False
+    """The other site leads the pair; this one does what it says."""
+    taken_over: bool = False
+    """An administrator of the site that followed has let its hosts use its volume, without the
+    other site: whose data counts has to be said."""
+    settles: bool = False
+    """An administrator has said whose data counts: this state holds against a side that has taken
+    over."""
 
     @property
     def key(self) -> str:
         return self.name
+
+    @property
+    def is_led_over_sites(self) -> bool:
+        """This site leads, and copies to another."""
+        return bool(self.site) and not self.is_followed
 
 
 class JobState(StrEnum):

@@ -66,7 +66,7 @@ async def change(system: Running, name: str, body: PacePair) -> list[PairView]:
 @router.get("/pairs/{name}/effects", operation_id="showPairEffects")
 async def effects(system: Running, name: str, verb: Verb) -> list[EffectView]:
     """What a verb would do to the data, before it does."""
-    return [EffectView.of(effect) for effect in pairs.effects(system, name, verb)]
+    return [EffectView.of(effect) for effect in await pairs.effects(system, name, verb)]
 
 
 @router.get("/pairs/{name}/wait", operation_id="waitPair")

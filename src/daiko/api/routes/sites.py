@@ -72,5 +72,18 @@ async def probe(system: Running, name: str) -> SiteView:
     return SiteView.of(await sites.probe(system, name))
 
 
+@router.put("/sites/{name}/offered/{volume}", operation_id="offerVolume")
+async def offer(system: Running, name: str, volume: str) -> SiteView:
+    """Let a site read and write a volume of this system, learn where it lies, and pair it with one
+    of its own."""
+    return SiteView.of(await sites.offer(system, name, volume))
+
+
+@router.delete("/sites/{name}/offered/{volume}", operation_id="withdrawVolume")
+async def withdraw(system: Running, name: str, volume: str) -> SiteView:
+    """Take that back. Refused while the site leads a pair with the volume."""
+    return SiteView.of(await sites.withdraw(system, name, volume))
+
+
 def _chap(given: SetChap | None) -> Chap | None:
     return None if given is None else given.chap()

@@ -24,7 +24,7 @@ class PairView(BaseModel):
 
     name: str
     primary: str = Field(description="Volume that is copied from")
-    secondary: str = Field(description="Volume that is copied to")
+    secondary: str = Field(description="Volume that is copied to; SITE:VOLUME at another site")
     group: str = Field(description="Consistency group; empty = none")
     state: PairState
     reason: str = Field(
@@ -50,6 +50,11 @@ class PairView(BaseModel):
     )
     notes: list[str] = Field(
         description="What should be known besides: a bitmap that was lost, say"
+    )
+    site: str = Field(description="Site of the other volume; empty = both are here")
+    is_followed: bool = Field(description="That site leads the pair")
+    taken_over: bool = Field(
+        description="The site that follows lets its hosts use its volume without the leader"
     )
     created: float = Field(description="Seconds since the epoch")
     changed: float = Field(description="When the state became what it is")
@@ -99,7 +104,10 @@ class CreatePair(BaseModel, extra="forbid"):
 
     name: str = Field(examples=["alpha-mirror"])
     primary: str = Field(description="Volume whose data is kept", examples=["alpha"])
-    secondary: str = Field(description="Volume that becomes like it", examples=["beta"])
+    secondary: str = Field(
+        description="Volume that becomes like it; SITE:VOLUME for one that another site offers",
+        examples=["beta", "osaka:beta"],
+    )
     group: str = Field(default="", description="Consistency group; made with its first pair")
     fence: Fence = Field(
         default=Fence.NEVER,

@@ -30,6 +30,7 @@ class SiteView(SiteRecord):
     logins: list[LoginView] = Field(description="Its sessions here")
     chap: ChapView | None = Field(description="As whom we log in there; null: by name alone")
     peer_chap: ChapView | None = Field(description="As whom it logs in here; null: by name alone")
+    pairs: list[str] = Field(description="Pairs with it, whichever side leads")
 
     @classmethod
     def of(cls, state: SiteState) -> Self:
@@ -46,6 +47,7 @@ class SiteView(SiteRecord):
             logins=[LoginView(initiator=i.initiator, address=i.address) for i in state.logins],
             chap=ChapView.of_any(state.chap),
             peer_chap=ChapView.of_any(state.peer_chap),
+            pairs=list(state.pairs),
         )
 
 

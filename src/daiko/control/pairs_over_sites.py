@@ -1,0 +1,142 @@
+"""What an administrator asks for of pairs over two sites, beside what he asks for of any pair
+(`control/pairs.py`): that the other site consents, and what is possible at which of the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daiko.backend.site_session import LinkState, SiteUnavailable
+from daiko.control import names
+from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
+from daiko.control.pair_checks import not_confirmed
+from daiko.pair.error import NoSuchPair
+from daiko.pair.followed import CannotTakeOver, FollowedPair
+from daiko.pair.peers import head, said
+from daiko.pair.state import Verb
+from daiko.pair.surroundings import SiteRefused
+from daiko.scsi.pair_envelopes import Leave, Verdict
+from daiko.state.record import PairRecord, PairState
+
+if TYPE_CHECKING:
+    from daiko.control.system import System
+
+log = structlog.get_logger(__name__)
+
+
+async def prepare(system: System, record: PairRecord, site: str, volume: str) -> PairRecord:
+    """A pair with the volume of another site, which has consented and follows from now on. Raises
+    NotFound, Conflict, Unavailable."""
+    names.site_of(system, site)
+    own = names.volume_of(system, record.primary)
+    try:
+        offered = {each.name: each for each in (await system.sites.link(site).volumes()).values()}
+    except SiteUnavailable as error:
+        raise Unavailable(str(error), f"see `daiko site show {site}`") from error
+    found = offered.get(volume)
+    if found is None:
+        raise NotFound(
+            f"site {site} offers us no volume {volume}",
+            "its administrator offers one by `daiko site offer`",
+            field="secondary",
+        )
+    if (found.blocks, found.block_size) != (own.blocks, own.block_size):
+        raise Invalid(
+            f"{own.name} has {own.blocks} blocks of {own.block_size} bytes, {record.secondary} "
+            f"{found.blocks} of {found.block_size}",
+            "both volumes of a pair have the same size and block size",
+            field="secondary",
+        )
+    return record.model_copy(update={"site": site, "peer_naa": found.naa.hex(), "sequence": 1})
+
+
+async def join(system: System, record: PairRecord) -> None:
+    """Let the other site follow. Raises Conflict where it does not consent, Unavailable."""
+    try:
+        answer = await system.peers.join(record)
+    except SiteRefused as refused:
+        raise Unavailable(str(refused), f"see `daiko site show {record.site}`") from refused
+    if answer.verdict is not Verdict.ACCEPTED:
+        raise Conflict(f"site {record.site} refuses: {said(answer)}", field="secondary")
+
+
+async def check_verb(system: System, records: Sequence[PairRecord], verb: Verb) -> None:
+    """Ask the other sites, and hold a verb for pairs that we lead against what is possible over two
+    sites. Raises Unavailable, Conflict."""
+    over_sites = [record for record in records if record.is_led_over_sites]
+    if not over_sites or verb in (Verb.SPLIT, Verb.REMOVE):
+        return
+    silent = await system.site_pairs.ask(over_sites)
+    for record in over_sites:
+        if exchanges_roles(record, verb):
+            raise Conflict(
+                f"{record.name} is {record.state}: the roles of a pair over two sites are not "
+                "exchanged yet",
+                "split it, and swap it then"
+                if record.state is PairState.PAIRED
+                else "swap it back, or `daiko pair rm` it and make it anew from the other site",
+            )
+        if record.name in silent:
+            raise Unavailable(
+                f"what site {record.site} has marked is not known: {silent[record.name]}",
+                f"see `daiko site show {record.site}`",
+            )
+
+
+def exchanges_roles(record: PairRecord, verb: Verb) -> bool:
+    """Whether a verb makes the secondary the primary for good."""
+    return (record.state, verb) in (
+        (PairState.PAIRED, Verb.SWAP),
+        (PairState.SWAPPED, Verb.RESYNC),
+    )
+
+
+async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirmed: bool) -> None:
+    """Ask a verb of a pair that another site leads. Raises Conflict."""
+    record = pair.record
+    if verb is Verb.REMOVE:
+        await _end_following(system, record)
+        return
+    if verb is not Verb.SWAP:
+        raise Conflict(
+            f"site {record.site} leads {record.name}: {verb} is refused here",
+            f"ask it of the system at site {record.site}",
+        )
+    link = system.sites.link(record.site)
+    await link.probe()
+    if link.status.state is LinkState.UP:
+        raise Conflict(
+            f"site {record.site} leads {record.name}, and can be reached: swap is refused here",
+            f"ask it of the system at site {record.site}",
+        )
+    if not confirmed:
+        raise not_confirmed(
+            f"site {record.site} cannot be asked ({link.status.state}): what its hosts have "
+            f"written since {record.secondary} was like {record.primary} is not here, and hosts of "
+            "both sites may go on apart"
+        )
+    try:
+        await system.followed.take_over(record.name)
+    except CannotTakeOver as error:
+        raise Conflict(f"{record.name}: swap is refused: {error}") from error
+
+
+async def _end_following(system: System, record: PairRecord) -> None:
+    """Forget a pair that another site leads. The offer is taken back with it: else that site, where
+    it has not heard of this yet, would go on to write to the volume."""
+    await system.sites.withdraw(record.site, record.secondary)
+    await system.followed.forget(record.name)
+    try:
+        await system.peers.exchange(record.site, Leave(head(record)))
+    except SiteRefused as refused:
+        log.warning("end of a pair not told", pair=record.name, error=str(refused))
+
+
+def followed(system: System, name: str) -> FollowedPair | None:
+    """The pair of this name that another site leads."""
+    try:
+        return system.followed.pair(name)
+    except NoSuchPair:
+        return None

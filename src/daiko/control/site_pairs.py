@@ -1,0 +1,256 @@
+"""Pairs over two sites: what a peer says of them comes in here, and what is known on both sides is
+compared when a link has come up (docs/protocol.md, "Pairs").
+
+`pair/peers.py` speaks to the sites that follow us, `pair/followed.py` does what those say that we
+follow. Here is what needs the whole system: what this system consents to, and the answer to a peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from daiko.control import names, pair_checks
+from daiko.control.error import Conflict, Invalid, NotFound
+from daiko.pair.followed import no_pair
+from daiko.pair.live_pair import LivePair
+from daiko.pair.peers import CODES, head
+from daiko.pair.state import EVENTS, PairEvent
+from daiko.pair.surroundings import SiteRefused
+from daiko.scsi import sense
+from daiko.scsi.layout import MalformedData
+from daiko.scsi.pair_envelopes import (
+    Answer,
+    Ask,
+    Head,
+    Join,
+    Leave,
+    Marks,
+    Message,
+    State,
+    Verdict,
+    envelope_of,
+    message_of,
+)
+from daiko.scsi.sense import CheckCondition
+from daiko.scsi.site_parameters import DESCRIPTOR_LENGTH, HEADER_LENGTH
+from daiko.scsi.site_values import Envelope, shortened
+from daiko.state.record import PairRecord, SiteRecord, VolumeRecord
+from daiko.state.store import StoreError
+
+if TYPE_CHECKING:
+    from daiko.control.system import System
+
+log = structlog.get_logger(__name__)
+
+_CONTENTS: Final = HEADER_LENGTH + DESCRIPTOR_LENGTH
+"""Byte of a parameter list where an envelope begins, for field pointers."""
+
+
+class SitePairs:
+    """What peers say of pairs (`target.commands.site.PairHandler`), and what is said to them."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._answers: dict[str, Answer] = {}
+        """Site -> the answer to its last request."""
+        self._background: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Compare with every site whose link comes up from now on."""
+        self._system.sites.on_up = lambda site: self._spawn(self._compare(site))
+
+    async def stop(self) -> None:
+        """Compare no more."""
+        self._system.sites.on_up = lambda site: None
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    # --- PairHandler
+
+    async def receive(self, site: str, lun: int, envelope: Envelope) -> None:
+        """`PairHandler.receive`."""
+        try:
+            message = message_of(envelope)
+        except MalformedData as error:
+            log.warning("envelope refused", site=site, error=str(error))
+            raise CheckCondition(sense.invalid_field_in_parameter_list(_CONTENTS)) from None
+        self._answers[site] = await self._answer_to(site, message)
+
+    async def answer(self, site: str, lun: int) -> Sequence[Envelope]:
+        """`PairHandler.answer`."""
+        answer = self._answers.get(site)
+        return [] if answer is None else [envelope_of(answer)]
+
+    async def _answer_to(self, site: str, message: Message) -> Answer:
+        if isinstance(message, Join):
+            return await self._join(site, message)
+        if isinstance(message, Answer):
+            return no_pair(message.head)
+        led = self._led(site, message.head.pair)
+        followed = self._system.followed.known_as(site, message.head.pair)
+        if led is not None:
+            return await self._answer_of_leader(led, message)
+        if followed is None:
+            return no_pair(message.head)
+        match message:
+            case State():
+                try:
+                    return await self._system.followed.follow(followed, message)
+                except StoreError as error:
+                    return followed.answer(message.head, Verdict.REFUSED, shortened(str(error)))
+            case Marks():
+                return followed.marks(message)
+            case Leave():
+                await self._system.followed.forget(followed.name)
+                log.info("pair ended by its leader", pair=followed.name, site=site)
+                return Answer(message.head, Verdict.ACCEPTED)
+            case Ask():
+                return followed.answer(message.head, Verdict.ACCEPTED)
+
+    async def _answer_of_leader(
+        self, pair: LivePair, message: State | Marks | Leave | Ask
+    ) -> Answer:
+        """What the site that follows asks or says of a pair that we lead."""
+        record = pair.record
+        verdict, reason = Verdict.ACCEPTED, ""
+        if isinstance(message, Leave):
+            self._spawn(self._fail(pair, f"site {record.site} has ended the pair"))
+        elif not isinstance(message, Ask):
+            verdict, reason = Verdict.REFUSED, "this site leads the pair"
+        at = Head(message.head.pair, message.head.request, record.sequence)
+        return Answer(at, verdict, CODES[record.state], reason=reason)
+
+    def _led(self, site: str, uuid: bytes) -> LivePair | None:
+        wanted = (uuid.hex(), site)
+        return next(
+            (
+                pair
+                for pair in self._system.pairs.all()
+                if (pair.record.uuid, pair.record.site) == wanted
+            ),
+            None,
+        )
+
+    # --- what this system consents to
+
+    async def _join(self, site: str, join: Join) -> Answer:
+        """Another site asks us to follow."""
+        if (known := self._system.followed.known_as(site, join.head.pair)) is not None:
+            return known.answer(join.head, Verdict.ACCEPTED)
+        try:
+            async with self._system.changing:
+                record = self._consent(site, join)
+                pair = await self._system.followed.create(record)
+        except (Conflict, Invalid, NotFound) as refusal:
+            return Answer(join.head, Verdict.REFUSED, reason=shortened(refusal.message))
+        except (OSError, LookupError, StoreError) as error:
+            return Answer(join.head, Verdict.REFUSED, reason=shortened(str(error)))
+        log.info("pair joined", pair=record.name, site=site, volume=record.secondary)
+        return pair.answer(join.head, Verdict.ACCEPTED)
+
+    def _consent(self, site: str, join: Join) -> PairRecord:
+        """Our record of the pair. Raises Conflict, Invalid, NotFound where it cannot be."""
+        system = self._system
+        offering = system.store.get(SiteRecord, site)
+        offered = () if offering is None else offering.offered.values()
+        volume = system.store.get(VolumeRecord, join.secondary)
+        # Whether there is a volume that is not offered is not for the peer to know.
+        if volume is None or join.secondary not in offered:
+            raise NotFound(f"{join.secondary} is not offered: `daiko site offer` there does that")
+        if volume.naa != join.secondary_naa.hex():
+            raise Conflict(f"{join.secondary} is another volume than the one that was seen")
+        if (volume.blocks, volume.block_size) != (join.blocks, join.block_size):
+            raise Conflict(
+                f"{join.primary} has {join.blocks} blocks of {join.block_size} bytes, "
+                f"{join.secondary} {volume.blocks} of {volume.block_size}"
+            )
+        names.name(join.name)
+        names.name(join.primary, "primary")
+        if join.group:
+            names.name(join.group, "group")
+        pair_checks.check_names(system.store, join.name, join.group)
+        pair_checks.check_free(system.store, [volume])
+        now = time.time()
+        return PairRecord(
+            name=join.name,
+            primary=f"{site}:{join.primary}",
+            secondary=join.secondary,
+            group=join.group,
+            granularity=join.granularity,
+            power_safe=join.power_safe,
+            mixture=join.secondary,
+            created=now,
+            changed=now,
+            site=site,
+            uuid=join.head.pair.hex(),
+            peer_naa=join.primary_naa.hex(),
+            sequence=join.head.sequence,
+            is_followed=True,
+        )
+
+    # --- both sides compared
+
+    async def ask(self, records: Sequence[PairRecord]) -> dict[str, str]:
+        """Ask the sites that follow how these pairs are there. Returns pair -> why its site does
+        not answer, of those that do not."""
+        silent: dict[str, str] = {}
+        for record in records:
+            if record.is_led_over_sites:
+                try:
+                    await self._system.peers.ask(record)
+                except SiteRefused as refused:
+                    silent[record.name] = str(refused)
+        return silent
+
+    async def _compare(self, site: str) -> None:
+        """The link to a site has come up: see that both know the same of their pairs."""
+        for pair in self._system.pairs.all():
+            if pair.record.site == site:
+                try:
+                    await self._compare_pair(pair)
+                except SiteRefused as refused:
+                    log.warning("pair not compared", pair=pair.name, error=str(refused))
+        for followed in self._system.followed.all():
+            if followed.record.site == site:
+                try:
+                    answer = await self._system.peers.exchange(site, Ask(head(followed.record)))
+                except SiteRefused as refused:
+                    log.warning("pair not compared", pair=followed.name, error=str(refused))
+                else:
+                    followed.is_orphan = answer.verdict is Verdict.UNKNOWN
+
+    async def _compare_pair(self, pair: LivePair) -> None:
+        """A pair that we lead. Raises SiteRefused where the other side cannot be asked."""
+        peers, site = self._system.peers, pair.record.site
+        answer = await peers.ask(pair.record)
+        # As it is in the store: the other side may have been told of a state just now.
+        record = self._system.store.get(PairRecord, pair.name)
+        if record is None:
+            return
+        if answer.verdict is Verdict.UNKNOWN:
+            await self._fail(pair, f"site {site} has no such pair any more")
+        elif answer.taken_over and not record.settles:
+            await self._fail(pair, f"site {site} has taken over")
+        elif answer.head.sequence > record.sequence:
+            await self._fail(
+                pair, f"site {site} knows a later state of this pair: our store is an older one"
+            )
+        else:
+            if answer.state is not CODES[record.state]:
+                await peers.tell(record)
+            await peers.find(record)
+
+    async def _fail(self, pair: LivePair, why: str) -> None:
+        if PairEvent.FAIL in EVENTS[pair.record.state]:
+            await self._system.pairs.fail(pair.name, why)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

@@ -1,0 +1,390 @@
+"""Pairs that another site leads: what its first controller says is done here, to our volume.
+
+The other side of `Peers`. The volume is the secondary of the pair; our record of it has what the
+leader said last, under the leader's sequence. A state is in our store before anything is done by
+it, and before the leader is answered; so the leader knows of everything that it was told was
+accepted that it outlives a crash here.
+
+What is ours alone is the differential bitmap of our volume: what our hosts write while they may.
+The leader fetches it before it copies, and it is cleared when the leader says that both sides are
+the same. A leader cannot say that of a pair that it did not copy just before (`BEFORE`).
+
+**Taking over.** When the leader's site is lost an administrator here may say that hosts use our
+volume: the pair is swapped, by this side alone. From then on the leader's states are not followed,
+and its writes not let in, until an administrator there has said whose data counts (`settles`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from daiko.backend.worker import Workers
+from daiko.pair.error import NoSuchPair
+from daiko.pair.live_pair import PairStatus
+from daiko.pair.peer_door import PeerDoor
+from daiko.pair.peers import CODES, STATES
+from daiko.pair.side import Side, bitmap_identity, landed
+from daiko.pair.state import COPIES, USES
+from daiko.pair.surroundings import PairVolume
+from daiko.pair.write_path import Loss
+from daiko.scsi.pair_envelopes import (
+    MOST_MARKS,
+    Answer,
+    Head,
+    Marks,
+    Mixture,
+    State,
+    StateCode,
+    Verdict,
+)
+from daiko.state.record import PairRecord, PairState
+from daiko.state.store import Store
+
+log = structlog.get_logger(__name__)
+
+_S: Final = PairState
+_ANY: Final = frozenset(PairState)
+
+BEFORE: Final[dict[PairState, frozenset[PairState]]] = {
+    _S.COPYING: _ANY,
+    _S.PAIRED: frozenset({_S.COPYING, _S.REVERSE_COPYING, _S.PAIRED}),
+    _S.SPLIT: _ANY,
+    _S.SPLIT_BY_ERROR: _ANY,
+    _S.REVERSE_COPYING: _ANY,
+    _S.SWAPPED: frozenset({_S.SPLIT, _S.SPLIT_BY_ERROR, _S.SWAPPED}),
+}
+"""State that the leader says -> the states here in which that can be. It may have been in others in
+between that we did not hear of."""
+
+LETS_IN: Final = frozenset({_S.COPYING, _S.PAIRED})
+"""States in which the leader writes to our volume."""
+
+TAKES_OVER: Final = frozenset({_S.PAIRED, _S.SPLIT, _S.SPLIT_BY_ERROR})
+"""States in which an administrator may let hosts use our volume, if it is no mixture."""
+
+
+class FollowedVolume(PairVolume, Protocol):
+    """A volume of ours that is the secondary of another site's pair."""
+
+    def door(self, site: str) -> PeerDoor:
+        """By which this site writes to it."""
+        ...
+
+
+class CannotTakeOver(Exception):
+    """Hosts cannot be sent to our volume; the message says why."""
+
+
+class FollowedPair:
+    """One such pair."""
+
+    def __init__(self, record: PairRecord, side: Side, door: PeerDoor) -> None:
+        self.record = record
+        self.side = side
+        self.lock = asyncio.Lock()
+        """Held by whoever changes the state."""
+        self.is_orphan = False
+        """The leader, when it was asked last, knew of no such pair."""
+        self._door = door
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def status(self) -> PairStatus:
+        volume, record = self.side.volume, self.record
+        marked = self.side.marked_bytes
+        notes = [f"site {record.site} leads this pair"]
+        if self.is_orphan:
+            notes.append(
+                f"site {record.site} has no such pair any more; `daiko pair rm {record.name}` ends "
+                "it here"
+            )
+        if record.taken_over:
+            notes.append(
+                f"this site has taken over: what counts is said at site {record.site}, by `resync` "
+                "(what is there) or `resync --reverse` (what is here)"
+            )
+        if self.side.note:
+            notes.append(f"bitmap of {volume.name}: {self.side.note}")
+        return PairStatus(
+            record,
+            size=volume.blocks * volume.block_size,
+            left=0,
+            differs=0 if record.state is _S.PAIRED else marked,
+            written_to_secondary=marked,
+            job=None,
+            limited_by=None,
+            notes=tuple(notes),
+        )
+
+    def act(self) -> None:
+        """Let our hosts, and the leader, use the volume as the record says."""
+        record = self.record
+        self.side.use(USES[record.state].secondary)
+        if record.state in LETS_IN and not record.taken_over:
+            self._door.open_for_writes()
+
+    async def stand_still(self) -> None:
+        """Hold our hosts back and let no write of the leader in; returns when none is under
+        way."""
+        self.side.hold()
+        flight = self._door.close_for_writes()
+        await self.side.drained()
+        await landed(flight)
+
+    def clear(self) -> None:
+        """Both sides are the same."""
+        regions = self.side.bitmap.regions.regions
+        self.side.bitmap.clear(0, regions - 1)
+
+    def answer(self, head: Head, verdict: Verdict, reason: str = "") -> Answer:
+        """An answer that says how the pair is here."""
+        record = self.record
+        mixture = {"": Mixture.NONE, record.secondary: Mixture.SECONDARY}.get(
+            record.mixture, Mixture.PRIMARY
+        )
+        return Answer(
+            Head(head.pair, head.request, record.sequence), verdict, CODES[record.state], mixture,
+            record.taken_over, self.side.marked_bytes, reason,
+        )  # fmt: skip
+
+    def marks(self, request: Marks) -> Answer:
+        """Our marks from a region on, as many as an answer holds."""
+        regions = self.side.bitmap.regions
+        if self.record.state not in COPIES:
+            reason = f"it is {self.record.state}, and copies nothing"
+            return self.answer(request.head, Verdict.REFUSED, reason)
+        if request.first >= regions.regions:
+            return self.answer(request.head, Verdict.REFUSED, "there is no such region")
+        first = _first_marked(self.side, request.first)
+        answer = self.answer(request.head, Verdict.ACCEPTED)
+        if first is None:
+            return answer
+        bits = regions.bytes_at(first >> 3, MOST_MARKS)
+        end = first + 8 * len(bits)
+        further = _first_marked(self.side, end) if end < regions.regions else None
+        return Answer(
+            answer.head, answer.verdict, answer.state, answer.mixture, answer.taken_over,
+            answer.marked, "", first, further or 0, bits,
+        )  # fmt: skip
+
+
+def _first_marked(side: Side, region: int) -> int | None:
+    """The byte of the bitmap with the first mark from this region on, as its first region."""
+    run = next(side.bitmap.regions.runs(region), None)
+    return None if run is None else run[0] & ~7
+
+
+def _no_loss(loss: Loss) -> None:
+    raise AssertionError("a side that follows mirrors nothing")
+
+
+class FollowedPairs:
+    """All pairs that other sites lead."""
+
+    def __init__(
+        self,
+        store: Store,
+        volume: Callable[[str], FollowedVolume],
+        folder: Path | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """`volume(name)` raises LookupError. `folder` holds the bitmaps; None: they end with the
+        process."""
+        self._store = store
+        self._volume = volume
+        self._folder = folder
+        self._clock = clock
+        self._workers = Workers(1, name="followed bitmap")
+        self._pairs: dict[str, FollowedPair] = {}
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Take up the pairs of the store, before any host or peer can write. Raises OSError."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        for record in self._store.list(PairRecord):
+            if record.is_followed:
+                self._open(record, is_new=False).act()
+
+    async def stop(self) -> None:
+        """Bring them to rest; hosts and peers are gone."""
+        for pair in self.all():
+            await pair.stand_still()
+            await pair.side.close()
+        self._workers.stop(lambda: None)
+
+    def all(self) -> list[FollowedPair]:
+        """All, by name."""
+        return sorted(self._pairs.values(), key=lambda pair: pair.name)
+
+    def pair(self, name: str) -> FollowedPair:
+        """Raises NoSuchPair."""
+        if name not in self._pairs:
+            raise NoSuchPair(name)
+        return self._pairs[name]
+
+    def known_as(self, site: str, uuid: bytes) -> FollowedPair | None:
+        """The pair with this UUID that this site leads."""
+        wanted = uuid.hex()
+        return next(
+            (
+                pair
+                for pair in self._pairs.values()
+                if (pair.record.uuid, pair.record.site) == (wanted, site)
+            ),
+            None,
+        )
+
+    async def changed(self) -> None:
+        """Wait until the state of one has changed."""
+        await self._changed.wait()
+
+    async def create(self, record: PairRecord) -> FollowedPair:
+        """Follow a pair from now on; it is in the store when this returns. Raises LookupError (no
+        such volume), OSError (the bitmap cannot be made), StoreError."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        pair = self._open(record, is_new=True)
+        try:
+            await pair.stand_still()
+            await self._store.put(record)
+        except BaseException:
+            await self._let_go(pair)
+            raise
+        pair.act()
+        self._tell()
+        return pair
+
+    async def follow(self, pair: FollowedPair, said: State) -> Answer:
+        """Do what the leader says; what is old, or cannot be, is not done, and the answer says
+        so. Raises StoreError; then nothing was done."""
+        async with pair.lock:
+            before, state = pair.record, STATES[said.state]
+            refusal = _refusal(pair, said, state)
+            if refusal is not None:
+                return refusal
+            if said.head.sequence == before.sequence and not before.taken_over:
+                return pair.answer(said.head, Verdict.ACCEPTED)
+            mixture = {Mixture.NONE: "", Mixture.PRIMARY: before.primary}.get(
+                said.mixture, before.secondary
+            )
+            record = before.model_copy(
+                update={
+                    "state": state,
+                    "mixture": mixture,
+                    "reason": said.reason,
+                    "sequence": said.head.sequence,
+                    "taken_over": False,
+                    "changed": self._clock(),
+                }
+            )
+            await self._become(pair, record)
+            pair.is_orphan = False
+            if state is _S.PAIRED:
+                pair.clear()
+            log.info("followed pair", pair=pair.name, state=state.value, site=record.site)
+            return pair.answer(said.head, Verdict.ACCEPTED)
+
+    async def take_over(self, name: str) -> None:
+        """Let hosts use our volume, without the leader. Raises NoSuchPair, CannotTakeOver,
+        StoreError."""
+        pair = self.pair(name)
+        async with pair.lock:
+            record = pair.record
+            if record.taken_over:
+                raise CannotTakeOver("this site has taken over already")
+            if record.state not in TAKES_OVER:
+                raise CannotTakeOver(f"it is {record.state}")
+            if record.mixture == record.secondary:
+                raise CannotTakeOver(
+                    f"{record.secondary} is a mixture: copying to it has not ended"
+                )
+            update = {
+                "state": _S.SWAPPED,
+                "taken_over": True,
+                "reason": f"taken over from site {record.site}",
+                "changed": self._clock(),
+            }
+            await self._become(pair, record.model_copy(update=update))
+
+    async def forget(self, name: str) -> None:
+        """The pair is no more here; the volume keeps what is on it. Raises NoSuchPair,
+        StoreError."""
+        pair = self.pair(name)
+        async with pair.lock:
+            await pair.stand_still()
+            try:
+                await self._store.delete(PairRecord, name)
+            except BaseException:
+                pair.act()
+                raise
+            await self._let_go(pair)
+            self._tell()
+
+    # --- inside
+
+    async def _become(self, pair: FollowedPair, record: PairRecord) -> None:
+        """Act by another record, once it is in the store. Raises StoreError; then by the same."""
+        await pair.stand_still()
+        try:
+            await self._store.put(record)
+            pair.record = record
+        finally:
+            pair.act()
+        self._tell()
+
+    def _open(self, record: PairRecord, *, is_new: bool) -> FollowedPair:
+        volume = self._volume(record.secondary)
+        side = Side.open(
+            volume,
+            None if self._folder is None else self._folder / f"{record.name}.{volume.name}",
+            identity=bitmap_identity(record.name, record.created, volume.naa),
+            granularity=record.granularity,
+            power_safe=record.power_safe,
+            is_new=is_new,
+            workers=self._workers,
+            lost=_no_loss,
+        )
+        side.install()
+        pair = self._pairs[record.name] = FollowedPair(record, side, volume.door(record.site))
+        return pair
+
+    async def _let_go(self, pair: FollowedPair) -> None:
+        del self._pairs[pair.name]
+        pair.side.hold()
+        await pair.side.drained()
+        pair.side.forget()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _refusal(pair: FollowedPair, said: State, state: PairState) -> Answer | None:
+    """Why a state is not followed; None where it is."""
+    record, sequence = pair.record, said.head.sequence
+    if sequence < record.sequence:
+        return pair.answer(said.head, Verdict.STALE)
+    if record.taken_over and not (said.settles and state in COPIES):
+        return pair.answer(said.head, Verdict.CONFLICT)
+    if sequence == record.sequence and not record.taken_over:
+        if state is not record.state:
+            return pair.answer(
+                said.head, Verdict.REFUSED, f"under this sequence it is {record.state}"
+            )
+    elif record.state not in BEFORE[state]:
+        return pair.answer(said.head, Verdict.REFUSED, f"it is {record.state} here, not copied")
+    return None
+
+
+def no_pair(head: Head) -> Answer:
+    """The answer to who speaks of a pair that there is not."""
+    return Answer(head, Verdict.UNKNOWN, StateCode.NONE)

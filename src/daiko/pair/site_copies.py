@@ -1,0 +1,168 @@
+"""Rounds of pairs over two sites, led by the first controller: it reads its own volume and writes
+to the other site's virtual LU, a fixed amount at a time, until the last block [0092-0100].
+
+A round of a pair within one system is a job of the copy manager, which plans who carries it out.
+Here the plan has one answer, so there is no job: `SiteCopies` stands where the copy manager would
+(`surroundings.Copies`), and whoever lets second controllers copy from site to site [0101-0119]
+takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final
+
+from daiko.copy_manager.governor import LOOK_SECONDS, Governor, Measure
+from daiko.copy_manager.pace import Pace
+from daiko.copy_manager.pacer import Pacer
+from daiko.device.awaitable import flush
+from daiko.device.error import DeviceError
+from daiko.mapping.range_set import RangeSet
+from daiko.pair.operation import copy_blocks
+from daiko.pair.surroundings import Copies, PairVolume, RoundFailed
+
+PIECE_BYTES: Final = 1 << 20
+"""Of one read and write."""
+IN_FLIGHT: Final = 8
+FLUSH_BYTES: Final = 64 << 20
+"""After so much the other side is flushed, and what was copied is confirmed."""
+
+
+class SiteCopies:
+    """`surroundings.Copies` for pairs of which one volume is at another site; the others go to
+    `own`."""
+
+    def __init__(
+        self, own: Copies, volume: Callable[[str, str], PairVolume | None], measure: Measure
+    ) -> None:
+        """`volume(pair, name)`: a volume of a pair over two sites, None where it is none."""
+        self._own = own
+        self._volume = volume
+        self._measure = measure
+        self._pacers: dict[str, Pacer] = {}
+
+    def job_of(self, pair: str) -> int | None:
+        """`Copies.job_of`."""
+        return self._own.job_of(pair)
+
+    async def set_pace(self, pair: str, pace: Pace) -> None:
+        """`Copies.set_pace`."""
+        if pair in self._pacers:
+            self._pacers[pair].use(pace)
+        else:
+            await self._own.set_pace(pair, pace)
+
+    def copy(
+        self,
+        pair: str,
+        source: str,
+        destination: str,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
+    ) -> AsyncGenerator[RangeSet, None]:
+        """`Copies.copy`."""
+        one, other = self._volume(pair, source), self._volume(pair, destination)
+        if one is None or other is None:
+            return self._own.copy(pair, source, destination, ranges, pace)
+        return self._copy(pair, one, other, ranges, pace)
+
+    async def _copy(
+        self,
+        pair: str,
+        source: PairVolume,
+        destination: PairVolume,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
+    ) -> AsyncGenerator[RangeSet, None]:
+        pacer = self._pacers[pair] = Pacer(pace)
+        own = [volume.name for volume in (source, destination) if ":" not in volume.name]
+        governing = asyncio.create_task(self._govern(pacer, own), name=f"pace of round of {pair}")
+        confirmed = RangeSet()
+        try:
+            for portion in _portions(ranges, FLUSH_BYTES // source.block_size):
+                generations = destination.generations
+                await _copy_all(source, destination, portion, pacer)
+                await flush(destination.device)
+                if destination.generations != generations:
+                    raise RoundFailed(f"the link to {destination.name} was lost and came back")
+                for first, blocks in portion:
+                    confirmed.add(first, blocks)
+                yield confirmed
+        except DeviceError as error:
+            raise RoundFailed(str(error)) from error
+        finally:
+            self._pacers.pop(pair, None)
+            governing.cancel()
+
+    async def _govern(self, pacer: Pacer, places: Sequence[str]) -> None:
+        """Keep to the latency of hosts that the pace may ask for."""
+        governor = Governor(pacer, self._measure, places)
+        try:
+            while True:
+                governor.look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            governor.end()
+
+
+def _portions(ranges: Sequence[tuple[int, int]], most: int) -> list[list[tuple[int, int]]]:
+    """The ranges (first block, blocks), cut so that each portion has no more than `most` blocks."""
+    portions: list[list[tuple[int, int]]] = [[]]
+    room = most
+    for first, blocks in ranges:
+        while blocks:
+            if not room:
+                portions.append([])
+                room = most
+            taken = min(blocks, room)
+            portions[-1].append((first, taken))
+            first, blocks, room = first + taken, blocks - taken, room - taken
+    return portions if portions[0] else []
+
+
+async def _copy_all(
+    source: PairVolume, destination: PairVolume, ranges: Sequence[tuple[int, int]], pacer: Pacer
+) -> None:
+    """Copy the ranges, several pieces at a time; nothing is in flight when it ends, however it
+    does. Raises DeviceError."""
+    size = source.block_size
+    under_way: set[asyncio.Future[None]] = set()
+    try:
+        for first, blocks in ranges:
+            for lba in range(first, first + blocks, PIECE_BYTES // size):
+                count = min(PIECE_BYTES // size, first + blocks - lba)
+                await pacer.wait(count * size)
+                if len(under_way) == IN_FLIGHT:
+                    ended, under_way = await asyncio.wait(
+                        under_way, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    _raise_first(ended)
+                under_way.add(_copy_piece(source, destination, lba, count))
+    finally:
+        if under_way:
+            ended, _ = await asyncio.wait(under_way)
+            failed = [future for future in ended if future.exception() is not None]
+    if under_way:
+        _raise_first(failed)
+
+
+def _raise_first(ended: Sequence[asyncio.Future[None]] | set[asyncio.Future[None]]) -> None:
+    failures = [error for future in ended if (error := future.exception()) is not None]
+    if failures:
+        raise failures[0]
+
+
+def _copy_piece(
+    source: PairVolume, destination: PairVolume, lba: int, blocks: int
+) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def done(error: DeviceError | None) -> None:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    copy_blocks(source.device, destination.device, lba, blocks, done)
+    return future

@@ -1,0 +1,569 @@
+"""Pairs over two sites: two systems that reach one another over real sockets, tokyo leading."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from daiko.backend.site_session import LinkState
+from daiko.control import pairs, sites, volumes
+from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
+from daiko.device.awaitable import read, write
+from daiko.device.error import DeviceError, Unreachable, WriteProtected
+from daiko.initiator.settings import InitiatorSettings
+from daiko.pair.followed import CannotTakeOver
+from daiko.pair.live_pair import PairStatus
+from daiko.pair.settings import PairSettings
+from daiko.pair.state import Verb
+from daiko.scsi.pair_envelopes import (
+    Answer,
+    Ask,
+    Head,
+    Join,
+    Leave,
+    Marks,
+    Mixture,
+    Request,
+    State,
+    StateCode,
+    Verdict,
+)
+from daiko.state.record import Fence, PairState
+from network_path import NetworkPath
+from site_rig import Site, linked, reaches
+
+BLOCKS = 4096
+SIZE = BLOCKS * 512
+REGION = 64 << 10
+QUICK = PairSettings(settle_seconds=0.01, retry_seconds=(0.01, 0.02, 0.05))
+
+
+def quick(site: Site, settings: PairSettings = QUICK) -> None:
+    """Patience that fits a test: who waits for it learns the same, sooner."""
+    site.system.pairs._workshop = replace(site.system.pairs._workshop, settings=settings)
+    site.system.peers._settings = settings
+    for link in site.system.sites._links.values():
+        link._session._controller.use_settings(
+            InitiatorSettings(grace=0.2, reconnect_longest=0.2, login_timeout=5.0)
+        )
+
+
+async def disk(site: Site, name: str, blocks: int = BLOCKS) -> None:
+    """A volume of random bytes."""
+    await site.volume(name, blocks)
+    (site.folder / f"{name}.img").write_bytes(
+        random.Random(site.name + name).randbytes(blocks * 512)
+    )
+
+
+def on_disk(site: Site, volume: str) -> bytes:
+    return (site.folder / f"{volume}.img").read_bytes()
+
+
+@pytest.fixture
+async def tokyo(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path, "tokyo")
+    yield site
+    await site.stop()
+
+
+@pytest.fixture
+async def osaka(tmp_path: Path, tokyo: Site) -> AsyncIterator[Site]:
+    """Linked with tokyo. tokyo has alpha and gamma, osaka has beta and delta, which it offers."""
+    site = Site(tmp_path, "osaka")
+    await linked(tokyo, site)
+    for each in (tokyo, site):
+        quick(each)
+    for name in ("alpha", "gamma"):
+        await disk(tokyo, name)
+    for name in ("beta", "delta"):
+        await disk(site, name)
+        await sites.offer(site.system, "tokyo", name)
+    yield site
+    await site.stop()
+
+
+async def paired(tokyo: Site, name: str = "p", **more: object) -> PairStatus:
+    await pairs.create(
+        tokyo.system,
+        name,
+        "alpha",
+        "osaka:beta",
+        confirmed=True,
+        **more,  # type: ignore[arg-type]
+    )
+    return await reached(tokyo, PairState.PAIRED, name)
+
+
+async def reached(site: Site, state: PairState, name: str = "p") -> PairStatus:
+    (status,) = await pairs.wait(site.system, name, [state], 30)
+    assert status.record.state is state, status
+    return status
+
+
+async def put(site: Site, volume: str, lba: int, data: bytes) -> None:
+    """As a host of the site writes."""
+    await write(site.system.unit(volume).device, lba, data)
+
+
+async def do(site: Site, verb: Verb, name: str = "p", *, confirmed: bool = True) -> None:
+    await pairs.do(site.system, name, verb, confirmed=confirmed)
+
+
+# --- made, copied, mirrored
+
+
+async def test_pair_becomes_equal_and_stays_so_while_hosts_write(tokyo: Site, osaka: Site) -> None:
+    status = await paired(tokyo)
+    assert (status.record.secondary, status.differs, status.notes) == ("osaka:beta", 0, ())
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    for number in range(40):
+        data = random.Random(number).randbytes(512 * 5)
+        await put(tokyo, "alpha", number * 37, data)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    there = await reached(osaka, PairState.PAIRED)
+    assert (there.record.primary, there.record.secondary) == ("tokyo:alpha", "beta")
+    assert there.record.is_followed
+    assert [each.record.name for each in pairs.ls(osaka.system)] == ["p"]
+
+
+async def test_initial_copy_in_rounds_while_hosts_write(tokyo: Site, osaka: Site) -> None:
+    quick(tokyo, replace(QUICK, catch_up_bytes=REGION))
+    await pairs.create(tokyo.system, "p", "alpha", "osaka:beta", confirmed=True)
+    for number in range(40):
+        await put(tokyo, "alpha", number * 97, random.Random(number).randbytes(512))
+    await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
+async def test_secondary_is_protected_from_hosts_and_open_to_its_peer(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    assert osaka.system.unit("beta").is_write_protected
+    with pytest.raises(WriteProtected):
+        await put(osaka, "beta", 0, bytes(512))
+    await put(tokyo, "alpha", 0, b"m" * 512)
+    assert bytes(await read(osaka.system.unit("beta").device, 0, 1)) == b"m" * 512
+
+
+# --- split and brought together
+
+
+async def test_split_is_of_one_instant_and_the_peer_writes_no_more(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    then = on_disk(osaka, "beta")
+    assert pairs.show(osaka.system, "p").record.state is PairState.SPLIT
+    await put(tokyo, "alpha", 10, b"a" * 512)
+    await put(osaka, "beta", 2000, b"b" * 1024)
+    assert on_disk(osaka, "beta")[: 2000 * 512] == then[: 2000 * 512]
+    device = await tokyo.link(osaka).device(1)
+    with pytest.raises(DeviceError):
+        await write(device, 0, b"x" * 512)
+    assert on_disk(osaka, "beta")[:512] == then[:512]
+    assert bytes(await read(device, 2000, 1)) == b"b" * 512
+
+
+async def test_resync_copies_what_either_side_has_written_and_no_more(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    await put(tokyo, "alpha", 10, b"a" * 512)
+    await put(osaka, "beta", 2000, b"b" * 1024)
+    (effect,) = await pairs.effects(tokyo.system, "p", Verb.RESYNC)
+    assert (effect.volume, effect.overwritten, effect.discarded) == (
+        "osaka:beta",
+        2 * REGION,
+        REGION,
+    )
+    with pytest.raises(Conflict, match="131,072 bytes of osaka:beta would be overwritten"):
+        await do(tokyo, Verb.RESYNC, confirmed=False)
+    written: list[int] = []
+    door = osaka.system._publication.volume("beta").door("tokyo")
+    passed_on = door.below.write
+    door.below.write = (  # type: ignore[method-assign]
+        lambda lba, data, done, fua=False: (
+            written.append(len(data)),  # type: ignore[func-returns-value]
+            passed_on(lba, data, done, fua),
+        )[1]
+    )
+    await do(tokyo, Verb.RESYNC)
+    await reached(tokyo, PairState.PAIRED)
+    assert sum(written) == 2 * REGION
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    assert on_disk(tokyo, "alpha")[5120:5632] == b"a" * 512
+    await reached(osaka, PairState.PAIRED)
+    assert pairs.show(osaka.system, "p").written_to_secondary == 0
+
+
+async def test_reverse_resync_brings_the_primary_to_the_secondary(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    await put(tokyo, "alpha", 10, b"a" * 512)
+    await put(osaka, "beta", 2000, b"b" * 1024)
+    wanted = on_disk(osaka, "beta")
+    (effect,) = await pairs.effects(tokyo.system, "p", Verb.RESYNC_REVERSE)
+    assert (effect.volume, effect.overwritten, effect.discarded) == ("alpha", 2 * REGION, REGION)
+    await do(tokyo, Verb.RESYNC_REVERSE)
+    await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta") == wanted
+    await put(tokyo, "alpha", 0, b"x" * 512)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
+async def test_swap_after_a_split_sends_hosts_to_the_other_site_and_back(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    with pytest.raises(Conflict, match="roles of a pair over two sites are not exchanged"):
+        await do(tokyo, Verb.SWAP)
+    await do(tokyo, Verb.SPLIT)
+    await do(tokyo, Verb.SWAP)
+    assert tokyo.system.unit("alpha").is_write_protected
+    assert pairs.show(osaka.system, "p").record.state is PairState.SWAPPED
+    await put(osaka, "beta", 7, b"s" * 512)
+    with pytest.raises(Conflict, match="roles of a pair over two sites are not exchanged"):
+        await do(tokyo, Verb.RESYNC)
+    await do(tokyo, Verb.SWAP)
+    await do(tokyo, Verb.RESYNC_REVERSE)
+    await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    assert on_disk(tokyo, "alpha")[7 * 512 : 8 * 512] == b"s" * 512
+
+
+async def test_group_is_split_as_one_and_lies_in_one_site(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo, "p", group="g")
+    await pairs.create(tokyo.system, "q", "gamma", "osaka:delta", group="g", confirmed=True)
+    await reached(tokyo, PairState.PAIRED, "q")
+    await do(tokyo, Verb.SPLIT, "g")
+    for name in ("p", "q"):
+        assert pairs.show(osaka.system, name).record.state is PairState.SPLIT
+    await disk(tokyo, "one")
+    await disk(tokyo, "two")
+    with pytest.raises(Conflict, match="secondaries of group g are at site osaka"):
+        await pairs.create(tokyo.system, "r", "one", "two", group="g", confirmed=True)
+
+
+async def test_verbs_at_the_site_that_follows_are_refused(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    for verb in (Verb.SPLIT, Verb.RESYNC, Verb.RESYNC_REVERSE, Verb.SWAP):
+        with pytest.raises(Conflict, match="site tokyo leads p"):
+            await do(osaka, verb)
+
+
+# --- ended, and what is refused while it is there
+
+
+async def test_pair_that_is_removed_by_its_leader_is_gone_at_both(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.REMOVE)
+    assert (pairs.ls(tokyo.system), pairs.ls(osaka.system)) == ([], [])
+    await put(osaka, "beta", 0, b"o" * 512)
+    for site in (tokyo, osaka):
+        assert list((site.folder / "bitmaps").iterdir()) == []
+    await paired(tokyo)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
+async def test_pair_that_is_removed_by_who_follows_is_split_by_error_at_its_leader(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await do(osaka, Verb.REMOVE)
+    status = await reached(tokyo, PairState.SPLIT_BY_ERROR)
+    assert status.record.reason == "site osaka has ended the pair"
+    before = on_disk(osaka, "beta")
+    await put(tokyo, "alpha", 0, b"t" * 512)
+    assert on_disk(osaka, "beta") == before
+    # With the pair the consent is gone.
+    assert "beta" not in sites.show(osaka.system, "tokyo").record.offered.values()
+    await do(tokyo, Verb.RESYNC)
+    status = await reached(tokyo, PairState.SPLIT_BY_ERROR)
+    assert "no such pair any more" in status.record.reason
+    await do(tokyo, Verb.REMOVE)
+    with pytest.raises(NotFound, match="offers us no volume beta"):
+        await paired(tokyo)
+
+
+async def test_what_a_pair_needs_is_not_taken_away(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    with pytest.raises(Conflict, match="pair p, which site tokyo leads, needs beta"):
+        await sites.withdraw(osaka.system, "tokyo", "beta")
+    for site, other, volume in ((osaka, "tokyo", "beta"), (tokyo, "osaka", "alpha")):
+        with pytest.raises(Conflict, match=f"pair p is with site {other}"):
+            await sites.remove(site.system, other)
+        with pytest.raises(Conflict, match=f"{volume} is in pair p"):
+            await volumes.remove(site.system, volume)
+    await sites.withdraw(osaka.system, "tokyo", "delta")
+    with pytest.raises(NotFound, match="is not offered delta"):
+        await sites.withdraw(osaka.system, "tokyo", "delta")
+
+
+# --- what does not become a pair
+
+
+async def test_pair_needs_consent_and_the_same_geometry(tokyo: Site, osaka: Site) -> None:
+    async def create(secondary: str, name: str = "p", **more: object) -> None:
+        await pairs.create(
+            tokyo.system,
+            name,
+            "alpha",
+            secondary,
+            confirmed=True,
+            **more,  # type: ignore[arg-type]
+        )
+
+    await disk(osaka, "small", 1024)
+    await disk(osaka, "secret")
+    with pytest.raises(NotFound, match="offers us no volume secret"):
+        await create("osaka:secret")
+    with pytest.raises(NotFound, match="'nara'"):
+        await create("nara:beta")
+    await sites.offer(osaka.system, "tokyo", "small")
+    with pytest.raises(Invalid, match="alpha has 4096 blocks of 512 bytes, osaka:small 1024"):
+        await create("osaka:small")
+    await pairs.create(osaka.system, "own", "secret", "delta", confirmed=True)
+    await reached(osaka, PairState.PAIRED, "own")
+    with pytest.raises(Conflict, match="site osaka refuses: delta is in pair own"):
+        await create("osaka:delta")
+    with pytest.raises(Conflict, match="site osaka refuses: there is a pair or group own"):
+        await create("osaka:beta", "own")
+    with pytest.raises(Conflict, match="all 2,097,152 bytes of osaka:beta"):
+        await pairs.create(tokyo.system, "p", "alpha", "osaka:beta")
+    assert pairs.ls(tokyo.system) == []
+    assert [each.record.name for each in pairs.ls(osaka.system)] == ["own"]
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    with pytest.raises(Unavailable, match="site osaka is down"):
+        await create("osaka:beta")
+
+
+# --- one side, or the link, is lost
+
+
+async def lose(tokyo: Site, osaka: Site, number: int) -> None:
+    """Write until the pair is split by error."""
+    await put(tokyo, "alpha", number, b"%04d" % number * 128)
+    await reached(tokyo, PairState.SPLIT_BY_ERROR)
+
+
+async def test_secondary_that_is_lost_splits_the_pair_and_resync_brings_it_back(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await osaka.stop()
+    await lose(tokyo, osaka, 3)
+    with pytest.raises(Unavailable, match="what site osaka has marked is not known"):
+        await do(tokyo, Verb.RESYNC)
+    await osaka.start()
+    await reaches(tokyo.link(osaka), LinkState.UP)
+    await do(tokyo, Verb.RESYNC)
+    await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
+async def test_fence_data_refuses_writes_while_the_other_site_is_lost(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo, fence=Fence.DATA)
+    await osaka.stop()
+    with pytest.raises(Unreachable, match="fence is `data`"):
+        await put(tokyo, "alpha", 0, b"f" * 512)
+    await reached(tokyo, PairState.SPLIT_BY_ERROR)
+    with pytest.raises(WriteProtected):
+        await put(tokyo, "alpha", 1, b"f" * 512)
+
+
+async def test_leader_that_restarts_goes_on_by_itself(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await tokyo.stop()
+    await tokyo.start()
+    quick(tokyo)
+    await put(tokyo, "alpha", 5, b"again" * 512)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    assert (await reached(tokyo, PairState.PAIRED)).differs == 0
+
+
+async def test_side_that_follows_restarts_split_with_its_marks(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    await put(osaka, "beta", 100, b"kept" * 128)
+    await osaka.stop()
+    await osaka.start()
+    assert pairs.show(osaka.system, "p").written_to_secondary == REGION
+    await reaches(tokyo.link(osaka), LinkState.UP)
+    await do(tokyo, Verb.RESYNC_REVERSE)
+    await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    assert on_disk(tokyo, "alpha")[100 * 512 : 101 * 512] == b"kept" * 128
+
+
+async def test_split_that_the_other_site_did_not_hear_of_is_told_when_it_is_back(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    await do(tokyo, Verb.SPLIT)
+    await put(tokyo, "alpha", 0, b"alone" * 512)
+    await osaka.start()
+    assert pairs.show(osaka.system, "p").record.state is PairState.PAIRED
+    assert (await reached(osaka, PairState.SPLIT)).record.sequence > 1
+    await pairs.effects(tokyo.system, "p", Verb.RESYNC)
+    assert pairs.show(tokyo.system, "p").notes == ()
+
+
+async def test_link_that_is_cut_while_it_copies_does_not_hurt(tokyo: Site, osaka: Site) -> None:
+    port = int(osaka.portal.rpartition(":")[2])
+    async with NetworkPath(port) as path:
+        await sites.change(tokyo.system, "osaka", portals=(path.portal,))
+        await reaches(tokyo.link(osaka), LinkState.UP, path.portal)
+        quick(tokyo, replace(QUICK, catch_up_bytes=REGION))
+        path.cut_after(path.passed + SIZE // 2)
+        await pairs.create(tokyo.system, "p", "alpha", "osaka:beta", confirmed=True)
+        status = await reached(tokyo, PairState.SPLIT_BY_ERROR)
+        assert status.record.mixture == "osaka:beta"
+        with pytest.raises(CannotTakeOver, match="it is copying"):
+            await osaka.system.followed.take_over("p")
+        await path.open()
+        await reaches(tokyo.link(osaka), LinkState.UP)
+        await do(tokyo, Verb.RESYNC)
+        await reached(tokyo, PairState.PAIRED)
+        assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
+# --- the site that follows takes over
+
+
+@pytest.mark.parametrize("verb", [Verb.RESYNC, Verb.RESYNC_REVERSE])
+async def test_site_that_took_over_keeps_its_data_until_an_administrator_says_otherwise(
+    tokyo: Site, osaka: Site, verb: Verb
+) -> None:
+    await paired(tokyo)
+    await tokyo.stop()
+    await reaches(osaka.link(tokyo), LinkState.DOWN)
+    with pytest.raises(Conflict, match="site tokyo cannot be asked"):
+        await do(osaka, Verb.SWAP, confirmed=False)
+    await do(osaka, Verb.SWAP)
+    await put(osaka, "beta", 50, b"over" * 128)
+    taken = on_disk(osaka, "beta")
+    await tokyo.start()
+    quick(tokyo)
+    status = await reached(tokyo, PairState.SPLIT_BY_ERROR)
+    assert status.record.reason == "site osaka has taken over"
+    await put(tokyo, "alpha", 900, b"here" * 128)
+    own = on_disk(tokyo, "alpha")
+    assert on_disk(osaka, "beta") == taken
+    assert any("conflict" in note for note in pairs.show(tokyo.system, "p").notes)
+    assert any("taken over" in note for note in pairs.show(osaka.system, "p").notes)
+    await do(tokyo, Verb.SPLIT)
+    assert pairs.show(osaka.system, "p").record.taken_over
+    with pytest.raises(Conflict, match="65,536 of them in regions that hosts wrote to there"):
+        await do(tokyo, verb, confirmed=False)
+    await do(tokyo, verb)
+    status = await reached(tokyo, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    assert on_disk(tokyo, "alpha") == (own if verb is Verb.RESYNC else taken)
+    assert not pairs.show(osaka.system, "p").record.taken_over
+
+
+async def test_taking_over_outlives_a_restart(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await tokyo.stop()
+    await reaches(osaka.link(tokyo), LinkState.DOWN)
+    await do(osaka, Verb.SWAP)
+    with pytest.raises(Conflict, match="taken over already"):
+        await do(osaka, Verb.SWAP)
+    await put(osaka, "beta", 50, b"over" * 128)
+    await osaka.stop()
+    await osaka.start()
+    status = pairs.show(osaka.system, "p")
+    assert (status.record.taken_over, status.written_to_secondary) == (True, REGION)
+    await put(osaka, "beta", 51, b"more" * 128)
+
+
+# --- hostile and late
+
+
+async def said_to(tokyo: Site, osaka: Site, message: Request) -> Answer:
+    return await tokyo.system.peers.exchange("osaka", message)
+
+
+async def test_late_and_repeated_states_change_nothing(tokyo: Site, osaka: Site) -> None:
+    record = (await paired(tokyo)).record
+    uuid = bytes.fromhex(record.uuid)
+
+    async def state(sequence: int, code: StateCode) -> Verdict:
+        message = State(Head(uuid, 7, sequence), code, Mixture.NONE, False, "")
+        return (await said_to(tokyo, osaka, message)).verdict
+
+    assert await state(record.sequence - 1, StateCode.SPLIT) is Verdict.STALE
+    assert await state(record.sequence, StateCode.SPLIT) is Verdict.REFUSED
+    assert await state(record.sequence, StateCode.PAIRED) is Verdict.ACCEPTED
+    assert pairs.show(osaka.system, "p").record.state is PairState.PAIRED
+    assert await state(record.sequence + 9, StateCode.SPLIT) is Verdict.ACCEPTED
+    await put(osaka, "beta", 0, b"mark" * 128)
+    assert await state(record.sequence + 10, StateCode.PAIRED) is Verdict.REFUSED
+    assert pairs.show(osaka.system, "p").written_to_secondary == REGION
+
+
+async def test_nobody_speaks_of_a_pair_that_is_not_his(tokyo: Site, osaka: Site) -> None:
+    record = (await paired(tokyo)).record
+    other = Head(bytes(15) + b"x", 1, 99)
+    mine = Head(bytes.fromhex(record.uuid), 1, 99)
+    for message in (
+        Ask(other),
+        Leave(other),
+        Marks(other, 0),
+        State(other, StateCode.SPLIT, Mixture.NONE, False, ""),
+    ):
+        assert (await said_to(tokyo, osaka, message)).verdict is Verdict.UNKNOWN
+    # osaka follows: it may ask, and leave, and nothing else.
+    for message in (Marks(mine, 0), State(mine, StateCode.SPLIT, Mixture.NONE, False, "")):
+        answer = await osaka.system.peers.exchange("tokyo", message)
+        assert (answer.verdict, answer.reason) == (Verdict.REFUSED, "this site leads the pair")
+    assert (await osaka.system.peers.exchange("tokyo", Ask(mine))).state is StateCode.PAIRED
+    answer = await said_to(tokyo, osaka, Marks(mine, 0))
+    assert (answer.verdict, answer.reason) == (Verdict.REFUSED, "it is paired, and copies nothing")
+
+
+async def test_join_is_held_against_what_there_is(tokyo: Site, osaka: Site) -> None:
+    naa = {
+        name: bytes.fromhex(site.system.unit(name).identity.serial)
+        for site, name in ((tokyo, "alpha"), (osaka, "beta"))
+    }
+    good = Join(
+        Head(bytes(range(16)), 1, 1), "p", "", "alpha", "beta", naa["alpha"], naa["beta"],
+        BLOCKS, 512, REGION, True,
+    )  # fmt: skip
+    await disk(osaka, "secret")
+    for wrong, words in (
+        (replace(good, secondary="secret"), "secret is not offered"),
+        (replace(good, secondary="nothing"), "nothing is not offered"),
+        (replace(good, secondary_naa=naa["alpha"]), "another volume"),
+        (replace(good, blocks=BLOCKS * 2), "8192 blocks"),
+        (replace(good, name="../../x"), "cannot be a name"),
+        (replace(good, primary="a/b"), "cannot be a name"),
+        (replace(good, group="p"), "different names"),
+    ):
+        answer = await said_to(tokyo, osaka, wrong)
+        assert answer.verdict is Verdict.REFUSED
+        assert words in answer.reason
+    assert pairs.ls(osaka.system) == []
+    for _ in range(2):  # Whoever got no status sends it again.
+        assert (await said_to(tokyo, osaka, good)).verdict is Verdict.ACCEPTED
+    (status,) = pairs.ls(osaka.system)
+    assert status.record.state is PairState.COPYING
+    answer = await said_to(tokyo, osaka, replace(good, head=Head(bytes(16), 2, 1)))
+    assert (answer.verdict, answer.reason) == (
+        Verdict.REFUSED,
+        "there is a pair or group p already",
+    )
