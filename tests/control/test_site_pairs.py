@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daiko.backend.site_session import LinkState
-from daiko.control import pairs, sites, volumes
+from daiko.control import copies, pairs, sites, volumes
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.device.awaitable import read, write
 from daiko.device.error import DeviceError, Unreachable, WriteProtected
@@ -567,3 +567,54 @@ async def test_join_is_held_against_what_there_is(tokyo: Site, osaka: Site) -> N
         Verdict.REFUSED,
         "there is a pair or group p already",
     )
+
+
+async def test_site_that_follows_says_who_leads_and_lets_no_job_write_there(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    with pytest.raises(Conflict, match="site tokyo leads p, and says how fast"):
+        await pairs.set_pace(osaka.system, "p", "1MiB/s")
+    assert sites.show(osaka.system, "tokyo").pairs == ("p",)
+    assert sites.show(tokyo.system, "osaka").pairs == ("p",)
+    with pytest.raises(Conflict, match="beta is copied to by pair p, which is paired"):
+        copies.request(osaka.system, "delta", "beta")
+
+
+async def test_another_site_sees_no_volume_of_a_pair_and_cannot_speak_of_it(
+    tokyo: Site, osaka: Site, tmp_path: Path
+) -> None:
+    record = (await paired(tokyo)).record
+    nara = Site(tmp_path, "nara")
+    try:
+        await nara.start()
+        await nara.add(osaka)
+        await osaka.add(nara)
+        await nara.link(osaka).probe()
+        assert await nara.link(osaka).volumes() == {}
+        mine = Head(bytes.fromhex(record.uuid), 1, record.sequence + 1)
+        for message in (
+            Ask(mine),
+            Leave(mine),
+            State(mine, StateCode.SPLIT, Mixture.NONE, True, ""),
+        ):
+            answer = await nara.system.peers.exchange("osaka", message)
+            assert answer.verdict is Verdict.UNKNOWN
+        assert pairs.show(osaka.system, "p").record.state is PairState.PAIRED
+    finally:
+        await nara.stop()
+
+
+async def test_who_follows_is_told_that_the_leader_knows_the_pair_no_more(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    await do(tokyo, Verb.REMOVE)
+    await osaka.start()
+    await reaches(osaka.link(tokyo), LinkState.UP)
+    await osaka.system.site_pairs._compare("tokyo")
+    assert any("has no such pair any more" in n for n in pairs.show(osaka.system, "p").notes)
+    await do(osaka, Verb.REMOVE)
+    await put(osaka, "beta", 0, b"free" * 128)

@@ -153,9 +153,15 @@ async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) 
 
 
 async def set_pace(system: System, name: str, pace: str) -> list[PairStatus]:
-    """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound,
-    Invalid."""
+    """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound, Invalid;
+    Conflict where another site leads the pair."""
     wanted = jobs.pace(pace)
+    if (followed := pairs_over_sites.followed(system, name)) is not None:
+        site = followed.record.site
+        raise Conflict(
+            f"site {site} leads {name}, and says how fast it copies",
+            f"ask it of the system at site {site}",
+        )
     try:
         await system.pairs.set_pace(name, str(wanted))
         return [pair.status for pair in system.pairs.named(name)]
