@@ -19,6 +19,8 @@ from daiko.pair.followed import CannotTakeOver
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
+from daiko.scsi.copy_parameters import ExtendedCopy
+from daiko.scsi.cscd import IdentificationCscd
 from daiko.scsi.pair_envelopes import (
     Answer,
     Ask,
@@ -32,6 +34,10 @@ from daiko.scsi.pair_envelopes import (
     StateCode,
     Verdict,
 )
+from daiko.scsi.segment import BlockToBlock
+from daiko.scsi.sense import parse_sense
+from daiko.scsi.spc import ExtendedCopyLid1
+from daiko.scsi.vpd import Designator
 from daiko.state.record import Fence, PairState
 from network_path import NetworkPath
 from site_rig import Site, linked, reaches
@@ -618,3 +624,33 @@ async def test_who_follows_is_told_that_the_leader_knows_the_pair_no_more(
     assert any("has no such pair any more" in n for n in pairs.show(osaka.system, "p").notes)
     await do(osaka, Verb.REMOVE)
     await put(osaka, "beta", 0, b"free" * 128)
+
+
+async def test_peer_cannot_copy_past_the_door(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    before = on_disk(osaka, "beta")
+    link = tokyo.link(osaka)
+    luns = {each.name: each for each in (await link.volumes()).values()}
+    for lun in (luns["delta"].lun, luns["beta"].lun):
+        await read(await link.device(lun), 0, 1)
+    request = ExtendedCopy(
+        list_id=1,
+        list_id_usage=0,
+        cscds=tuple(
+            IdentificationCscd(Designator.naa(luns[name].naa)) for name in ("delta", "beta")
+        ),
+        segments=(BlockToBlock(0, 1, 16, 0, 0),),
+    )
+    data = request.pack()
+    controller = link._session._controller
+    answers = [
+        await controller.execute(
+            luns[name].lun, ExtendedCopyLid1.pack(parameter_list_length=len(data)), data
+        )
+        for name in ("delta", "beta")
+    ]
+    by_delta, by_beta = (parse_sense(each.sense) for each in answers)
+    assert (by_delta.asc, by_delta.ascq) == (0x0D, 0x02)  # copy target device not reachable
+    assert (by_beta.asc, by_beta.ascq) == (0x20, 0x00)  # the unit has no such command
+    assert on_disk(osaka, "beta") == before
