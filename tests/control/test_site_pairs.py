@@ -131,6 +131,8 @@ async def test_pair_becomes_equal_and_stays_so_while_hosts_write(tokyo: Site, os
         data = random.Random(number).randbytes(512 * 5)
         await put(tokyo, "alpha", number * 37, data)
     assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    offered = (await tokyo.link(osaka).volumes()).values()
+    assert {each.name: each.state for each in offered} == {"beta": "secondary, paired", "delta": ""}
     there = await reached(osaka, PairState.PAIRED)
     assert (there.record.primary, there.record.secondary) == ("tokyo:alpha", "beta")
     assert there.record.is_followed

@@ -75,6 +75,14 @@ class SitePairs:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
+    def state_of(self, volume: str) -> str:
+        """Role and state of a volume of ours in a pair; "" where it is in none."""
+        for record in self._system.store.list(PairRecord):
+            if volume in (record.primary, record.secondary):
+                role = "primary" if volume == record.primary else "secondary"
+                return f"{role}, {record.state}"
+        return ""
+
     # --- PairHandler
 
     async def receive(self, site: str, lun: int, envelope: Envelope) -> None:
