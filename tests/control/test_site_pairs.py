@@ -247,6 +247,27 @@ async def test_swap_after_a_split_sends_hosts_to_the_other_site_and_back(
     assert on_disk(tokyo, "alpha")[7 * 512 : 8 * 512] == b"s" * 512
 
 
+async def test_hosts_get_their_volume_back_when_the_site_they_were_sent_to_is_lost(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    await do(tokyo, Verb.SWAP)
+    await put(osaka, "beta", 9, b"lost" * 128)
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    with pytest.raises(Conflict, match="what hosts have written to osaka:beta is not known"):
+        await do(tokyo, Verb.SWAP, confirmed=False)
+    await do(tokyo, Verb.SWAP)
+    await put(tokyo, "alpha", 9, b"here" * 128)
+    with pytest.raises(Unavailable):
+        await do(tokyo, Verb.SWAP)
+    await osaka.start()
+    await reached(osaka, PairState.SPLIT)
+    (effect,) = await pairs.effects(tokyo.system, "p", Verb.RESYNC)
+    assert effect.discarded == REGION
+
+
 async def test_group_is_split_as_one_and_lies_in_one_site(tokyo: Site, osaka: Site) -> None:
     await paired(tokyo, "p", group="g")
     await pairs.create(tokyo.system, "q", "gamma", "osaka:delta", group="g", confirmed=True)

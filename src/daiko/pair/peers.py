@@ -119,8 +119,9 @@ class Peers:
         self._said.pop(record.uuid, None)
         self._volumes.pop(record.uuid, None)
         try:
-            await self.exchange(record.site, Leave(head(record)))
-        except SiteRefused as refused:
+            async with asyncio.timeout(TELL_SECONDS):
+                await self.exchange(record.site, Leave(head(record)))
+        except (SiteRefused, TimeoutError) as refused:
             log.warning("end of a pair not told", pair=record.name, error=str(refused))
 
     def marked_bytes(self, record: PairRecord) -> int:
