@@ -336,3 +336,19 @@ async def test_a_pace_holds_back_both_ways_of_copying_and_can_be_taken_back(
     assert status.record.pace == "full"
     await _reached(system, "p", PairState.PAIRED)
     assert _bytes(tmp_path, "alpha") == _bytes(tmp_path, "beta")
+
+
+async def test_writes_that_a_pair_held_when_it_ended_are_carried_out(
+    system: System, tmp_path: Path
+) -> None:
+    await _pair(system)
+    removing = asyncio.create_task(pairs.do(system, "p", Verb.REMOVE))
+    writing = []
+    while not removing.done():
+        lba = len(writing)
+        if lba < 100:
+            writing.append(asyncio.create_task(_write(system, "alpha", lba, b"h" * 512)))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await asyncio.gather(*writing)
+    assert _bytes(tmp_path, "alpha")[: 512 * len(writing)] == b"h" * (512 * len(writing))

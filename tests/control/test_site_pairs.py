@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daiko.backend.site_session import LinkState
-from daiko.control import pairs, sites, volumes
+from daiko.control import copies, pairs, sites, volumes
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.device.awaitable import read, write
 from daiko.device.error import DeviceError, Unreachable, WriteProtected
@@ -19,6 +19,8 @@ from daiko.pair.followed import CannotTakeOver
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
+from daiko.scsi.copy_parameters import ExtendedCopy
+from daiko.scsi.cscd import IdentificationCscd
 from daiko.scsi.pair_envelopes import (
     Answer,
     Ask,
@@ -32,6 +34,10 @@ from daiko.scsi.pair_envelopes import (
     StateCode,
     Verdict,
 )
+from daiko.scsi.segment import BlockToBlock
+from daiko.scsi.sense import parse_sense
+from daiko.scsi.spc import ExtendedCopyLid1
+from daiko.scsi.vpd import Designator
 from daiko.state.record import Fence, PairState
 from network_path import NetworkPath
 from site_rig import Site, linked, reaches
@@ -125,6 +131,8 @@ async def test_pair_becomes_equal_and_stays_so_while_hosts_write(tokyo: Site, os
         data = random.Random(number).randbytes(512 * 5)
         await put(tokyo, "alpha", number * 37, data)
     assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+    offered = (await tokyo.link(osaka).volumes()).values()
+    assert {each.name: each.state for each in offered} == {"beta": "secondary, paired", "delta": ""}
     there = await reached(osaka, PairState.PAIRED)
     assert (there.record.primary, there.record.secondary) == ("tokyo:alpha", "beta")
     assert there.record.is_followed
@@ -237,6 +245,27 @@ async def test_swap_after_a_split_sends_hosts_to_the_other_site_and_back(
     await reached(tokyo, PairState.PAIRED)
     assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
     assert on_disk(tokyo, "alpha")[7 * 512 : 8 * 512] == b"s" * 512
+
+
+async def test_hosts_get_their_volume_back_when_the_site_they_were_sent_to_is_lost(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    await do(tokyo, Verb.SWAP)
+    await put(osaka, "beta", 9, b"lost" * 128)
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    with pytest.raises(Conflict, match="what hosts have written to osaka:beta is not known"):
+        await do(tokyo, Verb.SWAP, confirmed=False)
+    await do(tokyo, Verb.SWAP)
+    await put(tokyo, "alpha", 9, b"here" * 128)
+    with pytest.raises(Unavailable):
+        await do(tokyo, Verb.SWAP)
+    await osaka.start()
+    await reached(osaka, PairState.SPLIT)
+    (effect,) = await pairs.effects(tokyo.system, "p", Verb.RESYNC)
+    assert effect.discarded == REGION
 
 
 async def test_group_is_split_as_one_and_lies_in_one_site(tokyo: Site, osaka: Site) -> None:
@@ -567,3 +596,84 @@ async def test_join_is_held_against_what_there_is(tokyo: Site, osaka: Site) -> N
         Verdict.REFUSED,
         "there is a pair or group p already",
     )
+
+
+async def test_site_that_follows_says_who_leads_and_lets_no_job_write_there(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    with pytest.raises(Conflict, match="site tokyo leads p, and says how fast"):
+        await pairs.set_pace(osaka.system, "p", "1MiB/s")
+    assert sites.show(osaka.system, "tokyo").pairs == ("p",)
+    assert sites.show(tokyo.system, "osaka").pairs == ("p",)
+    with pytest.raises(Conflict, match="beta is copied to by pair p, which is paired"):
+        copies.request(osaka.system, "delta", "beta")
+
+
+async def test_another_site_sees_no_volume_of_a_pair_and_cannot_speak_of_it(
+    tokyo: Site, osaka: Site, tmp_path: Path
+) -> None:
+    record = (await paired(tokyo)).record
+    nara = Site(tmp_path, "nara")
+    try:
+        await nara.start()
+        await nara.add(osaka)
+        await osaka.add(nara)
+        await nara.link(osaka).probe()
+        assert await nara.link(osaka).volumes() == {}
+        mine = Head(bytes.fromhex(record.uuid), 1, record.sequence + 1)
+        for message in (
+            Ask(mine),
+            Leave(mine),
+            State(mine, StateCode.SPLIT, Mixture.NONE, True, ""),
+        ):
+            answer = await nara.system.peers.exchange("osaka", message)
+            assert answer.verdict is Verdict.UNKNOWN
+        assert pairs.show(osaka.system, "p").record.state is PairState.PAIRED
+    finally:
+        await nara.stop()
+
+
+async def test_who_follows_is_told_that_the_leader_knows_the_pair_no_more(
+    tokyo: Site, osaka: Site
+) -> None:
+    await paired(tokyo)
+    await osaka.stop()
+    await reaches(tokyo.link(osaka), LinkState.DOWN)
+    await do(tokyo, Verb.REMOVE)
+    await osaka.start()
+    await reaches(osaka.link(tokyo), LinkState.UP)
+    await osaka.system.site_pairs._compare("tokyo")
+    assert any("has no such pair any more" in n for n in pairs.show(osaka.system, "p").notes)
+    await do(osaka, Verb.REMOVE)
+    await put(osaka, "beta", 0, b"free" * 128)
+
+
+async def test_peer_cannot_copy_past_the_door(tokyo: Site, osaka: Site) -> None:
+    await paired(tokyo)
+    await do(tokyo, Verb.SPLIT)
+    before = on_disk(osaka, "beta")
+    link = tokyo.link(osaka)
+    luns = {each.name: each for each in (await link.volumes()).values()}
+    for lun in (luns["delta"].lun, luns["beta"].lun):
+        await read(await link.device(lun), 0, 1)
+    request = ExtendedCopy(
+        list_id=1,
+        list_id_usage=0,
+        cscds=tuple(
+            IdentificationCscd(Designator.naa(luns[name].naa)) for name in ("delta", "beta")
+        ),
+        segments=(BlockToBlock(0, 1, 16, 0, 0),),
+    )
+    data = request.pack()
+    controller = link._session._controller
+    answers = [
+        await controller.execute(
+            luns[name].lun, ExtendedCopyLid1.pack(parameter_list_length=len(data)), data
+        )
+        for name in ("delta", "beta")
+    ]
+    by_delta, by_beta = (parse_sense(each.sense) for each in answers)
+    assert (by_delta.asc, by_delta.ascq) == (0x0D, 0x02)  # copy target device not reachable
+    assert (by_beta.asc, by_beta.ascq) == (0x20, 0x00)  # the unit has no such command
+    assert on_disk(osaka, "beta") == before

@@ -178,7 +178,7 @@ def swap(
     name: Name,
     yes: Annotated[
         bool,
-        typer.Option("--yes", "-y", help="Take over though the site that leads does not answer."),
+        typer.Option("--yes", "-y", help="Do it though the other site does not answer."),
     ] = False,
     json: option.Json = False,
 ) -> None:

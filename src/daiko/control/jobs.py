@@ -15,7 +15,7 @@ from daiko.copy_manager.pacer import Limit
 from daiko.copy_manager.request import CopyRequest
 from daiko.mapping.extent import Piece
 from daiko.state.index import BlocksInUse
-from daiko.state.record import TERMINAL, JobRecord, JobState, VolumeRecord
+from daiko.state.record import TERMINAL, JobRecord, JobState, PairRecord, VolumeRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -163,11 +163,19 @@ def spare_volumes(system: System, wanted: CopyRequest) -> CopyRequest:
     """The request, if it writes to no block of a volume that it does not name (who writes to a
     device as such may not know what lies there), nor to the side of a pair that is copied to.
     Raises Conflict, NotFound."""
-    pair = system.pairs.of_volume(wanted.destination)
+    pair = next(
+        (
+            record
+            for record in system.store.list(PairRecord)
+            if wanted.destination in (record.primary, record.secondary)
+        ),
+        None,
+    )
     if pair is not None and system.unit(wanted.destination).is_write_protected:
+        where = f" at site {pair.site}, which leads it," if pair.is_followed else ""
         raise Conflict(
-            f"{wanted.destination} is copied to by pair {pair.name}, which is {pair.record.state}",
-            f"`daiko pair split {pair.name}` first",
+            f"{wanted.destination} is copied to by pair {pair.name}, which is {pair.state}",
+            f"`daiko pair split {pair.name}`{where} first",
             field="destination",
         )
     with refusals():

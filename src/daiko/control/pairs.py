@@ -134,7 +134,8 @@ async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) 
             await pairs_over_sites.do_followed(system, followed, verb, confirmed=confirmed)
             return Done((name,), () if verb is Verb.REMOVE else (followed.status,))
     async with system.changing:
-        await pairs_over_sites.check_verb(system, _records(system, name), verb)
+        records = _records(system, name)
+        await pairs_over_sites.check_verb(system, records, verb, confirmed=confirmed)
         found = _effects(system, name, verb)
         lost = [effect for effect in found if effect.overwritten]
         if lost and not confirmed:
@@ -153,9 +154,15 @@ async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) 
 
 
 async def set_pace(system: System, name: str, pace: str) -> list[PairStatus]:
-    """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound,
-    Invalid."""
+    """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound, Invalid;
+    Conflict where another site leads the pair."""
     wanted = jobs.pace(pace)
+    if (followed := pairs_over_sites.followed(system, name)) is not None:
+        site = followed.record.site
+        raise Conflict(
+            f"site {site} leads {name}, and says how fast it copies",
+            f"ask it of the system at site {site}",
+        )
     try:
         await system.pairs.set_pace(name, str(wanted))
         return [pair.status for pair in system.pairs.named(name)]
@@ -169,7 +176,8 @@ async def effects(system: System, name: str, verb: Verb) -> list[Effect]:
     Conflict where the verb is refused for a pair over two sites."""
     if (followed := pairs_over_sites.followed(system, name)) is not None:
         return [Effect(followed.name, Answer.REFUSED, f"site {followed.record.site} leads it")]
-    await pairs_over_sites.check_verb(system, _records(system, name), verb)
+    records = _records(system, name)
+    await pairs_over_sites.check_verb(system, records, verb, confirmed=True)
     return _effects(system, name, verb)
 
 

@@ -62,9 +62,12 @@ async def join(system: System, record: PairRecord) -> None:
         raise Conflict(f"site {record.site} refuses: {said(answer)}", field="secondary")
 
 
-async def check_verb(system: System, records: Sequence[PairRecord], verb: Verb) -> None:
+async def check_verb(
+    system: System, records: Sequence[PairRecord], verb: Verb, *, confirmed: bool
+) -> None:
     """Ask the other sites, and hold a verb for pairs that we lead against what is possible over two
-    sites. Raises Unavailable, Conflict."""
+    sites. Raises Unavailable; Conflict, also where only what is `confirmed` goes without the other
+    site."""
     over_sites = [record for record in records if record.is_led_over_sites]
     if not over_sites or verb in (Verb.SPLIT, Verb.REMOVE):
         return
@@ -78,7 +81,16 @@ async def check_verb(system: System, records: Sequence[PairRecord], verb: Verb) 
                 if record.state is PairState.PAIRED
                 else "swap it back, or `daiko pair rm` it and make it anew from the other site",
             )
-        if record.name in silent:
+        if record.name not in silent:
+            continue
+        if (record.state, verb) == (PairState.SWAPPED, Verb.SWAP):
+            # Its site may be lost: hosts have to get their own volume back.
+            if not confirmed:
+                raise not_confirmed(
+                    f"what hosts have written to {record.secondary} is not known "
+                    f"({silent[record.name]}), and hosts of both sites may go on apart"
+                )
+        else:
             raise Unavailable(
                 f"what site {record.site} has marked is not known: {silent[record.name]}",
                 f"see `daiko site show {record.site}`",

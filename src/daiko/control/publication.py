@@ -130,7 +130,7 @@ class PublishedVolume:
     def _door(self, site: str) -> tuple[PeerDoor, LogicalUnit]:
         if site not in self._doors:
             door = PeerDoor(self.device)
-            # Without the copy manager: what a peer copies by another unit is written by it here.
+            # Without the copy manager: no copy goes past the door, from here or from another unit.
             self._doors[site] = (door, LogicalUnit(self.unit.identity, door))
         return self._doors[site]
 

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+AGAIN_SECONDS: Final = 30.0
+"""Between two looks at pairs of which the sites do not know the same."""
+
 _CONTENTS: Final = HEADER_LENGTH + DESCRIPTOR_LENGTH
 """Byte of a parameter list where an envelope begins, for field pointers."""
 
@@ -63,6 +66,7 @@ class SitePairs:
     def start(self) -> None:
         """Compare with every site whose link comes up from now on."""
         self._system.sites.on_up = lambda site: self._spawn(self._compare(site))
+        self._spawn(self._compare_again())
 
     async def stop(self) -> None:
         """Compare no more."""
@@ -70,6 +74,14 @@ class SitePairs:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+    def state_of(self, volume: str) -> str:
+        """Role and state of a volume of ours in a pair; "" where it is in none."""
+        for record in self._system.store.list(PairRecord):
+            if volume in (record.primary, record.secondary):
+                role = "primary" if volume == record.primary else "secondary"
+                return f"{role}, {record.state}"
+        return ""
 
     # --- PairHandler
 
@@ -207,6 +219,15 @@ class SitePairs:
                 except SiteRefused as refused:
                     silent[record.name] = str(refused)
         return silent
+
+    async def _compare_again(self) -> None:
+        """What was not taken though the link was up (the other side was busy, say) is told later,
+        too."""
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            found = [pair.record for pair in self._system.pairs.all() if pair.record.site]
+            for site in {each.site for each in found if self._system.peers.notes(each)}:
+                await self._compare(site)
 
     async def _compare(self, site: str) -> None:
         """The link to a site has come up: see that both know the same of their pairs."""

@@ -111,6 +111,7 @@ class System:
         """The pairs that other sites lead."""
         self.site_pairs = SitePairs(self)
         management_units.pairing.handler = self.site_pairs
+        management_units.pairing.state_of = self.site_pairs.state_of
         self._target = Target(record.iqn, self.access)
         self._follow_record(record)
         self._publication.on_hosts_changed = self._target.check_sessions

@@ -109,13 +109,6 @@ class Pairs:
             return sorted(group.pairs.values(), key=lambda pair: pair.name)
         return [self.pair(name)]
 
-    def of_volume(self, volume: str) -> LivePair | None:
-        """The pair that a volume is in."""
-        return next(
-            (pair for pair in self.all() if volume in (pair.record.primary, pair.record.secondary)),
-            None,
-        )
-
     def effects(self, name: str, verb: Verb) -> list[Effect]:
         """What a verb would do, before it does. Raises NoSuchPair."""
         return [_effect(pair, verb) for pair in self.named(name)]

@@ -41,6 +41,10 @@ from daiko.state.record import PairRecord, PairState
 
 log = structlog.get_logger(__name__)
 
+TELL_SECONDS: Final = 10.0
+"""For the other site to take a state. Hosts wait meanwhile; what it did not take it is told
+later."""
+
 CODES: Final = {
     PairState.COPYING: StateCode.COPYING,
     PairState.PAIRED: StateCode.PAIRED,
@@ -87,7 +91,11 @@ class Peers:
     async def tell(self, record: PairRecord) -> None:
         """`OtherSites.tell`."""
         try:
-            answer = await self.state(record)
+            async with asyncio.timeout(TELL_SECONDS):
+                answer = await self.state(record)
+        except TimeoutError:
+            self._said[record.uuid] = f"it did not answer within {TELL_SECONDS:g} s"
+            log.warning("state of a pair not told in time", pair=record.name, site=record.site)
         except SiteRefused as refused:
             log.warning("state of a pair not told", pair=record.name, error=str(refused))
         else:
@@ -111,8 +119,9 @@ class Peers:
         self._said.pop(record.uuid, None)
         self._volumes.pop(record.uuid, None)
         try:
-            await self.exchange(record.site, Leave(head(record)))
-        except SiteRefused as refused:
+            async with asyncio.timeout(TELL_SECONDS):
+                await self.exchange(record.site, Leave(head(record)))
+        except (SiteRefused, TimeoutError) as refused:
             log.warning("end of a pair not told", pair=record.name, error=str(refused))
 
     def marked_bytes(self, record: PairRecord) -> int:

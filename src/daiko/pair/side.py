@@ -130,6 +130,7 @@ class Side:
         """The pair is no more: out of the write path, and away with the bitmap."""
         self.volume.take(self.layer)
         self.volume.protect(False)
+        self.layer.go(Way.PASS)
         try:
             self.bitmap.forget()
         except OSError as error:

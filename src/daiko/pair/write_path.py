@@ -10,6 +10,7 @@ Which way a request that changes blocks takes is one number, set by the pair (`L
   shrinks, however busy the hosts are. A write and the copying of its region exclude each other, and
   so do two writes to the same blocks: else the two sides might see them in different orders.
 - PROTECT: refused. The side that is copied to.
+- PASS: passed on as it is. The pair is no more, and what it held goes on.
 - HOLD: kept back, to go another way when the pair has taken its next state. This is how a
   split of several volumes is of one instant, and how nothing is acknowledged before the store knows
   that a side is lost.
@@ -61,6 +62,7 @@ class Way(IntEnum):
     MIRROR = 2
     PROTECT = 3
     HOLD = 4
+    PASS = 5
 
 
 _TRACK: Final = int(Way.TRACK)
@@ -68,6 +70,7 @@ _COPY: Final = int(Way.COPY)
 _MIRROR: Final = int(Way.MIRROR)
 _PROTECT: Final = int(Way.PROTECT)
 _HOLD: Final = int(Way.HOLD)
+_PASS: Final = int(Way.PASS)
 
 
 class Loss:
@@ -190,6 +193,8 @@ class PairedDevice(Overlay):
             done(None)
         elif way == _HOLD:
             self._held.append(lambda: self._change(lba, change, done))
+        elif way == _PASS:
+            change.perform(self.below, lba, done)
         elif way == _PROTECT:
             done(WriteProtected("the volume is one side of a pair, and copied to"))
         elif way == _MIRROR:

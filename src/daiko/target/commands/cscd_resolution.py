@@ -149,6 +149,10 @@ class CscdResolution:
             raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
         if unit.site is not None:  # A management unit has no blocks to copy.
             raise CheckCondition(incorrect_copy_target_device_type(segment, cscd_byte=byte))
+        if unit.third_party_copy is None:
+            # By this unit a peer gets at the side of a pair. What it may do there the unit's own
+            # device says, which a copy of the volume would go past.
+            raise CheckCondition(copy_target_not_reachable(segment, cscd_byte=byte))
         return _of_unit(unit, byte)
 
     # --- targets named by alias or address ------------------------------------------------------

@@ -1,0 +1,199 @@
+"""What a site does by the states that a leader says: every state said in every state."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from daiko.backend.memory import MemoryDevice
+from daiko.device.awaitable import write
+from daiko.device.block import BlockDevice
+from daiko.device.error import WriteProtected
+from daiko.pair.followed import BEFORE, LETS_IN, TAKES_OVER, CannotTakeOver, FollowedPairs
+from daiko.pair.peer_door import PeerDoor
+from daiko.pair.peers import CODES
+from daiko.pair.state import COPIES, USES, Use
+from daiko.pair.write_path import PairedDevice
+from daiko.scsi.pair_envelopes import MOST_MARKS, Head, Marks, Mixture, State, Verdict
+from daiko.state.record import PairRecord, PairState
+from daiko.state.sqlite import SqliteStore
+
+BLOCKS = 4096
+UUID = bytes(range(16))
+
+
+@dataclass
+class Volume:
+    """A volume on a device in memory."""
+
+    name: str = "beta"
+    naa: str = "60" * 16
+    device: BlockDevice = field(default_factory=lambda: MemoryDevice(BLOCKS, 512))
+    layer: PairedDevice | None = None
+    is_protected: bool = False
+    generations: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.block_size, self.blocks = self.device.block_size, self.device.blocks
+        self.made = PeerDoor(self.device)
+
+    def door(self, site: str) -> PeerDoor:
+        return self.made
+
+    def put(self, layer: PairedDevice) -> None:
+        self.layer = layer
+
+    def take(self, layer: PairedDevice) -> None:
+        self.layer = None
+
+    def protect(self, protected: bool) -> None:
+        self.is_protected = protected
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore.open(tmp_path / "store")
+    yield store
+    await store.close()
+
+
+def record(state: PairState = PairState.COPYING, **changes: object) -> PairRecord:
+    made = PairRecord(
+        name="p", primary="tokyo:alpha", secondary="beta", state=state, site="tokyo",
+        uuid=UUID.hex(), sequence=5, is_followed=True,
+    )  # fmt: skip
+    return made.model_copy(update=changes)
+
+
+async def followed(
+    store: SqliteStore, made: PairRecord, volume: Volume | None = None
+) -> tuple[FollowedPairs, Volume]:
+    volume = volume or Volume()
+    pairs = FollowedPairs(store, {"beta": volume}.__getitem__, None, lambda: 1.0)
+    await pairs.create(made)
+    return pairs, volume
+
+
+def say(
+    state: PairState, sequence: int = 6, *, mixture: Mixture = Mixture.NONE, settles: bool = False
+) -> State:
+    return State(Head(UUID, 1, sequence), CODES[state], mixture, settles, "")
+
+
+async def can(device: BlockDevice) -> bool:
+    try:
+        await write(device, 0, bytes(512))
+    except WriteProtected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("said", PairState)
+@pytest.mark.parametrize("before", PairState)
+async def test_state_is_followed_where_it_can_be_and_both_doors_are_as_it_says(
+    store: SqliteStore, before: PairState, said: PairState
+) -> None:
+    pairs, volume = await followed(store, record(before))
+    pair = pairs.pair("p")
+    pair.side.bitmap.mark(0, 1)
+    answer = await pairs.follow(pair, say(said))
+    is_followed = before in BEFORE[said]
+    now = said if is_followed else before
+    assert answer.verdict is (Verdict.ACCEPTED if is_followed else Verdict.REFUSED)
+    assert (answer.state, pair.record.state) == (CODES[now], now)
+    kept = store.get(PairRecord, "p")
+    assert kept == pair.record
+    assert kept.sequence == (6 if is_followed else 5)
+    # What hosts marked is forgotten when both sides are the same, and not before.
+    is_clear = is_followed and said is PairState.PAIRED
+    assert bool(pair.side.bitmap.regions.set_regions) is not is_clear
+    assert volume.layer is not None
+    hosts_may = USES[now].secondary is Use.TRACKED
+    assert (volume.is_protected, await can(volume.layer)) == (not hosts_may, hosts_may)
+    assert await can(volume.made) is (now in LETS_IN)
+    assert not (hosts_may and now in LETS_IN)
+    await pairs.stop()
+
+
+@pytest.mark.parametrize("state", PairState)
+async def test_taking_over_shuts_the_leader_out_until_it_is_settled(
+    store: SqliteStore, state: PairState
+) -> None:
+    pairs, volume = await followed(store, record(state))
+    if state not in TAKES_OVER:
+        with pytest.raises(CannotTakeOver, match=f"it is {state}"):
+            await pairs.take_over("p")
+        return
+    await pairs.take_over("p")
+    pair = pairs.pair("p")
+    assert volume.layer is not None
+    assert await can(volume.layer)
+    assert not await can(volume.made)
+    for said in PairState:
+        answer = await pairs.follow(pair, say(said))
+        assert (answer.verdict, answer.taken_over) == (Verdict.CONFLICT, True)
+        if said not in COPIES:
+            answer = await pairs.follow(pair, say(said, settles=True))
+            assert answer.verdict is Verdict.CONFLICT
+    assert (await pairs.follow(pair, say(PairState.COPYING, 4, settles=True))).verdict is (
+        Verdict.STALE
+    )
+    answer = await pairs.follow(pair, say(PairState.COPYING, settles=True))
+    assert (answer.verdict, answer.taken_over) == (Verdict.ACCEPTED, False)
+    assert not await can(volume.layer)
+    await pairs.stop()
+
+
+async def test_mixture_is_not_taken_over(store: SqliteStore) -> None:
+    pairs, _ = await followed(store, record(PairState.SPLIT, mixture="beta"))
+    with pytest.raises(CannotTakeOver, match="beta is a mixture"):
+        await pairs.take_over("p")
+    await pairs.stop()
+
+
+async def test_mixture_is_called_by_our_names(store: SqliteStore) -> None:
+    pairs, _ = await followed(store, record())
+    pair = pairs.pair("p")
+    for sequence, (mixture, name) in enumerate(
+        ((Mixture.PRIMARY, "tokyo:alpha"), (Mixture.SECONDARY, "beta"), (Mixture.NONE, "")), 6
+    ):
+        answer = await pairs.follow(pair, say(PairState.SPLIT, sequence, mixture=mixture))
+        assert (pair.record.mixture, answer.mixture) == (name, mixture)
+    await pairs.stop()
+
+
+async def test_marks_are_told_page_by_page_and_all_of_them(store: SqliteStore) -> None:
+    # 4 KiB regions of a volume so large that its bitmap fills three answers.
+    blocks = 3 * MOST_MARKS * 8 * 8 - 5
+    volume = Volume(device=_Void(blocks))
+    pairs, _ = await followed(store, record(granularity=4096), volume)
+    pair = pairs.pair("p")
+    regions = pair.side.bitmap.regions
+    wanted = [0, 9, MOST_MARKS * 8 - 1, 2 * MOST_MARKS * 8 + 100, regions.regions - 1]
+    for region in wanted:
+        regions.mark(region, region)
+    found, first, answers = [], 0, 0
+    while True:
+        answer = pair.marks(Marks(Head(UUID, 1, 5), first))
+        answers += 1
+        assert answer.verdict is Verdict.ACCEPTED
+        for at, byte in enumerate(answer.bits):
+            found += [answer.first + at * 8 + bit for bit in range(8) if byte >> bit & 1]
+        if not answer.next:
+            break
+        first = answer.next
+    assert (found, answers) == (wanted, 2)
+    beyond = pair.marks(Marks(Head(UUID, 1, 5), (regions.regions + 7) // 8 * 8))
+    assert (beyond.verdict, beyond.reason) == (Verdict.REFUSED, "there is no such region")
+    await pairs.stop()
+
+
+class _Void(MemoryDevice):
+    """Of any size; nothing is read or written."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__(8, 512)
+        self.blocks = blocks
