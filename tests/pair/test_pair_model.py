@@ -269,13 +269,13 @@ class PairMachine(RuleBasedStateMachine):
         alpha, beta = disks["alpha"], disks["beta"]
         if not is_quiet:
             return
+        if record.state is PairState.PAIRED and self.source == record.secondary:
+            self._take(record.primary, self.source)
+            self.source = record.primary
         settler = pair._settler
         if record.state is PairState.PAIRED and settler._now() == settler._generations:
             assert alpha.now == beta.now, self._say(record)
-            self._take(
-                record.secondary if self.source == record.primary else record.primary, self.source
-            )
-            self.source = record.primary
+            self._take(record.secondary, record.primary)
         for region in range((BLOCKS + REGION_BLOCKS - 1) // REGION_BLOCKS):
             if any(side.bitmap.regions.any_in(region, region) for side in pair.sides):
                 continue
@@ -301,9 +301,11 @@ PairMachine.TestCase.settings = settings(
     stateful_step_count=int(os.environ.get("DAIKO_PAIR_STEPS", "30")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate, Phase.shrink]
-    if os.environ.get("SHRINK", "1") == "1"
-    else [Phase.generate],
+    phases=[
+        Phase.reuse,
+        Phase.generate,
+        *([Phase.shrink] if "DAIKO_PAIR_SHRINK" in os.environ else []),
+    ],
 )
 
 

@@ -50,7 +50,15 @@ def main() -> int:
         flush=True,
     )
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", str(TESTS / "pair" / "test_pair_model.py")],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "--timeout=0",
+            str(TESTS / "pair" / "test_pair_model.py"),
+        ],
         env={**os.environ, "DAIKO_PAIR_HISTORIES": str(options.histories)},
         check=False,
     ).returncode
