@@ -238,6 +238,16 @@ class World:
             return task.result()
         return None
 
+    def finish(self, work: Any) -> Any:
+        """As `run`, but what it waits for comes: late answers arrive."""
+        task = self.loop.create_task(work)
+        self.loop.run_until_complete(self._until_still(task))
+        if not task.done() and not self.is_dead:
+            for disk in self.disks.values():
+                self.call(disk.release)
+            self.loop.run_until_complete(self._until_still(task))
+        return task.result() if task.done() and not task.cancelled() else None
+
     def call(self, function: Callable[[], None]) -> None:
         """Call something on the event loop, and let everything go on until nothing moves."""
 

@@ -173,11 +173,14 @@ class PairMachine(RuleBasedStateMachine):
         assert self.world.pairs is not None
         before = self.world.records["p"]
         settler = self.world.pairs.pair("p")._settler
-        is_sound = settler._now() == settler._generations and not any(
-            disk.is_down for disk in self.world.disks.values()
+        is_sound = (
+            not self.waiting
+            and settler._now() == settler._generations
+            and not any(disk.is_down or disk.answers_held for disk in self.world.disks.values())
         )
         try:
-            self.world.run(self.world.pairs.verb("p", verb))
+            # To its end: the oracle has to know when it takes effect.
+            self.world.finish(self.world.pairs.verb("p", verb))
         except VerbRefused:
             return
         after = self.world.records["p"]
