@@ -20,7 +20,7 @@ from daiko.mapping.extent import DeviceId
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
-from daiko.state.record import Fence, JobRecord, PairRecord, PairState
+from daiko.state.record import TERMINAL, Fence, JobRecord, PairRecord, PairState
 from daiko.state.sqlite import SqliteStore
 
 from .conftest import disk
@@ -182,6 +182,18 @@ async def test_a_pair_that_is_removed_leaves_both_volumes_as_they_are(
     await _write(system, "alpha", 0, b"a" * 512)
     assert _bytes(tmp_path, "alpha")[512:] == _bytes(tmp_path, "beta")[512:]
     assert (await _pair(system)).record.state is PairState.PAIRED
+
+
+async def test_a_round_that_is_stopped_while_its_job_is_begun_leaves_none(
+    system: System, store: SqliteStore
+) -> None:
+    _use(system, PairSettings(catch_up_bytes=0))
+    for turns in range(16):
+        await pairs.create(system, "p", "alpha", "beta", confirmed=True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await pairs.do(system, "p", Verb.REMOVE)
+        assert {job.state for job in store.list(JobRecord)} <= TERMINAL
 
 
 async def test_all_kinds_of_changes_reach_both_sides(system: System, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ class Disk(BlockDevice):
         self.stable = bytearray(values)
         self.is_down = False
         self.is_slow = False
+        self.is_late = False
+        """While it is slow: it carries out changes late, not only answers late."""
         self.is_deaf = False
         """Whoever asks is dead already."""
         self.generation = 0
@@ -130,10 +132,20 @@ class Disk(BlockDevice):
         if self.is_down:
             done(Unreachable("it is down"))
             return
+        self._carry_out(lambda: self._put(lba, values, fua=fua), done)
+
+    def _put(self, lba: int, values: bytes, *, fua: bool = False) -> None:
         self.now[lba : lba + len(values)] = values
         if fua:
             self.stable[lba : lba + len(values)] = values
-        self._end(done)
+
+    def _carry_out(self, change: Callable[[], None], done: Done) -> None:
+        if self.is_slow and self.is_late:
+            self._held.append(change)
+            self._end(done)
+        else:
+            change()
+            self._end(done)
 
     def flush(self, done: Done) -> None:
         if self.is_deaf:
@@ -151,8 +163,18 @@ class Disk(BlockDevice):
         self._set(lba, bytes(pattern)[:1] * blocks, done)
 
     def or_write(self, lba: int, data: Buffer, done: Done) -> None:
-        found = self.now[lba : lba + len(data) // BLOCK]
-        self._set(lba, bytes(a | b for a, b in zip(found, bytes(data)[::BLOCK], strict=True)), done)
+        if self.is_deaf:
+            return
+        if self.is_down:
+            done(Unreachable("it is down"))
+            return
+        values = bytes(data)[::BLOCK]
+
+        def change() -> None:
+            found = self.now[lba : lba + len(values)]
+            self._put(lba, bytes(a | b for a, b in zip(found, values, strict=True)))
+
+        self._carry_out(change, done)
 
 
 class StillLoop(asyncio.SelectorEventLoop):

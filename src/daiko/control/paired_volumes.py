@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from daiko.pair.peer_door import PeerDoor
 from daiko.pair.surroundings import RoundFailed
 from daiko.pair.write_path import PairedDevice
 from daiko.state.record import OF_PAIR, TERMINAL, JobRecord, JobState
+from daiko.state.store import StoreError
 
 
 class LiveVolume:
@@ -116,10 +118,16 @@ class PairCopies:
             asked_by=OF_PAIR + pair,
             pace=pace,
         )
+        submitting = asyncio.ensure_future(manager.submit(request))
         try:
-            record = await manager.submit(request)
-        except CopyRefused as refused:
+            record = await asyncio.shield(submitting)
+        except (CopyRefused, StoreError) as refused:
             raise RoundFailed(str(refused)) from refused
+        except asyncio.CancelledError:
+            # In the store or not: it must neither copy nor be left there.
+            with suppress(CopyRefused, StoreError, JobNotRunning):
+                await manager.cancel((await submitting).id)
+            raise
         job = self._jobs[pair] = record.id
         try:
             version, confirmed = -1, 0

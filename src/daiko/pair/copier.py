@@ -105,6 +105,11 @@ class Copier:
             try:
                 await self._rounds()
                 self._go(Way.MIRROR)
+                # What was sent before goes to this side alone, and does not keep its region from
+                # being copied: a copy that reads before it is done would leave it out.
+                self.lead.layer.begin_flight()
+                for flight in self.lead.layer.under_way[:-1]:
+                    await landed(flight)
                 while self.lead.layer.stale.set_regions:
                     await self._catch_up()
                     await self._settler.settle(self.lead, self.other)

@@ -214,7 +214,7 @@ class PairedDevice(Overlay):
             return True
 
         def marked(error: OSError | None) -> None:
-            if error is None:
+            if error is None or self.way == _PASS:  # the pair is no more: nothing needs its mark
                 self._change(lba, change, done)
             else:
                 done(WriteProtected(f"the differential bitmap cannot be written: {error}"))
