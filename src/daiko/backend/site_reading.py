@@ -200,7 +200,7 @@ class CellList:
 
     def _take_function(self, value: PeerCell) -> None:
         cell = function_cell(value)
-        function = FUNCTIONS.get(value.function)  # type: ignore[call-overload]
+        function = FUNCTIONS.get(value.function)
         _check_name(value.controller)
         if cell is not None and function is not None:
             self._functions.append((foreign(self._site, value.controller), function, cell))
@@ -210,8 +210,10 @@ class CellList:
         _check_name(value.controller)
         _check_name(_device_id(value.device).backend if "/" in value.device else value.device)
         if cell is not None:
-            places = (foreign(self._site, name) for name in (value.controller, value.device))
-            self._reach.append((*places, cell))  # type: ignore[arg-type]
+            controller, device = (
+                foreign(self._site, name) for name in (value.controller, value.device)
+            )
+            self._reach.append((controller, device, cell))
 
 
 class MappingPages:
@@ -279,30 +281,32 @@ class MappingPages:
             table = MappingTable.of_columns(self._ids, self._blocks, self._lbas, self._index)
         except ValueError as error:
             raise PeerRefused(f"its mapping of {volume.name}: {error}") from None
-        self._check_devices(volume)
+        addresses = [
+            _address(name, device) for name, device in zip(self._ids, self.devices, strict=True)
+        ]
+        self._check_devices(volume, addresses)
         _check_overlaps(table)
-        directory = {}
-        for device, name, end in zip(self.devices, self._ids, table.ends, strict=True):
-            address = directory[name] = _address(name, device)
+        for device, address, end in zip(self.devices, addresses, table.ends, strict=True):
             _check_known(device, address, end, own)
+        directory = dict(zip(self._ids, addresses, strict=True))
         tags = {
             name: device.portal_group_tag
             for name, device in zip(self._ids, self.devices, strict=True)
         }
         return SiteMapping(volume, table, directory, tags, generation)
 
-    def _check_devices(self, volume: OfferedVolume) -> None:
+    def _check_devices(self, volume: OfferedVolume, addresses: Sequence[DeviceAddress]) -> None:
         seen: dict[object, str] = {}
-        for device, name in zip(self.devices, self._ids, strict=True):
+        for device, address in zip(self.devices, addresses, strict=True):
             if device.block_size != volume.block_size:
                 raise PeerRefused(
                     f"{volume.name} has blocks of {volume.block_size} bytes, "
                     f"{device.name} under it {device.block_size}"
                 )
-            names: list[object] = [name]
+            names: list[object] = [address.device]
             if device.iqn:
                 names.append((device.iqn.lower(), device.lun))
-            naa = naa_of(_address(name, device))
+            naa = naa_of(address)
             for each in names if naa is None else [*names, naa]:
                 if each in seen:
                     raise PeerRefused(f"{seen[each]} and {device.name} are one LU")

@@ -7,6 +7,8 @@ names that none of ours can have, `SITE:BACKEND`, and so do their devices, `SITE
 
 from __future__ import annotations
 
+from typing import Final
+
 from daiko.command_control.function_table import CopyLimits, FunctionCell, Known, ReachCell
 from daiko.command_control.plan import Function, Mode
 from daiko.scsi.site_values import (
@@ -23,7 +25,9 @@ FUNCTION_CODES = {
     Function.DIRECT_BACKUP: FunctionCode.DIRECT_BACKUP,
     Function.VOLUME_COPY: FunctionCode.VOLUME_COPY,
 }
-FUNCTIONS = {code: function for function, code in FUNCTION_CODES.items()}
+FUNCTIONS: Final[dict[int, Function]] = {
+    code: function for function, code in FUNCTION_CODES.items()
+}
 _KNOWN_CODES = {
     Known.DECLARED: KnownCode.BY_HAND,
     Known.PROBED: KnownCode.PROBED,

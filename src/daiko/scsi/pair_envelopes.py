@@ -247,10 +247,9 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """The speaker has forgotten the pair."""
+class _HeadAlone:
+    """Says no more than its kind and its head."""
 
-    kind: ClassVar[PairKind] = PairKind.LEAVE
     head: Head
 
     def tail(self) -> bytes:
@@ -262,18 +261,17 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Leave(_HeadAlone):
+    """The speaker has forgotten the pair."""
+
+    kind: ClassVar[PairKind] = PairKind.LEAVE
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(_HeadAlone):
     """Asks how the pair is."""
 
     kind: ClassVar[PairKind] = PairKind.ASK
-    head: Head
-
-    def tail(self) -> bytes:
-        return b""
-
-    @classmethod
-    def read(cls, head: Head, tail: bytes) -> Self:
-        return cls(head)
 
 
 @dataclass(frozen=True, slots=True)
