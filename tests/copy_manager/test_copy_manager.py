@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,32 +37,6 @@ from daiko.state.record import FunctionRecord, JobRecord, JobState, ReachRecord,
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import Change, StoreError
 from daiko.target.event import Event
-
-
-@pytest.fixture
-def rig() -> Rig:
-    """alpha lies half on sd1, which can copy and reaches the vault, half on sd2, which cannot."""
-    rig = Rig()
-    rig.attach("sd1", 1024, reaches=("vault",))
-    rig.attach("sd2", 1024, limits=None)
-    rig.attach("vault", 2048, limits=None)
-    rig.volume("alpha", ("sd1/0", 0, 512), ("sd2/0", 100, 512))
-    return rig
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore.open(tmp_path / "store")
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def manager(rig: Rig, store: SqliteStore) -> AsyncIterator[CopyManager]:
-    manager = CopyManager(store, rig, settings=QUICK)
-    await manager.start()
-    yield manager
-    await manager.stop()
 
 
 async def _run(manager: CopyManager, request: CopyRequest) -> JobRecord:

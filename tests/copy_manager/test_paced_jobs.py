@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -24,32 +23,6 @@ from daiko.state.store import StoreError
 
 CRAWL = Pace(1)
 """At a byte a second the first request is granted, and nothing more before the test ends."""
-
-
-@pytest.fixture
-def rig() -> Rig:
-    """alpha lies half on sd1, which can copy and reaches the vault, half on sd2, which cannot."""
-    rig = Rig()
-    rig.attach("sd1", 1024, reaches=("vault",))
-    rig.attach("sd2", 1024, limits=None)
-    rig.attach("vault", 2048, limits=None)
-    rig.volume("alpha", ("sd1/0", 0, 512), ("sd2/0", 100, 512))
-    return rig
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore.open(tmp_path / "store")
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def manager(rig: Rig, store: SqliteStore) -> AsyncIterator[CopyManager]:
-    manager = CopyManager(store, rig, settings=QUICK)
-    await manager.start()
-    yield manager
-    await manager.stop()
 
 
 async def _until(manager: CopyManager, job: int, claim: Callable[[Progress], bool]) -> Progress:

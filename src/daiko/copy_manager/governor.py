@@ -90,6 +90,15 @@ class Governor:
         self._looked_at = now
         self._pacer.bear(self._bearable)
 
+    async def run(self) -> None:
+        """Look as often as has to be, until this is cancelled."""
+        try:
+            while True:
+                self.look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            self.end()
+
     def end(self) -> None:
         """Measure no more; hosts have to bear everything."""
         if not self._is_at_work:

@@ -62,11 +62,6 @@ class Pace:
     from or to take longer than this on average, the copy slows down. None: hosts are not looked
     at."""
 
-    @property
-    def is_full(self) -> bool:
-        """Nothing holds the copy back."""
-        return self.rate is None and self.latency is None
-
     def __str__(self) -> str:
         parts = []
         if self.rate is not None:
