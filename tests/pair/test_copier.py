@@ -12,17 +12,17 @@ from daiko.pair.copier import Copier, Settler
 from daiko.pair.side import Side
 from daiko.pair.surroundings import Copies, Workshop
 from daiko.pair.write_path import Way
+from daiko.state.record import PairRecord
 
 from .pair_world import BLOCK, BLOCKS, GRANULARITY, QUICK, Disk, InlineWorkers, Volume
 
 
 def side_of(name: str, disk: Disk) -> Side:
+    record = PairRecord(name="p", primary="alpha", secondary="beta", granularity=GRANULARITY)
     return Side.open(
+        record,
         Volume(name, disk),
         None,
-        identity=bytes(16),
-        granularity=GRANULARITY,
-        power_safe=True,
         is_new=True,
         workers=cast(Workers, InlineWorkers()),
         lost=lambda loss: None,

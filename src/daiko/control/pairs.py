@@ -209,27 +209,21 @@ async def wait(
 ) -> list[PairStatus]:
     """The pairs of this name as soon as all are in one of the states, or one is split by error
     though that was not asked for; at the latest after `seconds`. Raises NotFound."""
-    if pairs_over_sites.followed(system, name) is not None:
-        return await _wait_followed(system, name, states, seconds)
+    is_followed = pairs_over_sites.followed(system, name) is not None
+
+    def found() -> list[PairStatus]:
+        if is_followed:
+            return [show(system, name)]
+        return [pair.status for pair in system.pairs.named(name)]
+
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not _is_there([p.record.state for p in system.pairs.named(name)], states):
-                    await system.pairs.changed(name)
-        return [pair.status for pair in system.pairs.named(name)]
+                while not _is_there([status.record.state for status in found()], states):
+                    await (system.followed.changed() if is_followed else system.pairs.changed(name))
+        return found()
     except NoSuchPair as missing:
         raise _missing(missing) from None
-
-
-async def _wait_followed(
-    system: System, name: str, states: Sequence[PairState], seconds: float
-) -> list[PairStatus]:
-    """`wait` for a pair that another site leads."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while not _is_there([show(system, name).record.state], states):
-                await system.followed.changed()
-    return [show(system, name)]
 
 
 def _is_there(found: Sequence[PairState], wanted: Sequence[PairState]) -> bool:

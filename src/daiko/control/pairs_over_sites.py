@@ -15,7 +15,7 @@ from daiko.control.pair_checks import not_confirmed
 from daiko.pair.error import NoSuchPair
 from daiko.pair.followed import CannotTakeOver, FollowedPair
 from daiko.pair.peers import head, said
-from daiko.pair.state import Verb
+from daiko.pair.state import VERBS, Verb
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi.pair_envelopes import Leave, Verdict
 from daiko.state.record import PairRecord, PairState
@@ -73,7 +73,7 @@ async def check_verb(
         return
     silent = await system.site_pairs.ask(over_sites)
     for record in over_sites:
-        if exchanges_roles(record, verb):
+        if VERBS[record.state][verb].exchanges_roles:
             raise Conflict(
                 f"{record.name} is {record.state}: the roles of a pair over two sites are not "
                 "exchanged yet",
@@ -95,14 +95,6 @@ async def check_verb(
                 f"what site {record.site} has marked is not known: {silent[record.name]}",
                 f"see `daiko site show {record.site}`",
             )
-
-
-def exchanges_roles(record: PairRecord, verb: Verb) -> bool:
-    """Whether a verb makes the secondary the primary for good."""
-    return (record.state, verb) in (
-        (PairState.PAIRED, Verb.SWAP),
-        (PairState.SWAPPED, Verb.RESYNC),
-    )
 
 
 async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirmed: bool) -> None:

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from daiko.copy_manager.pacer import Pacer
 from daiko.device.error import DeviceError
 from daiko.mapping.range_set import RangeSet
 from daiko.mapping.region_bitmap import RegionBitmap
+from daiko.pair.in_flight import InFlight
 from daiko.pair.side import Side, landed
 from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.pair.write_path import Way
@@ -45,9 +47,9 @@ class Settler:
             self._generations = self._now()
             return not lead.layer.stale.set_regions
         before, self._generations = self._generations, self._now()
-        recent, flight = lead.layer.begin_settling()
+        recent, flights = lead.layer.begin_settling()
         try:
-            await landed(flight)
+            await landed(flights)
             await asyncio.gather(lead.flush(), other.flush())
         except asyncio.CancelledError:
             # Nothing is known that was not before: the next settling has to prove it.
@@ -107,9 +109,7 @@ class Copier:
                 self._go(Way.MIRROR)
                 # What was sent before goes to this side alone, and does not keep its region from
                 # being copied: a copy that reads before it is done would leave it out.
-                self.lead.layer.begin_flight()
-                for flight in self.lead.layer.under_way[:-1]:
-                    await landed(flight)
+                await landed(self.lead.layer.begin_flight())
                 while self.lead.layer.stale.set_regions:
                     await self._catch_up()
                     await self._settler.settle(self.lead, self.other)
@@ -140,13 +140,13 @@ class Copier:
         generations = volume.generations
         # While the region is copied past this layer, a write to it may not go to both sides.
         self._go(Way.COPY)
-        self._taken, flight = layer.begin_round()
+        self._taken, flights = layer.begin_round()
         ranges = list(self._taken.ranges())
         confirmed = self._copies.copy(
             self._pair, volume.name, self.other.volume.name, ranges, self._pacer.pace
         )
         try:
-            await landed(flight)
+            await landed(flights)
             async for blocks in confirmed:
                 await self.lead.flush()
                 if volume.generations != generations:
@@ -176,46 +176,10 @@ class Copier:
         stale = self.lead.layer.stale
         size = self.lead.volume.block_size << stale.shift
         most = max(1, self._settings.copy_bytes // size)
-        under_way: set[asyncio.Future[None]] = set()
-        try:
+        async with InFlight(self._settings.copies_in_flight) as copies:
             for first, regions in list(stale.copy().runs()):
                 for at in range(first, first + regions, most):
-                    await self._pacer.wait(size * min(most, first + regions - at))
-                    if len(under_way) == self._settings.copies_in_flight:
-                        under_way = await _one_ended(under_way)
-                    under_way.add(self._copy(at, min(at + most, first + regions) - 1))
-            while under_way:
-                under_way = await _one_ended(under_way)
-        finally:
-            await _all_ended(under_way)
-
-    def _copy(self, first: int, last: int) -> asyncio.Future[None]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(error: DeviceError | None) -> None:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        self.lead.layer.copy_regions(first, last, done)
-        return future
-
-
-async def _one_ended(under_way: set[asyncio.Future[None]]) -> set[asyncio.Future[None]]:
-    """Wait until at least one has ended; those that go on. Raises its DeviceError, when the others
-    have ended as well."""
-    done, rest = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-    failures = [error for future in done if (error := future.exception()) is not None]
-    if failures:
-        await _all_ended(rest)
-        raise failures[0]
-    return rest
-
-
-async def _all_ended(under_way: set[asyncio.Future[None]]) -> None:
-    """Wait until none is in flight any more, however they end."""
-    if under_way:
-        await asyncio.wait(under_way)
-        for future in under_way:
-            future.exception()
+                    count = min(most, first + regions - at)
+                    await self._pacer.wait(size * count)
+                    copy = self.lead.layer.copy_regions
+                    await copies.send(partial(copy, at, at + count - 1))

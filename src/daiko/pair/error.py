@@ -19,10 +19,3 @@ class VerbRefused(Exception):
         """(pair, its state, what to do instead) of each that refuses."""
         super().__init__("; ".join(f"{pair} is {state}: {text}" for pair, state, text in refusals))
         self.refusals = tuple(refusals)
-
-
-class NotConfirmed(Exception):
-    """Data would be overwritten or discarded, and nobody has said that this is meant."""
-
-    def __init__(self, effects: str) -> None:
-        super().__init__(effects)

@@ -28,7 +28,7 @@ from daiko.pair.error import NoSuchPair
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.peer_door import PeerDoor
 from daiko.pair.peers import CODES, STATES
-from daiko.pair.side import Side, bitmap_identity, landed
+from daiko.pair.side import Side, landed
 from daiko.pair.state import COPIES, USES
 from daiko.pair.surroundings import PairVolume
 from daiko.pair.write_path import Loss
@@ -135,9 +135,9 @@ class FollowedPair:
         """Hold our hosts back and let no write of the leader in; returns when none is under
         way."""
         self.side.hold()
-        flight = self._door.close_for_writes()
+        writes = self._door.close_for_writes()
         await self.side.drained()
-        await landed(flight)
+        await landed(writes)
 
     def clear(self) -> None:
         """Both sides are the same."""
@@ -208,8 +208,6 @@ class FollowedPairs:
 
     async def start(self) -> None:
         """Take up the pairs of the store, before any host or peer can write. Raises OSError."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
         for record in self._store.list(PairRecord):
             if record.is_followed:
                 self._open(record, is_new=False).act()
@@ -250,8 +248,6 @@ class FollowedPairs:
     async def create(self, record: PairRecord) -> FollowedPair:
         """Follow a pair from now on; it is in the store when this returns. Raises LookupError (no
         such volume), OSError (the bitmap cannot be made), StoreError."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
         pair = self._open(record, is_new=True)
         try:
             await pair.stand_still()
@@ -344,11 +340,9 @@ class FollowedPairs:
     def _open(self, record: PairRecord, *, is_new: bool) -> FollowedPair:
         volume = self._volume(record.secondary)
         side = Side.open(
+            record,
             volume,
-            None if self._folder is None else self._folder / f"{record.name}.{volume.name}",
-            identity=bitmap_identity(record.name, record.created, volume.naa),
-            granularity=record.granularity,
-            power_safe=record.power_safe,
+            self._folder,
             is_new=is_new,
             workers=self._workers,
             lost=_no_loss,

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from daiko.copy_manager.governor import LOOK_SECONDS, Governor
+from daiko.copy_manager.governor import Governor
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.pacer import Limit, Pacer
 from daiko.device.error import DeviceError, Unreachable
@@ -124,15 +124,12 @@ class LivePair:
 
     @property
     def status(self) -> PairStatus:
-        both = self.primary.bitmap.regions.copy()
-        both.update(self.secondary.bitmap.regions)
-        size = self.primary.volume.block_size
         paired = self.record.state is PairState.PAIRED
         return PairStatus(
             self.record,
-            size=self.primary.volume.blocks * size,
+            size=self.primary.volume.blocks * self.primary.volume.block_size,
             left=0 if self._copier is None else self._copier.left_bytes,
-            differs=0 if paired else self._differing(both.changed_blocks * size),
+            differs=0 if paired else self._differing(self._marked_here()),
             written_to_secondary=self.marked_bytes(self.secondary),
             job=self._workshop.copies.job_of(self.name),
             limited_by=None if self._copier is None else self.pacer.limited_by,
@@ -141,6 +138,12 @@ class LivePair:
             )
             + (() if self._sites is None else self._sites.notes(self.record)),
         )
+
+    def _marked_here(self) -> int:
+        """Bytes in regions that are marked on either side."""
+        both = self.primary.bitmap.regions.copy()
+        both.update(self.secondary.bitmap.regions)
+        return both.changed_blocks * self.primary.volume.block_size
 
     def _differing(self, known: int) -> int:
         """With what only another site knows of, which may be the same regions."""
@@ -264,19 +267,10 @@ class LivePair:
         self.pacer.use(pace)
         await self._workshop.copies.set_pace(self.name, pace)
 
-    async def _govern(self) -> None:
-        """Keep to the latency of hosts that the pace may ask for."""
+    async def _copy(self, copier: Copier) -> None:
         places = [side.volume.name for side in self.sides]
         governor = Governor(self.pacer, self._workshop.measure, places)
-        try:
-            while True:
-                governor.look()
-                await asyncio.sleep(LOOK_SECONDS)
-        finally:
-            governor.end()
-
-    async def _copy(self, copier: Copier) -> None:
-        governing = asyncio.create_task(self._govern(), name=f"pace of pair {self.name}")
+        governing = asyncio.create_task(governor.run(), name=f"pace of pair {self.name}")
         try:
             await self._enter()
             await copier.run()

@@ -10,7 +10,8 @@ devices that can turn into deallocated blocks.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 from daiko.device.block import BlockDevice, Buffer, Done
 from daiko.device.error import DeviceError
@@ -19,46 +20,40 @@ PIECE_BYTES: Final = 1 << 20
 """Of one read and write where the result has to be fetched."""
 
 
-class Change(Protocol):
+class Change(ABC):
     """One request that changes blocks from `lba` on."""
 
-    @property
-    def blocks(self) -> int: ...
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
 
     @property
     def is_known(self) -> bool:
         """Whether the data is known before it is carried out: then both sides can work at once."""
-        ...
+        return True
 
+    @abstractmethod
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         """Carry it out where it stays alone: the other side gets the blocks later, or never."""
-        ...
 
     def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
         """Carry it out so that the other side can be brought to the same."""
-        ...
+        self.perform(device, lba, done)
 
+    @abstractmethod
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         """Bring the other side to the same; after `lead` was done, unless `is_known`."""
-        ...
 
 
-class Write:
+class Write(Change):
     """WRITE, and WRITE ATOMIC: what is atomic is what readers of the leading side see."""
-
-    __slots__ = ("_atomic", "_data", "_fua", "blocks")
-
-    @property
-    def is_known(self) -> bool:
-        return True
 
     def __init__(
         self, data: Buffer, blocks: int, *, fua: bool = False, atomic: bool = False
     ) -> None:
+        super().__init__(blocks)
         self._data = data
         self._fua = fua
         self._atomic = atomic
-        self.blocks = blocks
 
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         if self._atomic:
@@ -66,101 +61,73 @@ class Write:
         else:
             device.write(lba, self._data, done, self._fua)
 
-    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
-        self.perform(device, lba, done)
-
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write(lba, self._data, done, self._fua)
 
 
-class WriteSame:
+class WriteSame(Change):
     """WRITE SAME."""
 
-    __slots__ = ("_pattern", "blocks")
-
-    @property
-    def is_known(self) -> bool:
-        return True
-
     def __init__(self, blocks: int, pattern: Buffer) -> None:
-        self.blocks = blocks
+        super().__init__(blocks)
         self._pattern = pattern
 
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.write_same(lba, self.blocks, self._pattern, done)
 
-    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
-        self.perform(device, lba, done)
-
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write_same(lba, self.blocks, self._pattern, done)
 
 
-class Unmap:
+class Unmap(Change):
     """UNMAP."""
 
-    __slots__ = ("_zeros", "blocks")
-
-    @property
-    def is_known(self) -> bool:
-        return True
-
     def __init__(self, blocks: int, block_size: int) -> None:
-        self.blocks = blocks
-        self._zeros = bytes(block_size)
+        super().__init__(blocks)
+        self._zeros = WriteSame(blocks, bytes(block_size))
 
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.unmap(lba, self.blocks, done)
 
     def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
-        device.write_same(lba, self.blocks, self._zeros, done)
+        self._zeros.lead(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
-        device.write_same(lba, self.blocks, self._zeros, done)
+        self._zeros.follow(leading, device, lba, done)
 
 
-class CompareAndWrite:
+class CompareAndWrite(Change):
     """COMPARE AND WRITE."""
 
-    __slots__ = ("_compare", "_data", "blocks")
+    def __init__(self, compare: Buffer, data: Buffer, blocks: int) -> None:
+        super().__init__(blocks)
+        self._compare = compare
+        self._data = data
 
     @property
     def is_known(self) -> bool:
         return False
 
-    def __init__(self, compare: Buffer, data: Buffer, blocks: int) -> None:
-        self._compare = compare
-        self._data = data
-        self.blocks = blocks
-
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.compare_and_write(lba, self._compare, self._data, done)
-
-    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
-        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         device.write(lba, self._data, done)
 
 
-class OrWrite:
+class OrWrite(Change):
     """ORWRITE."""
 
-    __slots__ = ("_data", "blocks")
+    def __init__(self, data: Buffer, blocks: int) -> None:
+        super().__init__(blocks)
+        self._data = data
 
     @property
     def is_known(self) -> bool:
         return False
 
-    def __init__(self, data: Buffer, blocks: int) -> None:
-        self._data = data
-        self.blocks = blocks
-
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.or_write(lba, self._data, done)
-
-    def lead(self, device: BlockDevice, lba: int, done: Done) -> None:
-        self.perform(device, lba, done)
 
     def follow(self, leading: BlockDevice, device: BlockDevice, lba: int, done: Done) -> None:
         copy_blocks(leading, device, lba, self.blocks, done)

@@ -14,7 +14,7 @@ from daiko.backend.worker import Workers
 from daiko.pair.error import NoSuchPair
 from daiko.pair.group import Group
 from daiko.pair.live_pair import LivePair
-from daiko.pair.side import Side, bitmap_identity
+from daiko.pair.side import Side
 from daiko.pair.state import COPIES, Answer, PairEvent, Verb, asked, carried_out, moved
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
@@ -67,8 +67,6 @@ class Pairs:
     async def start(self) -> None:
         """Take up the pairs of the store; before any host can write. A pair that was paired and
         has marks (writes were under way when the process ended) copies these first."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
         records = []
         for record in self._store.list(PairRecord):
             if record.is_followed:
@@ -123,8 +121,6 @@ class Pairs:
         """Make a pair of two volumes that are in none, and begin to copy. It is in the store when
         this returns. Raises LookupError (no such volume), OSError (the bitmaps cannot be made),
         StoreError."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
         self._new.add(record.name)
         try:
             pair = self._make(record)
@@ -134,7 +130,8 @@ class Pairs:
             await pair.mark_all()
             await self._keep([record], ())
         except BaseException:
-            self._drop(record)
+            del self._group_of(pair).pairs[pair.name]
+            self._drop_empty()
             await pair.forget()
             raise
         await pair.act(record)
@@ -146,8 +143,7 @@ class Pairs:
         pairs = self.named(name)
         done = await self._group_of(pairs[0]).verb([pair.name for pair in pairs], verb)
         if verb is Verb.REMOVE:
-            for key in [key for key, group in self._groups.items() if not group.pairs]:
-                del self._groups[key]
+            self._drop_empty()
         return done
 
     async def fail(self, name: str, why: str) -> None:
@@ -174,11 +170,9 @@ class Pairs:
         pair.install()
         return pair
 
-    def _drop(self, record: PairRecord) -> None:
-        for key, group in list(self._groups.items()):
-            group.pairs.pop(record.name, None)
-            if not group.pairs:
-                del self._groups[key]
+    def _drop_empty(self) -> None:
+        """A group is there as long as it has a pair."""
+        self._groups = {key: group for key, group in self._groups.items() if group.pairs}
 
     def _group_of(self, pair: LivePair) -> Group:
         return next(group for group in self._groups.values() if pair.name in group.pairs)
@@ -190,15 +184,10 @@ class Pairs:
             volume = self._workshop.sites.volume(record)
         else:
             volume = self._volume(name)
-        path = None
-        if self._folder is not None:
-            path = self._folder / f"{record.name}.{name}"
         return Side.open(
+            record,
             volume,
-            path,
-            identity=bitmap_identity(record.name, record.created, volume.naa),
-            granularity=record.granularity,
-            power_safe=record.power_safe,
+            self._folder,
             is_new=record.name in self._new,
             workers=self._workers,
             lost=lost,

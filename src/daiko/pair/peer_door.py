@@ -11,7 +11,7 @@ from __future__ import annotations
 from daiko.device.block import BlockDevice, Buffer, Done
 from daiko.device.error import WriteProtected
 from daiko.device.layer.overlay import Overlay
-from daiko.pair.write_path import Flight
+from daiko.pair.write_path import Flight, Flights
 
 
 class PeerDoor(Overlay):
@@ -20,13 +20,12 @@ class PeerDoor(Overlay):
     def __init__(self, below: BlockDevice) -> None:
         super().__init__(below)
         self.is_open = False
-        self._flight = Flight()
+        self._flights = Flights()
 
-    def close_for_writes(self) -> Flight:
+    def close_for_writes(self) -> tuple[Flight, ...]:
         """Let no write in from now on. Returns those that are under way."""
         self.is_open = False
-        before, self._flight = self._flight, Flight()
-        return before
+        return self._flights.begin()
 
     def open_for_writes(self) -> None:
         """Let writes in."""
@@ -34,27 +33,27 @@ class PeerDoor(Overlay):
 
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         if self._lets_in(done):
-            self.below.write(lba, data, self._flight.enter(done), fua)
+            self.below.write(lba, data, self._flights.now.enter(done), fua)
 
     def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
         if self._lets_in(done):
-            self.below.write_atomic(lba, data, self._flight.enter(done))
+            self.below.write_atomic(lba, data, self._flights.now.enter(done))
 
     def unmap(self, lba: int, blocks: int, done: Done) -> None:
         if self._lets_in(done):
-            self.below.unmap(lba, blocks, self._flight.enter(done))
+            self.below.unmap(lba, blocks, self._flights.now.enter(done))
 
     def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
         if self._lets_in(done):
-            self.below.write_same(lba, blocks, pattern, self._flight.enter(done))
+            self.below.write_same(lba, blocks, pattern, self._flights.now.enter(done))
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         if self._lets_in(done):
-            self.below.compare_and_write(lba, compare, data, self._flight.enter(done))
+            self.below.compare_and_write(lba, compare, data, self._flights.now.enter(done))
 
     def or_write(self, lba: int, data: Buffer, done: Done) -> None:
         if self._lets_in(done):
-            self.below.or_write(lba, data, self._flight.enter(done))
+            self.below.or_write(lba, data, self._flights.now.enter(done))
 
     def held_by(self, lba: int, blocks: int) -> tuple[BlockDevice, int] | None:
         return self.below.held_by(lba, blocks)

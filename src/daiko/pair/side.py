@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -16,6 +17,7 @@ from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.state import Use
 from daiko.pair.surroundings import PairVolume
 from daiko.pair.write_path import Flight, Loss, PairedDevice, Way
+from daiko.state.record import PairRecord
 
 log = structlog.get_logger(__name__)
 
@@ -27,9 +29,10 @@ _WAYS = {
 }
 
 
-def bitmap_identity(pair: str, created: float, naa: str) -> bytes:
+def _identity(record: PairRecord, volume: PairVolume) -> bytes:
     """16 bytes that tell the bitmap of this side of this pair from all others."""
-    return hashlib.blake2b(f"{pair}\0{created!r}\0{naa}".encode(), digest_size=16).digest()
+    told = f"{record.name}\0{record.created!r}\0{volume.naa}"
+    return hashlib.blake2b(told.encode(), digest_size=16).digest()
 
 
 class Side:
@@ -47,25 +50,27 @@ class Side:
     @classmethod
     def open(
         cls,
+        record: PairRecord,
         volume: PairVolume,
-        path: Path | None,
+        folder: Path | None,
         *,
-        identity: bytes,
-        granularity: int,
-        power_safe: bool,
         is_new: bool,
         workers: Workers,
         lost: Callable[[Loss], None],
     ) -> Side:
-        """Open the bitmap, or make the one of a new pair. `granularity` in bytes a region. Where it
-        is gone, everything is marked. Raises OSError."""
+        """Open the bitmap of a side in `folder` (None: it ends with the process), or make that of a
+        new pair. Where it is gone, everything is marked. Raises OSError."""
+        path = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{record.name}.{volume.name}"
         bitmap = DifferentialBitmap.open(
             path,
             blocks=volume.blocks,
             block_size=volume.block_size,
-            granularity=granularity,
-            identity=identity,
-            power_safe=power_safe,
+            granularity=record.granularity,
+            identity=_identity(record, volume),
+            power_safe=record.power_safe,
             workers=workers,
         )
         side = cls(volume, bitmap, lost)
@@ -107,8 +112,7 @@ class Side:
 
     async def drained(self) -> None:
         """Wait until every request that was sent so far has come back."""
-        for flight in self.layer.under_way:
-            await landed(flight)
+        await landed(self.layer.begin_flight())
 
     async def take_over(self, other: Side) -> None:
         """Mark here what is marked at the other side, and there no more. Raises OSError."""
@@ -138,13 +142,14 @@ class Side:
             log.error("bitmap not taken away", volume=self.volume.name, error=str(error))
 
 
-async def landed(flight: Flight) -> None:
-    """Wait until all requests of a flight have come back."""
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+async def landed(flights: Iterable[Flight]) -> None:
+    """Wait until all requests of these flights have come back."""
+    for flight in flights:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        flight.landed(partial(_set, future))
+        await future
 
-    def then() -> None:
-        if not future.done():
-            future.set_result(None)
 
-    flight.landed(then)
-    await future
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Final
 
-from daiko.copy_manager.governor import LOOK_SECONDS, Governor, Measure
+from daiko.copy_manager.governor import Governor, Measure
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.pacer import Pacer
 from daiko.device.awaitable import flush
 from daiko.device.error import DeviceError
 from daiko.mapping.range_set import RangeSet
+from daiko.pair.in_flight import InFlight
 from daiko.pair.operation import copy_blocks
 from daiko.pair.surroundings import Copies, PairVolume, RoundFailed
 
@@ -77,7 +79,8 @@ class SiteCopies:
     ) -> AsyncGenerator[RangeSet, None]:
         pacer = self._pacers[pair] = Pacer(pace)
         own = [volume.name for volume in (source, destination) if ":" not in volume.name]
-        governing = asyncio.create_task(self._govern(pacer, own), name=f"pace of round of {pair}")
+        governor = Governor(pacer, self._measure, own)
+        governing = asyncio.create_task(governor.run(), name=f"pace of round of {pair}")
         confirmed = RangeSet()
         try:
             for portion in _portions(ranges, FLUSH_BYTES // source.block_size):
@@ -94,16 +97,6 @@ class SiteCopies:
         finally:
             self._pacers.pop(pair, None)
             governing.cancel()
-
-    async def _govern(self, pacer: Pacer, places: Sequence[str]) -> None:
-        """Keep to the latency of hosts that the pace may ask for."""
-        governor = Governor(pacer, self._measure, places)
-        try:
-            while True:
-                governor.look()
-                await asyncio.sleep(LOOK_SECONDS)
-        finally:
-            governor.end()
 
 
 def _portions(ranges: Sequence[tuple[int, int]], most: int) -> list[list[tuple[int, int]]]:
@@ -127,42 +120,10 @@ async def _copy_all(
     """Copy the ranges, several pieces at a time; nothing is in flight when it ends, however it
     does. Raises DeviceError."""
     size = source.block_size
-    under_way: set[asyncio.Future[None]] = set()
-    try:
+    async with InFlight(IN_FLIGHT) as pieces:
         for first, blocks in ranges:
             for lba in range(first, first + blocks, PIECE_BYTES // size):
                 count = min(PIECE_BYTES // size, first + blocks - lba)
                 await pacer.wait(count * size)
-                if len(under_way) == IN_FLIGHT:
-                    ended, under_way = await asyncio.wait(
-                        under_way, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    _raise_first(ended)
-                under_way.add(_copy_piece(source, destination, lba, count))
-    finally:
-        if under_way:
-            ended, _ = await asyncio.wait(under_way)
-            failed = [future for future in ended if future.exception() is not None]
-    if under_way:
-        _raise_first(failed)
-
-
-def _raise_first(ended: Sequence[asyncio.Future[None]] | set[asyncio.Future[None]]) -> None:
-    failures = [error for future in ended if (error := future.exception()) is not None]
-    if failures:
-        raise failures[0]
-
-
-def _copy_piece(
-    source: PairVolume, destination: PairVolume, lba: int, blocks: int
-) -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def done(error: DeviceError | None) -> None:
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-    copy_blocks(source.device, destination.device, lba, blocks, done)
-    return future
+                copy = partial(copy_blocks, source.device, destination.device)
+                await pieces.send(partial(copy, lba, count))

@@ -6,7 +6,7 @@ Which way a request that changes blocks takes is one number, set by the pair (`L
 - COPY: as TRACK, and *stale* as well: while a round copies what was stale when it began, what is
   written meanwhile is for the next round.
 - MIRROR: to both sides. A region that is still stale gets its writes on this side alone, until
-  `copy_region` has made it the same; from then on they go to both. So what is left to copy only
+  `copy_regions` has made it the same; from then on they go to both. So what is left to copy only
   shrinks, however busy the hosts are. A write and the copying of its region exclude each other, and
   so do two writes to the same blocks: else the two sides might see them in different orders.
 - PROTECT: refused. The side that is copied to.
@@ -23,7 +23,8 @@ again. A region is marked in the same turn of the event loop in which its write 
 can be taken away in between.
 
 **Flights.** Whoever wants to know that all earlier writes have ended (a round before it reads,
-settling before it flushes) begins a new flight and waits for the old one.
+settling before it flushes, whoever lets writes go to both sides) begins a new flight and waits for
+all those before it.
 
 The reads and the geometry are those of the volume's device. `held_by` leaves reads alone, so a copy
 may read past this layer; none may write past it (`copy_from` and `sanitize` are refused: then
@@ -124,6 +125,23 @@ class Flight:
             then()
 
 
+class Flights:
+    """The flight that requests enter now, and those before it."""
+
+    __slots__ = ("_older", "now")
+
+    def __init__(self) -> None:
+        self.now = Flight()
+        self._older: list[Flight] = []
+
+    def begin(self) -> tuple[Flight, ...]:
+        """Requests from now on are another flight; returns those with all that were sent before
+        and have not come back."""
+        self._older = [flight for flight in (*self._older, self.now) if flight.requests]
+        self.now = Flight()
+        return tuple(self._older)
+
+
 class PairedDevice(Overlay):
     """The device below, as one side of a pair."""
 
@@ -141,8 +159,7 @@ class PairedDevice(Overlay):
         self.way: int = _HOLD
         self._lost = lost
         self._shift: int = bitmap.regions.shift
-        self._flight = Flight()
-        self._older: list[Flight] = []
+        self._flights = Flights()
         self._recent: set[int] = set()
         """Regions mirrored or copied since `settle` began last."""
         self._held: deque[Callable[[], None]] = deque()
@@ -153,7 +170,7 @@ class PairedDevice(Overlay):
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         blocks = len(data) // self.block_size
         if self.way == _TRACK and self.bitmap.mark(lba, blocks):
-            self.below.write(lba, data, self._flight.enter(done), fua)
+            self.below.write(lba, data, self._flights.now.enter(done), fua)
         else:
             self._change(lba, Write(data, blocks, fua=fua), done)
 
@@ -204,9 +221,9 @@ class PairedDevice(Overlay):
         elif self._is_marked(lba, change, done):
             if way == _COPY:
                 self.stale.mark(*self._regions(lba, change.blocks))
-                self._alone(lba, change, self._flight.enter(done))
+                self._alone(lba, change, self._flights.now.enter(done))
             else:
-                change.perform(self.below, lba, self._flight.enter(done))
+                change.perform(self.below, lba, self._flights.now.enter(done))
 
     def _is_marked(self, lba: int, change: Change, done: Done) -> bool:
         """Mark the regions of a change. False: it has to wait, and comes again by itself."""
@@ -246,10 +263,10 @@ class PairedDevice(Overlay):
                 done(error)
                 self._lock.leave(ticket)
 
-            self._alone(lba, change, self._flight.enter(finished))
+            self._alone(lba, change, self._flights.now.enter(finished))
             return
         self._recent.update(range(first, last + 1))
-        flight = self._flight
+        flight = self._flights.now
         flight.requests += 1
         _Mirrored(self, peer, flight, ticket, lba, change, done).begin()
 
@@ -305,20 +322,13 @@ class PairedDevice(Overlay):
             else set()
         )
 
-    def begin_flight(self) -> Flight:
-        """Requests from now on are another flight; returns the one with those before."""
-        before, self._flight = self._flight, Flight()
-        self._older = [flight for flight in (*self._older, before) if flight.requests]
-        return before
+    def begin_flight(self) -> tuple[Flight, ...]:
+        """`Flights.begin`."""
+        return self._flights.begin()
 
-    @property
-    def under_way(self) -> tuple[Flight, ...]:
-        """All flights with requests that have not come back; they may have landed since."""
-        return (*self._older, self._flight)
-
-    def begin_round(self) -> tuple[RegionBitmap, Flight]:
+    def begin_round(self) -> tuple[RegionBitmap, tuple[Flight, ...]]:
         """Take what is stale now, to copy it: what is written from now on is stale again. It may
-        be read when the flight has landed."""
+        be read when the flights have landed."""
         taken = self.stale
         self.stale = RegionBitmap(taken.blocks, taken.shift)
         return taken, self.begin_flight()
@@ -326,11 +336,12 @@ class PairedDevice(Overlay):
     def prove(self, taken: RegionBitmap, first: int, last: int) -> None:
         """Of the regions taken for a round these were copied, and are proved to be on stable
         storage on both sides; but for those written to since."""
-        for region in range(first, last + 1):
-            if taken.any_in(region, region):
-                taken.clear(region, region)
-                if not self.stale.any_in(region, region):
-                    self.bitmap.clear(region, region)
+        for at, count in taken.runs(first):
+            if at > last:
+                return
+            end = min(at + count - 1, last)
+            taken.clear(at, end)
+            self._take_marks(at, end)
 
     def end_round(self, taken: RegionBitmap) -> None:
         """What was taken and is not proved has to be copied again."""
@@ -352,7 +363,7 @@ class PairedDevice(Overlay):
                 self._lock.leave(ticket)
                 done(error)
 
-            copy_blocks(self.below, peer.below, lba, blocks, self._flight.enter(finished))
+            copy_blocks(self.below, peer.below, lba, blocks, self._flights.now.enter(finished))
 
         self._lock.wait_exclusive(lba, blocks, begin)
 
@@ -361,8 +372,9 @@ class PairedDevice(Overlay):
         """Whether anything was mirrored or copied region by region since it was proved last."""
         return bool(self._recent)
 
-    def begin_settling(self) -> tuple[set[int], Flight]:
-        """The regions that may be proved once the flight has landed and both sides are flushed."""
+    def begin_settling(self) -> tuple[set[int], tuple[Flight, ...]]:
+        """The regions that may be proved once the flights have landed and both sides are
+        flushed."""
         recent, self._recent = self._recent, set()
         return recent, self.begin_flight()
 
@@ -378,8 +390,22 @@ class PairedDevice(Overlay):
                 self.stale.mark(region, region)
             return
         for region in regions - self._recent:
-            if not self.stale.any_in(region, region):
-                self.bitmap.clear(region, region)
+            self._take_marks(region, region)
+
+    def _take_marks(self, first: int, last: int) -> None:
+        """Of regions that are proved; those that are stale again keep theirs."""
+        if not self.stale.any_in(first, last):
+            self.bitmap.clear(first, last)
+            return
+        at = first
+        for begin, count in self.stale.runs(first):
+            if begin > last:
+                break
+            if begin > at:
+                self.bitmap.clear(at, begin - 1)
+            at = begin + count
+        if at <= last:
+            self.bitmap.clear(at, last)
 
 
 class _Mirrored:
