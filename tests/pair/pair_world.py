@@ -35,8 +35,7 @@ QUICK = PairSettings(
     retry_seconds=(1.0, 2.0),
 )
 
-Values = bytearray
-"""One byte a block: what all of its bytes are."""
+ALL_PIECES = 1 << 30
 
 
 class Disk(BlockDevice):
@@ -207,6 +206,9 @@ class World:
         self.is_dead = False
         self.volumes: dict[str, Volume] = {}
         self.pairs: Pairs | None = None
+        self.pieces_left = ALL_PIECES
+        """That rounds copy before they stand still where they are, and hosts go on."""
+        self.rounds_go = asyncio.Event()
         self.loop = StillLoop()
 
     def start(self) -> None:
@@ -245,6 +247,7 @@ class World:
             disk.is_deaf = False
         self.loop.close()
         self.loop = StillLoop()
+        self.rounds_go = asyncio.Event()
         self.pairs = None
 
     def close(self) -> None:
@@ -269,6 +272,12 @@ class World:
                 self.call(disk.release)
             self.loop.run_until_complete(self._until_still(task))
         return task.result() if task.done() and not task.cancelled() else None
+
+    def let_rounds(self, pieces: int) -> None:
+        """Let rounds copy so many pieces more, and then stand still."""
+        self.pieces_left = pieces
+        waiting, self.rounds_go = self.rounds_go, asyncio.Event()
+        self.call(waiting.set)
 
     def call(self, function: Callable[[], None]) -> None:
         """Call something on the event loop, and let everything go on until nothing moves."""
@@ -409,14 +418,17 @@ class DirectCopies:
         for first, blocks in ranges:
             for at in range(first, first + blocks, 5):
                 count = min(5, first + blocks - at)
+                while not self._world.pieces_left:
+                    await self._world.rounds_go.wait()
+                self._world.pieces_left -= 1
                 values = here.now[at : at + count]
                 await asyncio.sleep(0)
                 if here.is_down or there.is_down or there.generation != generation:
                     raise RoundFailed("a disk was lost")
                 there.now[at : at + count] = values
                 confirmed.add(at, count)
-            there.stable[:] = there.now
-            yield confirmed.copy()
+                there.stable[:] = there.now
+                yield confirmed.copy()
 
 
 def failure_of(error: DeviceError | None) -> str:

@@ -37,13 +37,14 @@ from daiko.pair.error import VerbRefused
 from daiko.pair.state import Verb
 from daiko.state.record import Fence, PairRecord, PairState
 
-from .pair_world import BLOCK, BLOCKS, GRANULARITY, REGION_BLOCKS, World
+from .pair_world import ALL_PIECES, BLOCK, BLOCKS, GRANULARITY, REGION_BLOCKS, World
 
 HISTORIES = int(os.environ.get("DAIKO_PAIR_HISTORIES", "400"))
 
 blocks = st.integers(0, BLOCKS - 1)
 lengths = st.integers(1, 2 * REGION_BLOCKS)
 sides = st.sampled_from(["alpha", "beta"])
+pieces = st.sampled_from([ALL_PIECES, ALL_PIECES, 0, 1, 3, 7, 11])
 
 
 class PairMachine(RuleBasedStateMachine):
@@ -68,8 +69,9 @@ class PairMachine(RuleBasedStateMachine):
         self.world.close()
         shutil.rmtree(self.folder)
 
-    @initialize(fence=st.sampled_from(Fence))
-    def create(self, fence: Fence) -> None:
+    @initialize(fence=st.sampled_from(Fence), pieces=pieces)
+    def create(self, fence: Fence, pieces: int) -> None:
+        self.world.pieces_left = pieces
         self.world.start()
         record = PairRecord(
             name="p",
@@ -215,9 +217,15 @@ class PairMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
-    @rule(side=sides)
-    def slow(self, side: str) -> None:
+    @rule(pieces=pieces)
+    def rounds(self, pieces: int) -> None:
+        self.world.let_rounds(pieces)
+
+    @rule(side=sides, late=st.booleans())
+    def slow(self, side: str, late: bool) -> None:
+        """`late`: it carries changes out late as well."""
         self.world.disks[side].is_slow = True
+        self.world.disks[side].is_late = late
 
     @rule(side=sides)
     def late_answers(self, side: str) -> None:
