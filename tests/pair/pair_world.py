@@ -18,7 +18,7 @@ from daiko.pair.pairs import Pairs
 from daiko.pair.settings import PairSettings
 from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.pair.write_path import PairedDevice
-from daiko.state.record import PairRecord
+from daiko.state.record import PairRecord, PairState
 from daiko.state.store import Store
 
 BLOCK = 512
@@ -209,6 +209,8 @@ class World:
         self.pieces_left = ALL_PIECES
         """That rounds copy before they stand still where they are, and hosts go on."""
         self.rounds_go = asyncio.Event()
+        self.became_paired: Callable[[PairRecord], None] = lambda before: None
+        """Called when the store says so, with the record before."""
         self.loop = StillLoop()
 
     def start(self) -> None:
@@ -378,7 +380,11 @@ class KillingStore:
             if record is None:
                 world.records.pop(name, None)
             else:
+                before = world.records.get(name)
                 world.records[name] = record
+                is_paired = record.state is PairState.PAIRED
+                if is_paired and before is not None and before.state is not PairState.PAIRED:
+                    world.became_paired(before)
         if change._change and world.commits_left >= 0:
             if world.commits_left == 0:
                 world.is_dead = True

@@ -72,6 +72,7 @@ class PairMachine(RuleBasedStateMachine):
     @initialize(fence=st.sampled_from(Fence), pieces=pieces)
     def create(self, fence: Fence, pieces: int) -> None:
         self.world.pieces_left = pieces
+        self.world.became_paired = self._became_paired
         self.world.start()
         record = PairRecord(
             name="p",
@@ -197,6 +198,13 @@ class PairMachine(RuleBasedStateMachine):
         elif verb is Verb.RESYNC and after != before:
             self.source = after.primary
         self._after_death()
+
+    def _became_paired(self, before: PairRecord) -> None:
+        """It may be so for a moment only, and a rule end when it is split by error."""
+        if before.state is PairState.REVERSE_COPYING:
+            self._take(before.primary, before.secondary)
+        else:
+            self._take(before.secondary, before.primary)
 
     def _take(self, volume: str, source: str) -> None:
         """What is on one volume is known to be what was on another."""

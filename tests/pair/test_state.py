@@ -57,6 +57,7 @@ def test_what_an_event_does_in_a_state(state: PairState, event: PairEvent) -> No
     expected = {
         (S.COPYING, PairEvent.EQUAL): S.PAIRED,
         (S.REVERSE_COPYING, PairEvent.EQUAL): S.PAIRED,
+        (S.COPYING, PairEvent.DIFFER): S.COPYING,
         (S.PAIRED, PairEvent.DIFFER): S.COPYING,
         (S.COPYING, PairEvent.FAIL): S.SPLIT_BY_ERROR,
         (S.REVERSE_COPYING, PairEvent.FAIL): S.SPLIT_BY_ERROR,

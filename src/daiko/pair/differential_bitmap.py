@@ -352,6 +352,16 @@ class DifferentialBitmap:
         if self.failed is not None:
             raise _again(self.failed)
 
+    def abandon(self) -> None:
+        """Let go of the file unused, as it was found; one that was made by opening it is taken
+        away: found again, it would say that nothing differs. Raises OSError where it cannot be."""
+        if self.found.condition is Condition.NEW:
+            self.forget()
+        elif not self._is_closed:
+            self._is_closed = True
+            self._is_calm = False
+            self._let_go()
+
     def forget(self) -> None:
         """Let go of the file and take it away: there is no pair any more. Who waits gets an error.
         Raises OSError where it cannot be taken away."""

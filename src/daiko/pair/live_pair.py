@@ -66,10 +66,12 @@ class LivePair:
         self._workshop = workshop
         self.pacer = Pacer(Pace.parse(record.pace))
         self._happened = happened
-        self._sides = {
-            volume: open_side(record, volume, self._lost)
-            for volume in (record.primary, record.secondary)
-        }
+        self._sides = {record.primary: open_side(record, record.primary, self._lost)}
+        try:
+            self._sides[record.secondary] = open_side(record, record.secondary, self._lost)
+        except BaseException:
+            self.primary.abandon()
+            raise
         self.primary.layer.peer = self.secondary.layer
         self.secondary.layer.peer = self.primary.layer
         self._settler = Settler(self.sides)
@@ -297,15 +299,15 @@ class LivePair:
             self.lead.layer.stale.update(marks)
 
     async def _stay_equal(self) -> None:
-        reason = "a connection was lost before a flush over it"
+        event, reason = PairEvent.DIFFER, "a connection was lost before a flush over it"
         is_equal = True
         while is_equal:
             await asyncio.sleep(self._workshop.settings.settle_seconds)
             try:
                 is_equal = await self._settler.settle(self.lead, self.other)
             except DeviceError as error:
-                is_equal, reason = False, str(error)
-        await self._happened(self, PairEvent.DIFFER, reason)
+                is_equal, event, reason = False, PairEvent.FAIL, str(error)
+        await self._happened(self, event, reason)
 
     def _lost(self, loss: Loss) -> None:
         """From the data path: a request left the sides different, and hosts wait."""
@@ -319,9 +321,10 @@ class LivePair:
         if lost is not None:
             await self._happened(self, PairEvent.FAIL, f"{self.other.volume.name}: {lost.error}")
         elif self._losses:
-            await self._happened(
-                self, PairEvent.DIFFER, f"{self.lead.volume.name}: {self._losses[0].error}"
-            )
+            # Paired, the other side is whole, and may be needed now: nothing is copied to it.
+            is_paired = self.record.state is PairState.PAIRED
+            event = PairEvent.FAIL if is_paired else PairEvent.DIFFER
+            await self._happened(self, event, f"{self.lead.volume.name}: {self._losses[0].error}")
 
     def answer_losses(self, refusal: DeviceError | None = None) -> None:
         """Hosts may hear how the requests ended that left the sides different: the store knows."""

@@ -121,6 +121,13 @@ class Side:
             for first, regions in other.bitmap.regions.copy().runs():
                 other.bitmap.clear(first, first + regions - 1)
 
+    def abandon(self) -> None:
+        """It was opened, and comes to nothing: no host has used it."""
+        try:
+            self.bitmap.abandon()
+        except OSError as error:
+            log.error("bitmap not taken away", volume=self.volume.name, error=str(error))
+
     async def close(self) -> None:
         """The controller stops: the bitmap is kept. The layer stays until the volume goes."""
         self.hold()

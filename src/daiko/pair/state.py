@@ -41,9 +41,10 @@ class PairEvent(StrEnum):
     EQUAL = "equal"
     """Every region is the same on both sides, on stable storage, and writes go to both."""
     DIFFER = "differ"
-    """It was paired, and a region turned out to need copying again."""
+    """A region turned out to need copying again."""
     FAIL = "fail"
-    """A side failed for good, or cannot be reached."""
+    """A side failed for good, or cannot be reached. Of a paired one the secondary is as whole as it
+    was: hosts can be sent to it, whichever side it is that failed."""
 
 
 class Answer(StrEnum):
@@ -146,7 +147,11 @@ VERBS: Final[dict[PairState, dict[Verb, Cell]]] = {
 """Every cell is there: tests walk all of them."""
 
 EVENTS: Final[dict[PairState, dict[PairEvent, PairState]]] = {
-    _S.COPYING: {PairEvent.EQUAL: _S.PAIRED, PairEvent.FAIL: _S.SPLIT_BY_ERROR},
+    _S.COPYING: {
+        PairEvent.EQUAL: _S.PAIRED,
+        PairEvent.DIFFER: _S.COPYING,
+        PairEvent.FAIL: _S.SPLIT_BY_ERROR,
+    },
     _S.PAIRED: {PairEvent.DIFFER: _S.COPYING, PairEvent.FAIL: _S.SPLIT_BY_ERROR},
     _S.SPLIT: {},
     _S.SPLIT_BY_ERROR: {},
