@@ -33,9 +33,9 @@ def say(text: str) -> None:
     console.print(f"[bold]▸[/bold] {text}")
 
 
-def show(daiko: Daiko, *arguments: str, at: str = "", fails: bool = False) -> None:
-    """Run a command of a controller on this terminal, as an administrator would. `at`: where; with
-    `fails` it is one that is refused. Raises SystemExit when it ends in another way."""
+def show(daiko: Daiko, *arguments: str, at: str = "") -> None:
+    """Run a command of a controller on this terminal, as an administrator would. `at`: where.
+    Raises SystemExit when it fails."""
     where = f"{at}$" if at else "$"
     console.print(f"[dim]{where} daiko {' '.join(arguments)}[/dim]", highlight=False)
     environment = {**os.environ, "DAIKO_API": daiko.api}
@@ -45,7 +45,7 @@ def show(daiko: Daiko, *arguments: str, at: str = "", fails: bool = False) -> No
     done = subprocess.run(
         [*daiko.program(), *arguments], env=environment, stdin=subprocess.DEVNULL, check=False
     )
-    if bool(done.returncode) is not fails:
+    if done.returncode:
         raise SystemExit(f"demo: `daiko {' '.join(arguments)}` ended with {done.returncode}")
 
 

@@ -176,6 +176,11 @@ def pattern(turn: int) -> int:
     return turn % 251 + 1
 
 
+def is_one_instant(journal: int, data: int) -> bool:
+    """Whether these first bytes of journal and data can have been there at one instant."""
+    return data in (journal, (journal - 2) % 251 + 1)
+
+
 def put(image: Path, cells: Sequence[int], number: int) -> None:
     """Write the byte to these cells of an image, as it was written to an LU."""
     with image.open("r+b") as file:

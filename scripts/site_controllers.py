@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from demo_console import BLOCK, MIB
-from processes import Daiko, Tgt, image
+from processes import Daiko, Process, Tgt, image
 from site_network import SITES, Network
 
 LOG = "log"
@@ -103,9 +104,12 @@ def start(folder: Path, net: Network, size: int, stack: ExitStack) -> tuple[Site
         first = SiteDaiko(net, name, 1, folder, name=name, store=folder / name)
         made.append((name, first, sd, old))
     portals = net.connect({name: (first.host, first.port) for name, first, _, _ in made})
-    for _, *processes in made:
-        for process in reversed(processes):
-            stack.enter_context(process)
+    for processes in zip(*(processes for _, *processes in made), strict=True):
+        # The first controllers of both sites at once, and so on.
+        with ThreadPoolExecutor(len(made)) as pool:
+            for process in processes:
+                stack.push(process)
+            list(pool.map(Process.start, processes))
     tokyo, osaka = (Site(name, *rest, sizes, portals[name]) for name, *rest in made)
     return tokyo, osaka
 
