@@ -67,7 +67,8 @@ def run(rounds: int) -> list[dict]:
             Daiko(folder, files[0], lun={1: [files[1]]}, name="owner", mode="local") as owner,
             Daiko(
                 folder, owner.url(0), lun={1: [owner.url(1)]}, name="first", store=folder / "first"
-            ) as first,httpx.Client(base_url=first.api, timeout=PATIENCE) as client
+            ) as first,
+            httpx.Client(base_url=first.api, timeout=PATIENCE) as client,
         ):
             bench = Bench(first, owner, client, *files)
             return [found for load in LOADS for found in bench.rows(load, rounds)]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from processes import Daiko
+from processes import Daiko, ProcessFailed
 
 MIB = 1 << 20
 BLOCK = 512
@@ -35,7 +35,7 @@ def say(text: str) -> None:
 
 def show(daiko: Daiko, *arguments: str, at: str = "") -> None:
     """Run a command of a controller on this terminal, as an administrator would. `at`: where.
-    Raises SystemExit when it fails."""
+    Raises ProcessFailed when it fails."""
     where = f"{at}$" if at else "$"
     console.print(f"[dim]{where} daiko {' '.join(arguments)}[/dim]", highlight=False)
     environment = {**os.environ, "DAIKO_API": daiko.api}
@@ -46,7 +46,7 @@ def show(daiko: Daiko, *arguments: str, at: str = "") -> None:
         [*daiko.program(), *arguments], env=environment, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
-        raise SystemExit(f"demo: `daiko {' '.join(arguments)}` ended with {done.returncode}")
+        raise ProcessFailed(f"`daiko {' '.join(arguments)}` ended with {done.returncode}")
 
 
 def run_demo(parser: argparse.ArgumentParser, job: Job) -> int:

@@ -28,7 +28,7 @@ from rich.table import Table
 from demo_console import MIB, console, run_demo, say, show
 from foreign_host import CELL, ForeignHost, is_one_instant, put
 from kernel_counters import Traffic, traffic_with
-from processes import image, qemu_io, run
+from processes import ProcessFailed, image, qemu_io, run
 from site_controllers import LOG, VOLUMES, Site, attach, start
 from site_network import KINDS, Network, apart, network
 
@@ -85,7 +85,7 @@ class Demo:
         words = ("compare", "-f", "raw", "-F", "raw", self.images[volume], site.url(volume))
         done = run("qemu-img", *words, check=False)
         if done.returncode > 1:
-            raise SystemExit(f"demo: qemu-img cannot compare: {done.stderr.strip()}")
+            raise ProcessFailed(f"qemu-img cannot compare: {done.stderr.strip()}")
         return done.returncode == 0
 
     def pairs(self, site: Site) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ class Demo:
                 *("pair", "wait", pair, "--state", "split", "--timeout", PATIENCE), check=False
             )
             if "is split by error" not in done.stderr:
-                raise SystemExit(f"demo: {pair} was to be split by error: {done.stderr.strip()}")
+                raise ProcessFailed(f"{pair} was to be split by error: {done.stderr.strip()}")
         reasons = [pair["reason"] for pair in self.pairs(self.tokyo)]
         self.check(f"the group is split by error: {reasons[0]}", words in reasons[0])
 
@@ -384,9 +384,9 @@ def demonstrate(
         resync(demo)
     with demo.stage("resync --reverse"):
         resync_reverse(demo)
-    with demo.stage("Osaka takes over"):
-        take_over(demo)
     if not options.short:
+        with demo.stage("Osaka takes over"):
+            take_over(demo)
         with demo.stage("cut of the link"):
             cut_under_load(demo)
     render_links(demo)
@@ -397,7 +397,9 @@ def demonstrate(
 def main() -> int:
     parser = argparse.ArgumentParser(description="A mirror over two sites, on one machine.")
     parser.add_argument("--size", type=int, default=128, metavar="MIB", help="of the data (128)")
-    parser.add_argument("--short", action="store_true", help="without the cut of the link")
+    parser.add_argument(
+        "--short", action="store_true", help="without take-over and cut of the link"
+    )
     parser.add_argument(
         "--network", choices=("auto", *KINDS), default="auto", help="what the sites are in"
     )

@@ -171,7 +171,7 @@ def test_pair_on_lio_is_copied_at_first_by_lio_and_kept_the_same_over_it(
     first.cli("pair", "resync", "on-lio", "--yes")
     first.cli("pair", "wait", "on-lio", "--timeout", "60")
     run("qemu-img", "compare", "-f", "raw", "-F", "raw", first.url(4), first.url(5))
-    qemu_io(first.url(5), "read -P 9 4M 64k", "read -P 7 1M 256k", "read -P 0 2M 1M")
+    qemu_io(first.url(4), "read -P 9 4M 64k", "read -P 7 1M 256k", "read -P 0 2M 1M")
     first.cli("pair", "rm", "on-lio")
 
 
