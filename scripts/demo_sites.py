@@ -13,7 +13,6 @@ How many bytes passed each link is counted where they pass (`site_network.py`).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -88,18 +87,20 @@ class Demo:
             raise ProcessFailed(f"qemu-img cannot compare: {done.stderr.strip()}")
         return done.returncode == 0
 
-    def pairs(self, site: Site) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(site.first.cli("pair", "ls", "--json").stdout)
-        return found
-
     # --- what an administrator and hosts do -----------------------------------------------------
 
     def ask(self, site: Site, *words: str) -> None:
         show(site.first, *words, at=site.name)
 
+    def typed(self, site: Site, *words: str) -> None:
+        console.print(f"[dim]{site.name}$ daiko {' '.join(words)}[/dim]", highlight=False)
+
     def wait_until_paired(self) -> None:
-        self.tokyo.first.cli("pair", "wait", "db", "--timeout", PATIENCE)
-        self.ask(self.tokyo, "pair", "ls")
+        words = ("pair", "wait", "db", "--timeout", PATIENCE)
+        self.typed(self.tokyo, *words)
+        self.tokyo.first.cli(*words)
+        states = (f"{pair['name']} is {pair['state']}" for pair in self.tokyo.get("pairs"))
+        say(", ".join(states))
         self.who_moved()
 
     def wait_for_error(self, words: str) -> None:
@@ -110,14 +111,14 @@ class Demo:
             )
             if "is split by error" not in done.stderr:
                 raise ProcessFailed(f"{pair} was to be split by error: {done.stderr.strip()}")
-        reasons = [pair["reason"] for pair in self.pairs(self.tokyo)]
+        reasons = [pair["reason"] for pair in self.tokyo.get("pairs")]
         self.check(f"the group is split by error: {reasons[0]}", words in reasons[0])
 
     def who_moved(self) -> None:
         """What the jobs of the pairs say, of those that were not told of yet."""
         jobs = [
             job
-            for job in json.loads(self.tokyo.first.cli("job", "ls", "--json").stdout)
+            for job in self.tokyo.get("jobs")
             if job["type"] == "pair" and job["id"] > self.jobs_seen
         ]
         for job in sorted(jobs, key=lambda job: job["id"]):
@@ -132,7 +133,7 @@ class Demo:
 
     def refused(self, site: Site, *words: str, because: str) -> None:
         """A command that says what it would do, and does not do it unasked."""
-        console.print(f"[dim]{site.name}$ daiko {' '.join(words)}[/dim]", highlight=False)
+        self.typed(site, *words)
         done = site.first.cli(*words, check=False)
         console.print(done.stderr.strip(), highlight=False)
         holds = done.returncode == 2 and because in done.stderr
@@ -169,11 +170,7 @@ def first_copy(demo: Demo) -> dict[str, Any]:
     after = sockets(demo)
     told(demo, account.longest)
     moved = {name: now - before.get(name, Traffic()) for name, now in after.items()}
-    jobs = [
-        json.loads(tokyo.first.cli("job", "show", str(job["id"]), "--json").stdout)
-        for job in json.loads(tokyo.first.cli("job", "ls", "--json").stdout)
-        if job["type"] == "pair"
-    ]
+    jobs = [tokyo.get(f"jobs/{job['id']}") for job in tokyo.get("jobs") if job["type"] == "pair"]
     if jobs:
         demo.ask(tokyo, "job", "show", str(min(job["id"] for job in jobs)))
     render(moved)
@@ -225,7 +222,7 @@ def resync(demo: Demo) -> None:
 def resync_reverse(demo: Demo) -> None:
     """What Tokyo wrote is given up."""
     demo.ask(demo.tokyo, "pair", "split", "db")
-    demo.write(demo.tokyo, "data", range(32, 96), 0xDD)
+    demo.write(demo.tokyo, "data", range(64), 0xDD)
     demo.write(demo.osaka, "data", range(64, 192), 0xEE)
     demo.keep("data", range(64, 192), 0xEE)
     demo.compare(demo.osaka)

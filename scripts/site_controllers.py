@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from demo_console import BLOCK, MIB
-from processes import Daiko, Process, Tgt, image
+from processes import PATIENCE, Daiko, Process, Tgt, image
 from site_network import SITES, Network
 
 LOG = "log"
@@ -43,6 +45,11 @@ class SiteDaiko(Daiko):
 
     def command(self) -> Sequence[str]:
         return [*self._within, *super().command()]
+
+    def rest(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        transport = httpx.HTTPTransport(uds=self.api.removeprefix("unix:"))
+        with httpx.Client(transport=transport, base_url="http://daiko") as client:
+            return client.request(method, path, timeout=PATIENCE, **arguments)
 
 
 class SiteTgt(Tgt):
@@ -83,6 +90,10 @@ class Site:
             self.sd.port: self.sd.name,
             self.old.port: self.old.name,
         }
+
+    def get(self, path: str) -> Any:
+        """What the first controller's API says."""
+        return self.first.rest("GET", f"/v1/{path}").raise_for_status().json()
 
     def url(self, volume: str) -> str:
         """As hosts take it."""
