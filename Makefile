@@ -12,13 +12,16 @@ COUNT ?= 1000000
 KILLS ?= 200
 HISTORIES ?= 10000
 
-.PHONY: setup demo test check format bench soak soak-pairs conformance fuzz docs clean
+.PHONY: setup demo demo-sites test check format bench soak soak-pairs conformance fuzz docs clean
 
 setup:                ## the virtual environment and the Debian packages
 	@scripts/setup
 
 demo: setup           ## the main job end to end on loopback; REPORT=file.json writes the figures
 	@PYTHONPATH=tests .venv/bin/python scripts/demo.py $(if $(REPORT),--report $(REPORT))
+
+demo-sites: setup     ## a mirror over two sites under load; REPORT=file.json writes the figures
+	@PYTHONPATH=tests .venv/bin/python scripts/demo_sites.py $(if $(REPORT),--report $(REPORT)) $(ARGS)
 
 test: setup           ## all tests
 	@$(PYTEST) $(ARGS)

@@ -25,6 +25,7 @@ BENCHMARKS = (
     "copies",
     "storage_daemon",
     "pairs",
+    "initial_copies",
     "many_volumes",
     "isolation",
 )

@@ -15,27 +15,21 @@ import filecmp
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from demo_console import BLOCK, MIB, console, run_demo, say, show
 from demo_image import make_image
 from kernel_counters import Traffic, cpu_seconds, traffic_with
-from processes import Daiko, Tgt, run
+from processes import Daiko, Tgt, image, run
 
-MIB = 1 << 20
-BLOCK = 512
 SHARES = {"sd1": 3, "sd2": 3, "old": 2}
 """How many eighths of the virtual LU lie on which second controller."""
-
-console = Console(width=max(100, min(160, shutil.get_terminal_size((120, 40)).columns)))
 
 
 @dataclass
@@ -70,26 +64,16 @@ def parts(size: int) -> dict[str, int]:
     return {name: size * share // 8 for name, share in SHARES.items()}
 
 
-def say(text: str) -> None:
-    console.print(f"[bold]▸[/bold] {text}")
-
-
-def sparse(path: Path, size: int) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size)
-    return path
-
-
 def start(folder: Path, size: int, stack: ExitStack) -> Site:
     """Start all processes, and attach them to the first controller."""
     part = parts(size)
     site = Site(
         folder,
         size,
-        sd1=Daiko(folder, sparse(folder / "sd1.img", part["sd1"]), name="sd1", mode="local"),
-        sd2=Daiko(folder, sparse(folder / "sd2.img", part["sd2"]), name="sd2", mode="local"),
-        old=Tgt(folder, sparse(folder / "old.img", part["old"]), name="old"),
-        vault=Tgt(folder, sparse(folder / "vault.img", size), name="vault"),
+        sd1=Daiko(folder, image(folder / "sd1.img", part["sd1"]), name="sd1", mode="local"),
+        sd2=Daiko(folder, image(folder / "sd2.img", part["sd2"]), name="sd2", mode="local"),
+        old=Tgt(folder, image(folder / "old.img", part["old"]), name="old"),
+        vault=Tgt(folder, image(folder / "vault.img", size), name="vault"),
         first=Daiko(folder, name="first", store=folder / "first"),
     )
     for process in (site.sd1, site.sd2, site.old, site.vault, site.first):
@@ -118,18 +102,6 @@ def attach(site: Site) -> None:
     site.first.cli("volume", "add", "alpha", *extents)
     site.first.cli("host", "add", "any", "--initiator", "*")
     site.first.cli("host", "map", "any", "alpha", "--lun", "0")
-
-
-def show(site: Site, *arguments: str) -> None:
-    """Run a command of the first controller on this terminal, as an administrator would."""
-    console.print(f"[dim]$ daiko {' '.join(arguments)}[/dim]", highlight=False)
-    environment = {**os.environ, "DAIKO_API": site.first.api}
-    environment["COLUMNS"] = str(console.width)
-    if console.is_terminal:
-        environment["FORCE_COLOR"] = "1"
-    done = subprocess.run([sys.executable, "-m", "daiko", *arguments], env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(f"demo: `daiko {' '.join(arguments)}` ended with {done.returncode}")
 
 
 @dataclass(frozen=True)
@@ -162,11 +134,11 @@ def difference(before: Count, after: Count) -> Count:
     )
 
 
-def verify(site: Site, image: Path) -> bool:
+def verify(site: Site, written: Path) -> bool:
     """Read the backup back with a tool that is not ours, straight from the backup device."""
     copy = site.folder / "read-back.ext4"
     run("qemu-img", "convert", "-f", "raw", "-O", "raw", site.vault.url(1), copy)
-    same = filecmp.cmp(image, copy, shallow=False)
+    same = filecmp.cmp(written, copy, shallow=False)
     say(f"backup read back by qemu-img: {'identical to' if same else 'DIFFERS FROM'} the image")
     fsck = shutil.which("e2fsck", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or "e2fsck"
     done = run(fsck, "-f", "-n", copy, check=False)
@@ -263,7 +235,8 @@ def believable(site: Site, job: dict, counted: Count) -> bool:
     return fits and all(counted.first[name].received >= site.parts[name] for name in own)
 
 
-def main_job(folder: Path, size: int, stack: ExitStack) -> tuple[bool, dict]:
+def main_job(folder: Path, options: argparse.Namespace, stack: ExitStack) -> tuple[bool, dict]:
+    size = options.size * MIB
     begun = last = time.monotonic()
     site: Site | None = None
 
@@ -281,28 +254,28 @@ def main_job(folder: Path, size: int, stack: ExitStack) -> tuple[bool, dict]:
         "one first controller without disks; second controllers sd1, sd2 (Daiko) and old (tgt); "
         "backup device vault"
     )
-    show(site, "function", "ls")
-    show(site, "mapping", "show", "alpha")
+    show(site.first, "function", "ls")
+    show(site.first, "mapping", "show", "alpha")
     last = time.monotonic()
-    image, files = make_image(folder, size)
+    written, files = make_image(folder, size)
     stage("make the image")
     say(
         f"ext4 image of {size // MIB} MiB with {files:,} real files; qemu-img writes it to the "
         "virtual LU"
     )
-    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", image, site.first.url(0))
+    run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", written, site.first.url(0))
     stage("write through the first controller")
-    show(site, "explain", "backup", "alpha", "--to", "vault")
+    show(site.first, "explain", "backup", "alpha", "--to", "vault")
     last = time.monotonic()
     before = count(site)
-    show(site, "backup", "run", "alpha", "--to", "vault")
+    show(site.first, "backup", "run", "alpha", "--to", "vault")
     counted = difference(before, count(site))
     stage("direct backup")
     identifier = json.loads(site.first.cli("backup", "ls", "--json").stdout)[0]["id"]
     job = json.loads(site.first.cli("backup", "show", str(identifier), "--json").stdout)
     render(counted)
     last = time.monotonic()
-    identical = verify(site, image)
+    identical = verify(site, written)
     stage("read back and compare")
     cpu = costs(site)
     stage("the same copy by either, for its cost")
@@ -313,26 +286,8 @@ def main_job(folder: Path, size: int, stack: ExitStack) -> tuple[bool, dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The main job end to end, on loopback.")
-    parser.add_argument("--report", type=Path, help="write the figures there, as JSON")
     parser.add_argument("--size", type=int, default=512, metavar="MIB", help="of the volume (512)")
-    parser.add_argument("--keep", action="store_true", help="leave the working folder")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="daiko-demo-"))
-    try:
-        with ExitStack() as stack:
-            verified, figures = main_job(folder, options.size * MIB, stack)
-    except KeyboardInterrupt:
-        say("stopped by Ctrl-C; all processes are ended")
-        return 130
-    finally:
-        if not options.keep:
-            shutil.rmtree(folder, ignore_errors=True)
-    if options.report:
-        options.report.write_text(json.dumps(figures, indent=1) + "\n")
-        say(f"figures written to {options.report}")
-    verdict = "[green]verified[/green]" if verified else "[red]NOT VERIFIED[/red]"
-    say(f"{verdict} in {figures['seconds']} s")
-    return 0 if verified else 1
+    return run_demo(parser, main_job)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +31,16 @@ class Traffic:
         return self.sent + self.received
 
 
-def sockets(pid: int) -> dict[tuple[int, int], Traffic]:
+def sockets(pid: int, within: Sequence[str] = ()) -> dict[tuple[int, int], Traffic]:
     """The established TCP connections of a process: (local port, peer port) -> traffic so far.
+    `within`: the words before a command that run it in the network namespace of the process.
 
     Raises RuntimeError when `ss` cannot say (it is part of Debian's iproute2)."""
     done = subprocess.run(
-        ["ss", "-tinpHO", "state", "established"], capture_output=True, text=True, check=False
+        [*within, "ss", "-tinpHO", "state", "established"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"ss failed: {done.stderr.strip()}")
@@ -60,10 +64,11 @@ def _counter(name: str, line: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def traffic_with(pid: int, ports: Iterable[int]) -> dict[int, Traffic]:
-    """Traffic of the connections that `pid` opened to each of the given ports."""
+def traffic_with(pid: int, ports: Iterable[int], within: Sequence[str] = ()) -> dict[int, Traffic]:
+    """Traffic of the connections that `pid` opened to each of the given ports; `within` as for
+    `sockets`."""
     wanted = dict.fromkeys(ports, Traffic())
-    for (_, peer), traffic in sockets(pid).items():
+    for (_, peer), traffic in sockets(pid, within).items():
         if peer in wanted:
             wanted[peer] = wanted[peer] + traffic
     return wanted

@@ -12,10 +12,22 @@ class NetworkPath:
     """A portal that leads to a loopback port, until it is cut: all its connections are reset and
     nobody listens any more. `cut_after` cuts it when so many bytes have passed."""
 
-    def __init__(self, to: int, *, cut_after: int | None = None) -> None:
+    def __init__(
+        self,
+        to: int,
+        *,
+        cut_after: int | None = None,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+    ) -> None:
+        """`host`: the address of loopback at both of its ends."""
         self.to = to
-        self.port = free_port()
-        self.passed = 0
+        self.host = host
+        self.port = port or free_port()
+        self.sent = 0
+        """Bytes that passed towards the port that it leads to."""
+        self.received = 0
+        """Bytes that passed from there."""
         self._cut_after = cut_after
         self._server: asyncio.Server | None = None
         self._ends: set[asyncio.StreamWriter] = set()
@@ -23,7 +35,12 @@ class NetworkPath:
 
     @property
     def portal(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def passed(self) -> int:
+        """Bytes in both directions."""
+        return self.sent + self.received
 
     @property
     def is_open(self) -> bool:
@@ -47,7 +64,7 @@ class NetworkPath:
         await asyncio.gather(*self._connections)
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._connected, self.host, self.port)
 
     def cut(self) -> None:
         if self._server is not None:
@@ -60,19 +77,33 @@ class NetworkPath:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self.host, self.to)
+        except OSError:
+            # Nobody listens there now: so it is here.
+            writer.transport.abort()
+            self._connections.discard(task)
+            return
         both = {writer, far_writer}
         self._ends |= both
         try:
-            await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+            await asyncio.gather(
+                self._carry(reader, far_writer, is_sent=True),
+                self._carry(far_reader, writer, is_sent=False),
+            )
         finally:
             self._ends -= both
             self._connections.discard(task)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_sent: bool
+    ) -> None:
         try:
             while data := await reader.read(65536):
-                self.passed += len(data)
+                if is_sent:
+                    self.sent += len(data)
+                else:
+                    self.received += len(data)
                 if self._cut_after is not None and self.passed > self._cut_after:
                     self._cut_after = None
                     self.cut()

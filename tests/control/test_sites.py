@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,19 @@ async def test_offered_volume_is_there_to_be_read_and_written(pair: tuple[Site, 
     await awaitable.write(device, 7, b"x" * 512)
     there = osaka.system.unit("alpha").bare_device
     assert bytes(await awaitable.read(there, 7, 1)) == b"x" * 512
+
+
+async def test_unit_that_was_looked_at_while_another_took_its_place_is_looked_at_again(
+    pair: tuple[Site, Site],
+) -> None:
+    """As when the volume joins a pair: a door of its own takes the place of the ordinary unit."""
+    tokyo, osaka = pair
+    link = tokyo.link(osaka)
+    await link.device(1)
+    units = link._session._controller.units
+    units[1] = replace(units[1], designators=())
+    await awaitable.read(await link.device(1), 0, 1)
+    assert link.status.state is LinkState.UP
 
 
 async def test_lun_of_a_volume_is_stable_and_the_lowest_that_is_free(

@@ -19,7 +19,7 @@ from daiko.scsi.copy_results import OperatingParameters
 from daiko.scsi.segment import BlockToBlock
 from kernel_counters import cpu_seconds, traffic_with
 from lab_peers import Lio
-from processes import Daiko, image, run
+from processes import Daiko, image, qemu_io, run
 
 MIB = 1 << 20
 SIZE = 384
@@ -135,6 +135,44 @@ def test_back_end_that_refuses_half_way_has_its_part_finished_by_the_first_contr
         whole.seek(2 * half * 512)
         expected.write_bytes(whole.read(2 * half * 512))
     assert same(expected, first.url(1))
+
+
+def test_pair_on_lio_is_copied_at_first_by_lio_and_kept_the_same_over_it(
+    first: Daiko, lio: Lio, content: Path, tmp_path: Path
+) -> None:
+    size, places = 96 * MIB, {"gamma": "lio/1:262144", "delta": "lio/2:524288"}
+    expected = tmp_path / "expected"
+    with content.open("rb") as whole:
+        whole.seek(262144 * 512)
+        expected.write_bytes(whole.read(size))
+    backup(first, "--to", "lio/1", "--range", f"262144:{size // 512}")
+    for lun, (volume, place) in enumerate(places.items(), 4):
+        first.cli("volume", "add", volume, "--extent", f"{place}:{size // 512}")
+        first.cli("host", "map", "any", volume, "--lun", str(lun))
+    assert not same(expected, first.url(5))
+
+    before = traffic_with(first.pid, [lio.port])[lio.port]
+    first.cli("pair", "create", "on-lio", "gamma", "delta", "--yes")
+    first.cli("pair", "wait", "on-lio")
+    passed = traffic_with(first.pid, [lio.port])[lio.port] - before
+    (job,) = (job for job in first.rest("GET", "/v1/jobs").json() if job["type"] == "pair")
+    assert (job["bytes_delegated"], job["bytes_through_first_controller"]) == (size, 0)
+    assert passed.total < 256 * 1024
+    assert same(expected, first.url(5))
+
+    qemu_io(first.url(4), "write -P 7 1M 256k", "write -P 8 90M 4k", "write -z 2M 1M")
+    assert not same(expected, first.url(5))
+    run("qemu-img", "compare", "-f", "raw", "-F", "raw", first.url(4), first.url(5))
+    first.cli("pair", "split", "on-lio")
+    qemu_io(first.url(4), "write -P 9 4M 64k")
+    qemu_io(first.url(5), "write -P 10 8M 128k")
+    asked = first.cli("pair", "resync", "on-lio", check=False)
+    assert "192 KiB of delta will be overwritten, 128 KiB of it written" in asked.stderr
+    first.cli("pair", "resync", "on-lio", "--yes")
+    first.cli("pair", "wait", "on-lio", "--timeout", "60")
+    run("qemu-img", "compare", "-f", "raw", "-F", "raw", first.url(4), first.url(5))
+    qemu_io(first.url(4), "read -P 9 4M 64k", "read -P 7 1M 256k", "read -P 0 2M 1M")
+    first.cli("pair", "rm", "on-lio")
 
 
 def test_incapable_lio_receives_no_copy_command_at_all(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel_counters import traffic_with
 from pair_load import Rig, kill_at_random
 from processes import Daiko, ProcessFailed, image, qemu_io
 
@@ -39,8 +40,12 @@ def test_owner_of_both_copies_at_first_and_writes_reach_both_sides(tmp_path: Pat
         refused = first.cli("pair", "create", "p", "lun0", "lun1", check=False)
         assert refused.returncode == 2
         assert "96 MiB of lun1 will be overwritten" in refused.stderr
+        before = traffic_with(first.pid, [sd1.port])[sd1.port]
         first.cli("pair", "create", "p", "lun0", "lun1", "--yes")
         first.cli("pair", "wait", "p")
+        passed = traffic_with(first.pid, [sd1.port])[sd1.port] - before
+        # Commands, their parameter lists, pings: no payload of SIZE, as the kernel counts it.
+        assert 0 < passed.total < 64 << 10
         (job,) = first.rest("GET", "/v1/jobs").json()
         assert (job["type"], job["asked_by"], job["state"]) == ("pair", "pair p", "done")
         report = first.rest("GET", f"/v1/jobs/{job['id']}").json()

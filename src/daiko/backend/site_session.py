@@ -428,15 +428,18 @@ class SiteSession:
     async def device(self, volume: OfferedVolume) -> RemoteLu:
         """An offered volume as a device. Raises DeviceError; PeerRefused where another one is at
         its LUN."""
-        if volume.lun not in self._controller.units:
+        if not self._shows(volume):
+            # Nobody has looked since it is there, or while one unit took the place of another.
             await self._controller.refresh()
-        facts = self._controller.units.get(volume.lun)
-        shown = () if facts is None else tuple(each.data for each in facts.identity)
-        if volume.naa not in shown:
+        if not self._shows(volume):
             raise PeerRefused(
                 f"LUN {volume.lun} is not the volume {volume.name} that it offers there"
             )
         return self._controller.device(volume.lun)
+
+    def _shows(self, volume: OfferedVolume) -> bool:
+        facts = self._controller.units.get(volume.lun)
+        return facts is not None and any(each.data == volume.naa for each in facts.identity)
 
     async def read(
         self,
