@@ -234,6 +234,9 @@ class VolumeRecord(Record):
     created: float = 0.0
     access: dict[int, VolumeAccess] = {}
     """Target port group -> what holds there for this volume in particular."""
+    shown_as_real: bool | None = None
+    """Shown to hosts as a real LU, or as a virtual one, wherever it has been moved to since; None =
+    as it lies."""
 
     @property
     def key(self) -> str:
@@ -460,6 +463,64 @@ class PairRecord(Record):
         return bool(self.site) and not self.is_followed
 
 
+class MigrationState(StrEnum):
+    MOVING = "moving"
+    """Copied to its new place, from the start or from where it was interrupted."""
+    FAILED = "failed"
+    """It stays where it is; what differs is noted, and its new place kept for it."""
+    DONE = "done"
+    """It lies in its new place."""
+    CANCELLED = "cancelled"
+    """It stays where it is; the new place was given back."""
+
+
+class MigrationRecord(Record):
+    """A volume that moves, or moved last, to another place while hosts use it. One a volume."""
+
+    kind: ClassVar[str] = "migration"
+    volume: str
+    """Its name."""
+    state: MigrationState = MigrationState.MOVING
+    to: str
+    """BACKEND/LUN that it moves to."""
+    source: str = ""
+    """BACKEND/LUN that it moves from; "" = from wherever else it lies."""
+    moved: tuple[tuple[int, int], ...]
+    """Of the volume: (first block, blocks) of each run that moves, in order."""
+    room: Extents
+    """What they move to, end to end in the same order. Nobody else's until the migration has
+    ended."""
+    granularity: int = 64 << 10
+    """Bytes a region of the differential bitmap."""
+    pace: str = "full"
+    """Of its copying, as `copy_manager/pace.py` reads it."""
+    reason: str = ""
+    """Why it failed."""
+    created: float = 0.0
+    changed: float = 0.0
+    """When the state became what it is."""
+
+    @property
+    def key(self) -> str:
+        return self.volume
+
+    @property
+    def name(self) -> str:
+        """Of its differential bitmap."""
+        return self.volume
+
+    @property
+    def power_safe(self) -> bool:
+        """Its bitmap outlives the process only: no write of a host waits for the disk that it lies
+        on, and a power cut costs no more than copying again."""
+        return False
+
+    @property
+    def is_open(self) -> bool:
+        """It has not ended, and its room is kept."""
+        return self.state in (MigrationState.MOVING, MigrationState.FAILED)
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -514,14 +575,16 @@ class StepRecord(BaseModel):
 
 
 ADMINISTRATOR: Final = "administrator"
-"""Who asked for a job, where it was no host and no pair."""
+"""Who asked for a job, where it was no host, no pair and no migration."""
 OF_PAIR: Final = "pair "
 """Begins what a job says that a pair asked for; then comes its name."""
+OF_MIGRATION: Final = "migration of "
+"""Likewise of a migration; then comes the name of the volume."""
 
 
 def is_host(asked_by: str) -> bool:
     """Whether it was a host that asked for a job."""
-    return asked_by != ADMINISTRATOR and not asked_by.startswith(OF_PAIR)
+    return asked_by != ADMINISTRATOR and not asked_by.startswith((OF_PAIR, OF_MIGRATION))
 
 
 class JobRecord(Record):
@@ -530,9 +593,9 @@ class JobRecord(Record):
     kind: ClassVar[str] = "job"
     id: int
     type: str
-    """backup, restore, copy, pair."""
+    """backup, restore, copy, pair, migration."""
     asked_by: str
-    """`administrator`, `host NAME (IQN)`, or `pair NAME`."""
+    """`administrator`, `host NAME (IQN)`, `pair NAME`, or `migration of VOLUME`."""
     source: str
     """Volume name, or BACKEND/LUN."""
     destination: str

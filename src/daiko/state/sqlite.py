@@ -56,6 +56,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.SiteRecord,
         records.CredentialRecord,
         records.PairRecord,
+        records.MigrationRecord,
         records.JobRecord,
     )
 }
