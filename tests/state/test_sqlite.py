@@ -31,6 +31,8 @@ from daiko.state.record import (
     JobRecord,
     JobState,
     MediumWorkRecord,
+    MigrationRecord,
+    MigrationState,
     PairRecord,
     PairState,
     PortalGroupRecord,
@@ -133,6 +135,18 @@ ONE_OF_EACH: list[Record] = [
         secret="never to be shown",
         mutual_user="array",
         mutual_secret="nor is this one",
+    ),
+    MigrationRecord(
+        volume="alpha",
+        state=MigrationState.FAILED,
+        to="sd2/0",
+        source="sd1/0",
+        moved=((0, 100), (200, 50)),
+        room=[ExtentRecord(device="sd2/0", lba=2048, blocks=150)],  # type: ignore[arg-type]
+        pace="50MiB/s",
+        reason="sd2/0: no path",
+        created=1.0,
+        changed=2.0,
     ),
     PairRecord(
         name="p",
