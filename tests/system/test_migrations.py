@@ -11,7 +11,7 @@ from pair_load import Load
 from processes import Daiko, image, qemu_io
 
 MIB = 1 << 20
-SIZE = 96 * MIB
+SIZE = 72 * MIB
 """More than what is caught up with without a job: so there is a round."""
 
 
@@ -58,26 +58,22 @@ def test_owner_of_both_places_moves_the_volume_by_itself(tmp_path: Path) -> None
         assert [extent["device"] for extent in after["extents"]] == [to]
         assert (after["naa"], after["mapped_to"]) == (before["naa"], before["mapped_to"])
 
-        qemu_io(first.url(0), "read -P 0x11 1M 256k", "write -P 0x22 80M 4k")
+        qemu_io(first.url(0), "read -P 0x11 1M 256k", "write -P 0x22 70M 4k")
         assert one.read_bytes() == wanted
-        assert two.read_bytes()[80 * MIB : 80 * MIB + 4096] == b"\x22" * 4096
+        assert two.read_bytes()[70 * MIB : 70 * MIB + 4096] == b"\x22" * 4096
 
         again = first.cli("volume", "migrate", "lun0", "--to", to, check=False)
         assert (again.returncode, "lies there already" in again.stderr) == (7, True)
-        refused = first.cli("volume", "migrate", "lun0", "--to", "no/0", check=False)
-        assert refused.returncode == 3
         back = f"{name}/0"
         first.cli("volume", "migrate", "lun0", "--to", back, "--pace", "1MiB/s")
         late = first.cli("volume", "migrate", "lun0", "--wait", "--timeout", "0", check=False)
         assert late.returncode == 8
         assert f"moving to {back}" in first.cli("volume", "show", "lun0").stdout
-        busy = first.cli("volume", "rm", "lun0", check=False)
-        assert (busy.returncode, "being migrated" in busy.stderr) == (4, True)
+        busy = first.rest("DELETE", "/v1/volumes/lun0")
+        assert (busy.status_code, "being migrated" in busy.json()["detail"]) == (409, True)
         first.cli("volume", "migrate", "lun0", "--cancel")
-        nothing = first.cli("volume", "migrate", "lun0", "--cancel", check=False)
-        assert nothing.returncode == 7
         assert "cancelled" in first.cli("volume", "migrations").stdout
-        qemu_io(first.url(0), "read -P 0x22 80M 4k")
+        qemu_io(first.url(0), "read -P 0x22 70M 4k")
 
 
 async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
@@ -85,7 +81,7 @@ async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
 ) -> None:
     """From one second controller to another; the first controller is killed on the way, and so is
     the new place."""
-    files = [image(tmp_path / f"{name}.img", 16 * MIB, seed=7) for name in ("one", "two")]
+    files = [image(tmp_path / f"{name}.img", 8 * MIB, seed=7) for name in ("one", "two")]
     below = [
         Daiko(tmp_path, file, name=f"sd{place}", mode="local", store=tmp_path / f"sd{place}")
         for place, file in enumerate(files)
@@ -102,19 +98,18 @@ async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
     load = Load(first, 0, seed=5)
     task = asyncio.create_task(load.run())
     try:
-        await asyncio.to_thread(first.cli, "backend", "attach", "new", below[1].url())
+        new = f"iscsi://{below[1].portal}/{below[1].iqn}"
+        await asyncio.to_thread(first.cli, "backend", "add", "new", new)
+        await asyncio.to_thread(first.cli, "backend", "set", "new", "--command-timeout", "1")
         await load.progress(50)
         move = ("volume", "migrate", "lun0")
-        await asyncio.to_thread(first.cli, *move, "--to", "new/0", "--pace", "8MiB/s")
-        left = 16 * MIB
-        for _ in range(3):
-            await load.progress(100)
-            first.kill()
-            await asyncio.to_thread(first.start)
-            found = await asyncio.to_thread(_migration, first)
-            assert found["state"] in ("moving", "done")
-            assert found["left"] <= left
-            await load.progress(50)
+        await asyncio.to_thread(first.cli, *move, "--to", "new/0", "--pace", "300KiB/s")
+        await load.progress(100)
+        first.kill()
+        await asyncio.to_thread(first.start)
+        found = await asyncio.to_thread(_migration, first)
+        assert (found["state"], found["left"] < 8 * MIB) == ("moving", True)
+        await load.progress(50)
         below[1].kill()
         await load.progress(50)
         await asyncio.to_thread(below[1].start)
@@ -134,5 +129,5 @@ async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
         load.stop()
         await asyncio.wait({task}, timeout=30)
         for process in processes:
-            process.stop() if process is not below[0] else None
-    task.result()
+            process.kill()
+    await task
