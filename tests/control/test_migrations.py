@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from daiko.command_control.plan import Function
-from daiko.control import migrations, pairs, volumes
+from daiko.control import copies, migrations, pairs, volumes
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.migrations import Migration
 from daiko.control.publication import PublishedVolume
@@ -30,6 +30,7 @@ from daiko.pair.live_migration import SwitchRefused
 from daiko.pair.settings import PairSettings
 from daiko.state.index import BlocksInUse
 from daiko.state.record import (
+    TERMINAL,
     ExtentRecord,
     JobRecord,
     JobState,
@@ -263,6 +264,11 @@ async def test_a_volume_that_moves_is_left_alone_and_so_is_the_device(system: Sy
         await volumes.create_by_hand(
             system, "gamma", [ExtentRecord(device="two/0", lba=0, blocks=2 * BLOCKS)]
         )
+    with pytest.raises(Conflict, match="volume 'alpha' lies on those blocks of two/0"):
+        copies.request(system, "beta", "two/0")
+    into = copies.request(system, "beta", "alpha")
+    (step,) = system.copy_manager.plan(into).steps
+    assert "a migration has to know" in str(step)
     assert not (await migrations.resume(system, "alpha")).changed
     await migrations.set_pace(system, "alpha", "full")
     await _reached(system, MigrationState.DONE)
@@ -510,20 +516,22 @@ async def test_a_job_that_was_planned_before_the_switch_is_planned_again(system:
     assert await _contents(system) == wanted
 
 
-async def test_a_stop_keeps_the_migration_and_a_start_goes_on(
+async def test_a_stop_keeps_the_migration_and_a_start_copies_the_rest(
     store: SqliteStore, system: System, tmp_path: Path
 ) -> None:
-    host = Host(system, await _contents(system))
+    _use(system, IN_ROUNDS)
+    system.copy_manager.settings = replace(system.copy_manager.settings, confirm_seconds=0.05)
+    wanted = await _contents(system)
     await migrations.start(system, "alpha", "two/0", pace="1MiB/s")
-    await host.progress(20)
-    wanted = await host.stop()
-    await _until(lambda: migrations.show(system, "alpha").status.left <= SIZE // 2)
+    await _until(lambda: migrations.show(system, "alpha").status.left <= SIZE * 3 // 4)
+    left = migrations.show(system, "alpha").status.left
     await system.stop()
+    assert not [job for job in store.list(JobRecord) if job.state not in TERMINAL]
     again = await System.start(store, kept_in=tmp_path)
     try:
         status = migrations.show(again, "alpha").status
         assert status.record.state is MigrationState.MOVING
-        assert status.left <= SIZE // 2 + 16 * 65536
+        assert 0 < status.left <= left
         assert _used(again, B) == BLOCKS
         await migrations.set_pace(again, "alpha", "full")
         await _reached(again, MigrationState.DONE)

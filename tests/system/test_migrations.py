@@ -107,8 +107,7 @@ async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
         await load.progress(100)
         first.kill()
         await asyncio.to_thread(first.start)
-        found = await asyncio.to_thread(_migration, first)
-        assert (found["state"], found["left"] < 8 * MIB) == ("moving", True)
+        assert (await asyncio.to_thread(_migration, first))["state"] == "moving"
         await load.progress(50)
         below[1].kill()
         await load.progress(50)

@@ -43,6 +43,9 @@ class LiveMovingVolume(LiveVolume):
     def put(self, layer: PairedDevice) -> None:
         super().put(layer)
         self._volume.put_under(self._gate)
+        # Before the migration is in the store: a job that is planned from now on goes through it,
+        # and one that was planned before is planned again.
+        self.protect(False)
         tasks = self._unit.task_set
         self._give_up = tasks.await_end(
             [task for _, task in tasks.tasks()], self._earlier_ended.set
