@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daiko.pair.migration_state import VERBS, MigrationVerb
 from daiko.pair.state import Answer
-from daiko.state.record import MigrationState
+from daiko.state.migration_record import MigrationState
 from reference_docs.markdown import code, head, member_words, table
 
 _STATES = {
@@ -19,7 +19,9 @@ _VERBS = {
 
 
 def document() -> str:
-    lines = head("States of a migration", "`pair/migration_state.py` and `state/record.py`")
+    lines = head(
+        "States of a migration", "`pair/migration_state.py` and `state/migration_record.py`"
+    )
     lines += [
         "A migration moves a volume to another device while hosts use it. A state is in the store",
         "before anything follows from it; the last migration of each volume is kept.",

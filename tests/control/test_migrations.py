@@ -29,15 +29,8 @@ from daiko.mapping.extent import DeviceId
 from daiko.pair.live_migration import SwitchRefused
 from daiko.pair.settings import PairSettings
 from daiko.state.index import BlocksInUse
-from daiko.state.record import (
-    TERMINAL,
-    ExtentRecord,
-    JobRecord,
-    JobState,
-    MigrationRecord,
-    MigrationState,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord, MigrationState
+from daiko.state.record import TERMINAL, ExtentRecord, JobRecord, JobState, VolumeRecord
 from daiko.state.sqlite import SqliteStore
 
 from .conftest import disk

@@ -6,7 +6,7 @@ import pytest
 
 from daiko.pair.migration_state import VERBS, MigrationVerb
 from daiko.pair.state import Answer
-from daiko.state.record import MigrationState
+from daiko.state.migration_record import MigrationState
 
 
 @pytest.mark.parametrize("state", MigrationState)

@@ -18,6 +18,7 @@ from daiko.command_control.function_table import CopyLimits, FunctionCell, Known
 from daiko.command_control.plan import Function, Mode
 from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state import sqlite
+from daiko.state.migration_record import MigrationRecord, MigrationState
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
@@ -31,8 +32,6 @@ from daiko.state.record import (
     JobRecord,
     JobState,
     MediumWorkRecord,
-    MigrationRecord,
-    MigrationState,
     PairRecord,
     PairState,
     PortalGroupRecord,

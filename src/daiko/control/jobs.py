@@ -15,14 +15,8 @@ from daiko.copy_manager.pacer import Limit
 from daiko.copy_manager.request import CopyRequest
 from daiko.mapping.extent import Piece
 from daiko.state.index import BlocksInUse
-from daiko.state.record import (
-    TERMINAL,
-    JobRecord,
-    JobState,
-    MigrationRecord,
-    PairRecord,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import TERMINAL, JobRecord, JobState, PairRecord, VolumeRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System

@@ -23,13 +23,8 @@ from daiko.pair.migrations import NoSuchMigration
 from daiko.pair.state import Answer
 from daiko.state.extents import Extents
 from daiko.state.index import OfferedTo
-from daiko.state.record import (
-    OF_MIGRATION,
-    BackendRecord,
-    MigrationRecord,
-    MigrationState,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord, MigrationState
+from daiko.state.record import OF_MIGRATION, BackendRecord, VolumeRecord
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.move import Move
 from daiko.mapping.range_set import RangeSet
 from daiko.pair.write_path import PairedDevice
-from daiko.state.record import OF_MIGRATION, MigrationRecord
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import OF_MIGRATION
 from daiko.target.logical_unit import LogicalUnit
 from daiko.virtual_lu.virtual_lu import VirtualLu
 

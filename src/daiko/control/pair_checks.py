@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from daiko.control.error import Conflict
 from daiko.copy_manager.request import places_of
-from daiko.state.record import TERMINAL, JobRecord, MigrationRecord, PairRecord, VolumeRecord
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import TERMINAL, JobRecord, PairRecord, VolumeRecord
 from daiko.state.store import Store, Transaction
 
 

@@ -31,13 +31,12 @@ from daiko.pair.peer_door import PeerDoor
 from daiko.scsi.site import MANAGEMENT_LUN
 from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord, MigrationState
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     GroupState,
     HostRecord,
-    MigrationRecord,
-    MigrationState,
     PairRecord,
     PortalGroupRecord,
     SiteRecord,

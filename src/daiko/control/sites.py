@@ -18,14 +18,8 @@ from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.hosts import Login
 from daiko.control.pair_checks import refuse_while_migrated
 from daiko.scsi.site_values import LARGEST_LUN, Greeting
-from daiko.state.record import (
-    CredentialRecord,
-    HostRecord,
-    MigrationRecord,
-    PairRecord,
-    SiteRecord,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import CredentialRecord, HostRecord, PairRecord, SiteRecord, VolumeRecord
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:

@@ -46,6 +46,7 @@ from daiko.pair.settings import PairSettings
 from daiko.pair.site_copies import SiteCopies
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -53,7 +54,6 @@ from daiko.state.record import (
     FunctionRecord,
     HostRecord,
     JobRecord,
-    MigrationRecord,
     PairRecord,
     Patience,
     PortalGroupRecord,

@@ -24,6 +24,7 @@ from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import Extents
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -31,7 +32,6 @@ from daiko.state.record import (
     ExtentRecord,
     GroupState,
     JobRecord,
-    MigrationRecord,
     PairRecord,
     VolumeAccess,
     VolumeRecord,

@@ -30,7 +30,7 @@ from daiko.pair.side import Side
 from daiko.pair.state import Use
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss, Way
-from daiko.state.record import MigrationRecord, MigrationState
+from daiko.state.migration_record import MigrationRecord, MigrationState
 from daiko.state.store import StoreError
 
 log = structlog.get_logger(__name__)
@@ -193,7 +193,7 @@ class LiveMigration:
         async with self._lock:
             if self.record.state is MigrationState.FAILED:
                 await self._come_to_rest()
-                record = self._moved_on(MigrationState.MOVING)
+                record = _moved_on(self.record, self._clock(), MigrationState.MOVING)
                 try:
                     await self._keep(record)
                 except StoreError:
@@ -208,13 +208,13 @@ class LiveMigration:
             if not self.record.is_open:
                 return False
             await self._come_to_rest()
-            record = self._moved_on(MigrationState.CANCELLED)
+            record = _moved_on(self.record, self._clock(), MigrationState.CANCELLED)
             try:
                 await self._keep(record)
             except StoreError:
                 self.act(self.record)
                 raise
-            self._end(record)
+            self.end(record)
             return True
 
     async def set_pace(self, text: str) -> None:
@@ -234,10 +234,6 @@ class LiveMigration:
             await self._rest()
             self._answer_losses(Unreachable("the controller stops"))
             await self.lead.close()
-
-    async def abandon(self) -> None:
-        """It never came into the store."""
-        self._end(self.record)
 
     # --- what works for it ----------------------------------------------------------------------
 
@@ -273,9 +269,9 @@ class LiveMigration:
             self.lead.hold()
             try:
                 if await self._is_equal_and_still():
-                    record = self._moved_on(MigrationState.DONE)
+                    record = _moved_on(self.record, self._clock(), MigrationState.DONE)
                     await self._switch(record)
-                    self._end(record)
+                    self.end(record)
                     return True
             except SwitchRefused as refused:
                 self._waits_for = str(refused)
@@ -310,7 +306,7 @@ class LiveMigration:
                 self._answer_losses()
                 return
             await self._come_to_rest()
-            record = self._moved_on(MigrationState.FAILED, why)
+            record = _moved_on(self.record, self._clock(), MigrationState.FAILED, why)
             while True:
                 try:
                     await self._keep(record)
@@ -352,11 +348,6 @@ class LiveMigration:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _moved_on(self, state: MigrationState, reason: str = "") -> MigrationRecord:
-        return self.record.model_copy(
-            update={"state": state, "reason": reason, "changed": self._clock()}
-        )
-
     async def _rest(self) -> None:
         work, self._work = self._work, None
         if work is not None and work is not asyncio.current_task():
@@ -371,8 +362,9 @@ class LiveMigration:
         self.lead.hold()
         await self.lead.drained()
 
-    def _end(self, record: MigrationRecord) -> None:
-        """Out of the way; what was held goes on."""
+    def end(self, record: MigrationRecord) -> None:
+        """By a record that is not open, or never came into the store: out of the way; what was
+        held goes on."""
         self.record = record
         self._copier = None
         self._answer_losses()
@@ -383,3 +375,9 @@ class LiveMigration:
     def _tell_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _moved_on(
+    record: MigrationRecord, now: float, state: MigrationState, reason: str = ""
+) -> MigrationRecord:
+    return record.model_copy(update={"state": state, "reason": reason, "changed": now})

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from daiko.pair.state import Answer
-from daiko.state.record import MigrationState
+from daiko.state.migration_record import MigrationState
 
 
 class MigrationVerb(StrEnum):

@@ -20,7 +20,8 @@ from daiko.pair.side import Side
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
 from daiko.state.extents import Extents
-from daiko.state.record import TERMINAL, JobRecord, MigrationRecord, VolumeRecord
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import TERMINAL, JobRecord, VolumeRecord
 from daiko.state.store import Store, StoreError, Transaction
 
 
@@ -110,7 +111,7 @@ class Migrations:
                 change.put(record)
         except BaseException:
             del self._living[record.volume]
-            await migration.abandon()
+            migration.end(record)
             raise
         migration.act(record)
         return migration

@@ -16,15 +16,8 @@ from typing import ClassVar, Final, NamedTuple, Self
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import (
-    TERMINAL,
-    HostRecord,
-    JobRecord,
-    MigrationRecord,
-    Record,
-    SiteRecord,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import TERMINAL, HostRecord, JobRecord, Record, SiteRecord, VolumeRecord
 from daiko.state.store import Change, Index
 
 _MANY = 64

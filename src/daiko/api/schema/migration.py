@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from daiko.api.schema.job import PACE
 from daiko.control.migrations import Asked, Migration
 from daiko.copy_manager.pacer import Limit
-from daiko.state.record import MigrationState
+from daiko.state.migration_record import MigrationState
 
 
 class CarrierView(BaseModel):
