@@ -23,6 +23,7 @@ from daiko.device.layer.change_tracking import ChangeTracking
 from daiko.device.layer.delay import Delay
 from daiko.device.layer.fault import Fault, Operation
 from daiko.device.layer.layer import Layer
+from daiko.device.layer.read_gate import ReadGate
 from daiko.device.layer.read_only import ReadOnly
 from daiko.device.layer.stats import Stats
 from daiko.device.layer.timing import CommandTimes, Timing
@@ -72,6 +73,7 @@ LAYERS = {
     "change tracking": lambda: ChangeTracking(MemoryDevice(12000)),
     "change tracking, coarse": lambda: ChangeTracking(MemoryDevice(12000), maximum_bitmap_bytes=16),
     "timing": lambda: Timing(MemoryDevice(12000), CommandTimes()),
+    "read gate": lambda: ReadGate(MemoryDevice(12000)),
     "emulate over memory": lambda: Emulate(MemoryDevice(12000)),
     "emulate over plain": lambda: Emulate(Plain(MemoryDevice(12000))),
     "emulate over plain and slow": lambda: Emulate(Delay(Plain(MemoryDevice(12000)), 0.0)),
@@ -283,6 +285,29 @@ class TestChangeTracking:
             inside = [block for block in expected if first <= block < first + blocks]
             assert device.changed_in(first, blocks) == len(inside)
         device.below.close()
+
+
+class TestReadGate:
+    async def test_shut_it_keeps_reads_back_and_says_when_none_is_under_way(self) -> None:
+        delay = Delay(MemoryDevice(1024), None)
+        gate = ReadGate(delay)
+        ended: list[str] = []
+        gate.read(0, 1, lambda error, data: ended.append("early"))
+        gate.lba_status(0, 1, lambda error, runs: ended.append("status"))
+        gate.shut(lambda: ended.append("drained"))
+        gate.read(0, 1, lambda error, data: ended.append("late"))
+        gate.prefetch(0, 1, lambda error, fits: ended.append("prefetch"))
+        gate.lba_status(0, 1, lambda error, runs: ended.append("late status"))
+        gate.write(0, bytes(512), lambda error: ended.append("write"))
+        assert "drained" not in ended
+        delay.release()
+        assert "drained" in ended
+        assert not {"late", "prefetch", "late status"} & set(ended)
+        gate.open()
+        delay.release()
+        assert {"early", "status", "write", "late", "prefetch", "late status"} <= set(ended)
+        gate.shut(lambda: ended.append("drained again"))
+        assert ended[-1] == "drained again"
 
 
 class TestTiming:

@@ -18,6 +18,7 @@ from daiko.command_control.function_table import CopyLimits, FunctionCell, Known
 from daiko.command_control.plan import Function, Mode
 from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state import sqlite
+from daiko.state.migration_record import MigrationRecord, MigrationState
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
@@ -133,6 +134,18 @@ ONE_OF_EACH: list[Record] = [
         secret="never to be shown",
         mutual_user="array",
         mutual_secret="nor is this one",
+    ),
+    MigrationRecord(
+        volume="alpha",
+        state=MigrationState.FAILED,
+        to="sd2/0",
+        source="sd1/0",
+        moved=((0, 100), (200, 50)),
+        room=[ExtentRecord(device="sd2/0", lba=2048, blocks=150)],  # type: ignore[arg-type]
+        pace="50MiB/s",
+        reason="sd2/0: no path",
+        created=1.0,
+        changed=2.0,
     ),
     PairRecord(
         name="p",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from daiko.cli import backup, client, complete, copy, option, render
+from daiko.cli import backup, client, complete, copy, migrate, option, render
 
 app = typer.Typer(
     no_args_is_help=True, help="Show the plan of a request, with all reasons, without running it."
@@ -59,6 +59,19 @@ def explain_restore(
 ) -> None:
     """Who would carry out each step of a restore, why, and why not another."""
     body = {"type": "restore", "backup": id, "to": to, "force": force, **option.mode(mode)}
+    _explain(context, body, json)
+
+
+@app.command("migrate")
+def explain_migrate(
+    context: typer.Context,
+    volume: option.VolumeName,
+    to: migrate.To,
+    source: migrate.From = "",
+    json: option.Json = False,
+) -> None:
+    """How much would move to another device, who would copy it, and why."""
+    body = {"type": "migration", "volume": volume, "to": to, "source": source}
     _explain(context, body, json)
 
 

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from daiko.cli import client, complete, option, render
+from daiko.cli import client, complete, migrate, option, render
 
 app = typer.Typer(no_args_is_help=True, help="Volumes: what hosts see as a disk.")
+app.command("migrate")(migrate.migrate)
+app.command("migrations")(migrate.migrations)
 
 
 @app.command("add")
@@ -108,6 +110,7 @@ def show(context: typer.Context, name: option.VolumeName, json: option.Json = Fa
             ("mapped to", _mapped(found) or "no host"),
             ("made at", render.moment(found["created"])),
             ("reserved", _reserved(held)),
+            ("migration", migrate.line(rest, name)),
         ]
     )
     render.out.print()

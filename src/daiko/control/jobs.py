@@ -15,6 +15,7 @@ from daiko.copy_manager.pacer import Limit
 from daiko.copy_manager.request import CopyRequest
 from daiko.mapping.extent import Piece
 from daiko.state.index import BlocksInUse
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import TERMINAL, JobRecord, JobState, PairRecord, VolumeRecord
 
 if TYPE_CHECKING:
@@ -200,15 +201,20 @@ def spare_volumes(system: System, wanted: CopyRequest) -> CopyRequest:
 
 
 def _volume_at(system: System, piece: Piece) -> str:
-    """The name of the first volume that lies on any block of a piece."""
+    """The name of the first volume that lies on any block of a piece, or moves there."""
     end = piece.lba + piece.blocks
+    lying = [
+        *((volume.name, volume.extents.table) for volume in system.store.list(VolumeRecord)),
+        *(
+            (migration.volume, migration.room.table)
+            for migration in system.store.list(MigrationRecord)
+            if migration.is_open
+        ),
+    ]
     return next(
-        volume.name
-        for volume in system.store.list(VolumeRecord)
-        if any(
-            first < end and piece.lba < upto
-            for first, upto in volume.extents.table.taken_on(piece.device)
-        )
+        name
+        for name, table in lying
+        if any(first < end and piece.lba < upto for first, upto in table.taken_on(piece.device))
     )
 
 

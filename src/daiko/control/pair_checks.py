@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from daiko.control.error import Conflict
 from daiko.copy_manager.request import places_of
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import TERMINAL, JobRecord, PairRecord, VolumeRecord
-from daiko.state.store import Store
+from daiko.state.store import Store, Transaction
 
 
 def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
@@ -20,9 +21,21 @@ def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
             )
 
 
-def check_free(store: Store, wanted: Sequence[VolumeRecord]) -> None:
-    """Raises Conflict where one of these volumes is in a pair, or a job works on it."""
+def refuse_while_migrated(migrations: Iterable[MigrationRecord], volume: str) -> None:
+    """Raises Conflict where a volume is being moved."""
+    for migration in migrations:
+        if migration.volume == volume and migration.is_open:
+            raise Conflict(
+                f"{volume} is being migrated to {migration.to}",
+                f"wait for it, or `daiko volume migrate {volume} --cancel`",
+            )
+
+
+def check_free(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> None:
+    """Raises Conflict where one of these volumes is in a pair, is being moved, or a job works on
+    it."""
     for volume in wanted:
+        refuse_while_migrated(store.list(MigrationRecord), volume.name)
         refuse_while_paired(store.list(PairRecord), volume.name)
     _check_jobs(store, wanted)
 
@@ -44,7 +57,7 @@ def check_names(store: Store, name: str, group: str) -> None:
         raise Conflict("a pair and its group have different names", field="group")
 
 
-def _check_jobs(store: Store, wanted: Sequence[VolumeRecord]) -> None:
+def _check_jobs(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> None:
     for job in store.list(JobRecord):
         if job.state in TERMINAL:
             continue

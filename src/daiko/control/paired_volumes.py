@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from typing import ClassVar
 
 from daiko.command_control.plan import Function
 from daiko.control.publication import PublishedVolume, WrittenThrough
@@ -26,6 +27,9 @@ from daiko.state.store import StoreError
 
 class LiveVolume:
     """A published volume as a side of a pair."""
+
+    who: ClassVar[str] = "a pair"
+    """Has to know what is written to it."""
 
     def __init__(self, volume: PublishedVolume, generation: Callable[[str], int]) -> None:
         """`generation(backend)` is that of the connection to a back end; 0 for own disks."""
@@ -66,7 +70,7 @@ class LiveVolume:
         self._volume.put_under(layer)
 
     def take(self, layer: PairedDevice) -> None:
-        self._volume.written_through = None
+        self._layer = self._volume.written_through = None
         self._volume.take_off(layer)
 
     def protect(self, protected: bool) -> None:
@@ -75,7 +79,9 @@ class LiveVolume:
         self._volume.written_through = (
             None
             if protected or self._layer is None
-            else WrittenThrough(self._layer, f"a pair has to know what is written to {self.name}")
+            else WrittenThrough(
+                self._layer, f"{self.who} has to know what is written to {self.name}"
+            )
         )
 
 
@@ -108,7 +114,6 @@ class PairCopies:
         pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         """As `surroundings.Copies.copy`."""
-        manager = self._copy_manager
         request = CopyRequest(
             type=PAIR,
             function=Function.VOLUME_COPY,
@@ -118,6 +123,13 @@ class PairCopies:
             asked_by=OF_PAIR + pair,
             pace=pace,
         )
+        async with aclosing(self.carry_out(pair, request)) as confirmed:
+            async for blocks in confirmed:
+                yield blocks
+
+    async def carry_out(self, pair: str, request: CopyRequest) -> AsyncGenerator[RangeSet, None]:
+        """As `copy`, a request whose source is a volume."""
+        manager = self._copy_manager
         submitting = asyncio.ensure_future(manager.submit(request))
         try:
             record = await asyncio.shield(submitting)
@@ -136,7 +148,7 @@ class PairCopies:
                 record = manager.job(job)
                 if record.confirmed_blocks > confirmed:
                     confirmed = record.confirmed_blocks
-                    yield confirmed_of(record, self._table(source))
+                    yield confirmed_of(record, self._table(request.source))
         finally:
             self._jobs.pop(pair, None)
             with suppress(JobNotRunning):

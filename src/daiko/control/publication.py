@@ -18,6 +18,7 @@ import structlog
 
 from daiko.backend.intent_log import IntentLog
 from daiko.command_control.decision import Place
+from daiko.control.attachment import DeviceWatcher
 from daiko.control.intents import Intents
 from daiko.control.kept import UnitKeepers
 from daiko.control.management_units import ManagementUnits
@@ -30,6 +31,7 @@ from daiko.pair.peer_door import PeerDoor
 from daiko.scsi.site import MANAGEMENT_LUN
 from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord, MigrationState
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
@@ -85,6 +87,8 @@ class PublishedVolume:
         open_intents: Callable[[], IntentLog] | None = None,
     ) -> None:
         self.record = record
+        self.is_real = is_real
+        """Shown to hosts as a real LU."""
         self.table = record.extents.table
         self._device_of = device_of
         self._overlays: list[Overlay] = []
@@ -174,6 +178,13 @@ class PublishedVolume:
             below = overlay
         self.unit.resize(below)
 
+    def move(self, record: VolumeRecord) -> None:
+        """Take a record by which the same data lies elsewhere: hosts keep the unit and notice
+        nothing. Who moved it has seen to it that nothing is under way below."""
+        self.record = record
+        self.table = record.extents.table
+        self.rebuild()
+
     def put_over(self, make: Callable[[BlockDevice], AnyOverlay]) -> AnyOverlay:
         """Put a layer into the way of all commands of hosts. Each call needs a `take_off`.
 
@@ -242,6 +253,8 @@ class Publication:
         """Site -> the units that its first controller sees."""
         self.on_hosts_changed: Callable[[], None] = lambda: None
         """Called when the hosts, or what they may use, have become others."""
+        self.watchers: list[DeviceWatcher] = []
+        """Told of devices as this is, after it: places that are no volumes yet."""
         self._port_groups = TargetPortGroups()
         self._management = ManagementAddresses()
         self._keeping: set[asyncio.Task[None]] = set()
@@ -283,6 +296,8 @@ class Publication:
         """The devices of a back end have become others."""
         for volume in self.volumes_on(name):
             volume.rebuild()
+        for watcher in self.watchers:
+            watcher.backend_changed(name)
 
     def device_was_reset(self, device: DeviceId) -> None:
         """A device reported a reset, and what its cache held may be gone: the hosts that wrote
@@ -290,13 +305,19 @@ class Publication:
         for volume in self._volumes.values():
             if volume.lies_on(device):
                 volume.announce_reset()
+        for watcher in self.watchers:
+            watcher.device_was_reset(device)
 
     def _add(self, record: VolumeRecord) -> None:
         volume = self._volumes[record.name] = PublishedVolume(
             record,
             self._device_of,
             self.third_party_copy,
-            is_real=is_real_lu(self._store, record),
+            is_real=(
+                is_real_lu(self._store, record)
+                if record.shown_as_real is None
+                else record.shown_as_real
+            ),
             keeper=self.keepers.of(record),
             port_groups=self._port_groups,
             management=self._management,
@@ -381,6 +402,12 @@ class Publication:
 
     def _follow(self, changes: Sequence[Change]) -> None:
         concerned = False
+        moved = {
+            change.key
+            for change in changes
+            if isinstance(change.after, MigrationRecord)
+            and change.after.state is MigrationState.DONE
+        }
         if any(change.type in _OF_PORT_GROUPS for change in changes):
             self._follow_port_groups()
         for change in changes:
@@ -397,7 +424,9 @@ class Publication:
             elif change.type is VolumeRecord:
                 seen_by = self._store.index(SeenBy).volume(change.key)
                 offered_to = self._store.index(OfferedTo).volume(change.key)
-                if self._follow_volume(change) and (seen_by or offered_to):
+                if self._follow_volume(change, has_moved=change.key in moved) and (
+                    seen_by or offered_to
+                ):
                     concerned = True
                     for sight in seen_by:
                         self._views.pop(sight.host, None)
@@ -407,8 +436,9 @@ class Publication:
             self._publish()
             self.on_hosts_changed()
 
-    def _follow_volume(self, change: Change) -> bool:
-        """Take a volume as it is now; whether hosts see another unit for it."""
+    def _follow_volume(self, change: Change, *, has_moved: bool) -> bool:
+        """Take a volume as it is now; whether hosts see another unit for it. `has_moved`: its data
+        lies where the record says, as it lay before."""
         after = change.after
         if not isinstance(after, VolumeRecord):
             self._close(self._volumes.pop(change.key))
@@ -420,6 +450,9 @@ class Publication:
             before, living.record = living.record, after
             if before.access != after.access:
                 living.unit.asymmetric_access.follow(own_access(after))
+            return False
+        if living is not None and has_moved:
+            living.move(after)
             return False
         if living is not None and begins_with(after.extents.table, living.table):
             living.grow(after)

@@ -16,14 +16,10 @@ from daiko.control import chap, names, target_address
 from daiko.control.chap import Chap, ChapState
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.control.hosts import Login
+from daiko.control.pair_checks import refuse_while_migrated
 from daiko.scsi.site_values import LARGEST_LUN, Greeting
-from daiko.state.record import (
-    CredentialRecord,
-    HostRecord,
-    PairRecord,
-    SiteRecord,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import CredentialRecord, HostRecord, PairRecord, SiteRecord, VolumeRecord
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:
@@ -218,6 +214,7 @@ def put(change: Transaction, record: SiteRecord, *, own_iqn: str) -> None:
     for lun, volume in record.offered.items():
         if change.get(VolumeRecord, volume) is None:
             raise Conflict(f"there is no volume {volume}", field=f"offered.{lun}")
+        refuse_while_migrated(change.list(MigrationRecord), volume)
     for pair in change.list(PairRecord):
         if pair.is_followed and pair.site == record.name:
             _refuse_withdrawing(pair, record.offered.values())

@@ -28,6 +28,7 @@ from daiko.control.inventory import Inventory
 from daiko.control.listening import Listening
 from daiko.control.management import check_urls
 from daiko.control.management_units import ManagementUnits
+from daiko.control.moving_volumes import LiveMovingVolume, MigrationCopies, NewPlace
 from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
 from daiko.control.site_links import SiteLinks
@@ -37,12 +38,15 @@ from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
 from daiko.pair.followed import FollowedPairs
+from daiko.pair.live_migration import Places
+from daiko.pair.migrations import Migrations
 from daiko.pair.pairs import Pairs
 from daiko.pair.peers import Peers
 from daiko.pair.settings import PairSettings
 from daiko.pair.site_copies import SiteCopies
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -67,6 +71,8 @@ from daiko.target.portal import Target
 
 BITMAPS: Final = "bitmaps"
 """Folder of the differential bitmaps, beside the store."""
+MIGRATIONS: Final = "migrations"
+"""In it, folder of those of migrations."""
 
 
 class System:
@@ -107,6 +113,19 @@ class System:
             ),
             bitmaps,
         )
+        moving = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
+        self.migrations = Migrations(
+            store,
+            self._moving_volume,
+            self._is_shown_as_real,
+            Workshop(
+                MigrationCopies(moving, lambda volume: self.migrations.living(volume).record),
+                self.devices.time_commands,
+                settings,
+            ),
+            None if bitmaps is None else bitmaps / MIGRATIONS,
+        )
+        """The volumes that move to other devices."""
         self.followed = FollowedPairs(store, self._paired_volume, bitmaps, time.time)
         """The pairs that other sites lead."""
         self.site_pairs = SitePairs(self)
@@ -136,6 +155,7 @@ class System:
         await system.copy_manager.start()
         await system.followed.start()
         await system.pairs.start()
+        await system.migrations.start()
         system.site_pairs.start()
         system.sites.start()
         return system
@@ -150,6 +170,7 @@ class System:
         await self._target.stop()
         await self.site_pairs.stop()
         await self.pairs.stop()
+        await self.migrations.stop()
         await self.followed.stop()
         await self.sites.stop()
         await self.copy_manager.stop()
@@ -260,6 +281,12 @@ class System:
         """Let go of a back end and forget what is known of it. Raises NotFound, and Conflict
         while a volume lies on it or a job works on it."""
         self._existing(name)
+        for migration in self.store.list(MigrationRecord):
+            if migration.is_open and name in migration.room.backends:
+                raise Conflict(
+                    f"volume {migration.volume} is being migrated to {migration.to}",
+                    f"wait for it, or `daiko volume migrate {migration.volume} --cancel`",
+                )
         volumes = self.store.index(VolumesOf).on(name)
         if volumes:
             raise Conflict(
@@ -353,6 +380,16 @@ class System:
 
     def _paired_volume(self, name: str) -> LiveVolume:
         return LiveVolume(self._publication.volume(name), self._generation)
+
+    def _moving_volume(self, record: MigrationRecord) -> Places:
+        volume = self._publication.volume(record.volume)
+        return Places(
+            LiveMovingVolume(volume, self._generation),
+            NewPlace(record, volume, self._block_device, self._generation, self._publication),
+        )
+
+    def _is_shown_as_real(self, record: VolumeRecord) -> bool:
+        return self._publication.volume(record.name).is_real
 
     def _volume_over_sites(self, pair: str, name: str) -> PairVolume | None:
         """A volume of a pair that this system leads over two sites; None where it leads none."""

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from daiko.command_control.plan import Mode
 from daiko.control import kept
 from daiko.control.error import Conflict, Invalid, NotFound
-from daiko.control.pair_checks import refuse_while_paired
+from daiko.control.pair_checks import refuse_while_migrated, refuse_while_paired
 from daiko.control.system import System
 from daiko.copy_manager.request import places_of
 from daiko.mapping.allocator import NoRoom, Unfit, allocate, by_hand
@@ -24,6 +24,7 @@ from daiko.mapping.extent import DeviceId
 from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import Extents
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
+from daiko.state.migration_record import MigrationRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -168,6 +169,7 @@ def put_grown(
     if blocks == record.blocks:
         return record
     refuse_while_paired(change.list(PairRecord), record.name)
+    refuse_while_migrated(change.list(MigrationRecord), record.name)
     added = blocks - record.blocks
     last = record.extents[-1]
     in_place = 0
@@ -198,6 +200,7 @@ def put_extended(
     """Put the record of a volume that is to have these extents, which begin with those that it has,
     inside a transaction. Raises as `create_by_hand`."""
     refuse_while_paired(change.list(PairRecord), record.name)
+    refuse_while_migrated(change.list(MigrationRecord), record.name)
     change.delete(VolumeRecord, record.name)
     checked = put_new(
         change, record.name, extents, naa=record.naa, mode=record.mode, access=record.access
@@ -384,13 +387,15 @@ def delete(change: Transaction, volume: VolumeRecord) -> None:
     host or another site sees it or a job that is not finished works on it."""
     refuse_while_used(change, volume)
     change.delete(VolumeRecord, volume.name)
+    change.delete(MigrationRecord, volume.name)
     kept.forget(change, volume)
 
 
 def refuse_while_used(change: Transaction, volume: VolumeRecord) -> None:
     """Raise Conflict when a host or another site sees the volume, a job that is not finished works
-    on it, or it is a side of a pair."""
+    on it, it is a side of a pair, or it is being moved."""
     refuse_while_paired(change.list(PairRecord), volume.name)
+    refuse_while_migrated(change.list(MigrationRecord), volume.name)
     sights = change.index(SeenBy).volume(volume.name)
     if sights:
         host = sights[0].host

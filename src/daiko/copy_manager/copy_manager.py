@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 
 from daiko.command_control.decision import (
+    Place,
     RangeOutsidePlace,
     RangesOverlap,
     RequestedSegment,
@@ -44,7 +45,7 @@ from daiko.copy_manager.learning import Learning
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import CopyRequest, pace_of, places_of
+from daiko.copy_manager.request import CopyRequest, names_of, pace_of, places_of
 from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
@@ -165,10 +166,26 @@ class CopyManager:
             raise CopyRefused("the controller is stopping")
         if not request.by_host:
             self._check_room()
-        plan = self._decide(request)
-        works = works_of(plan, self._devices.directory())
+        while True:
+            places = self._places(request)
+            plan = self._decide(request)
+            works = works_of(plan, self._devices.directory())
+            record = await self._record(request, places, plan, works)
+            if record is not None:
+                break
+        job = RunningJob(record, request, works, template=template)
+        self._launch(job)
+        return job
+
+    async def _record(
+        self, request: CopyRequest, places: list[Place | None], plan: Plan, works: list[StepWork]
+    ) -> JobRecord | None:
+        """Put a job into the store. None: what was planned with does not lie any more where it
+        did, since a volume has moved. From here on none does: it waits for the job."""
         now = self._wall_clock()
         async with self._store.transaction() as change:
+            if self._places(request) != places:
+                return None
             record = JobRecord(
                 id=change.next_number("job"),
                 type=request.type,
@@ -184,9 +201,18 @@ class CopyManager:
             if request.by_host:  # it does not wait for a turn: one transaction less
                 record = record.model_copy(update={"state": JobState.RUNNING, "started": now})
             change.put(record)
-        job = RunningJob(record, request, works, template=template)
-        self._launch(job)
-        return job
+        return record
+
+    def _places(self, request: CopyRequest) -> list[Place | None]:
+        """What a request names, as it lies now. Tables are compared by what they are first: nothing
+        is walked through while none has changed."""
+        found: list[Place | None] = []
+        for name in sorted(names_of(request)):
+            try:
+                found.append(self._devices.place(name))
+            except LookupError:
+                found.append(None)
+        return found
 
     def _check_room(self) -> None:
         unfinished = sum(not job.request.by_host for job in self._live.values())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from daiko.command_control.plan import Function, Mode
 from daiko.copy_manager.pace import FULL, Pace
-from daiko.state.record import ADMINISTRATOR, OF_PAIR, JobRecord, is_host
+from daiko.state.record import ADMINISTRATOR, OF_MIGRATION, OF_PAIR, JobRecord, is_host
 
 BACKUP, RESTORE, COPY, PAIR = "backup", "restore", "copy", "pair"
+MIGRATION: Final = "migration"
 """The types of requests, and of the jobs that carry them out."""
 
 
@@ -34,7 +35,7 @@ class CopyRequest:
     """A copy as it is asked for, before anything is decided."""
 
     type: str
-    """backup, restore, copy or pair."""
+    """backup, restore, copy, pair or migration."""
     function: Function
     source: str
     """A place as `devices.place` knows it: a volume, BACKEND/LUN, or BACKEND with one LU."""
@@ -53,9 +54,9 @@ class CopyRequest:
 
     @property
     def by_pair(self) -> bool:
-        """A round of a pair, which knows itself what hosts write meanwhile, and what is left to
-        copy after a restart."""
-        return self.asked_by.startswith(OF_PAIR)
+        """A round of a pair or of a migration, which knows itself what hosts write meanwhile, and
+        what is left to copy after a restart."""
+        return self.asked_by.startswith((OF_PAIR, OF_MIGRATION))
 
     def as_json(self) -> dict[str, Any]:
         """What a JobRecord keeps of the request, to plan it again and to go on at its pace."""
@@ -94,6 +95,14 @@ def pace_of(record: JobRecord) -> Pace:
 def _kept_pace(kept: Mapping[str, Any]) -> Pace:
     """Requests that were kept before there were paces say none."""
     return Pace.parse(kept.get("pace", "full"))
+
+
+def names_of(request: CopyRequest) -> set[str]:
+    """Every place that a request names."""
+    names = {request.source, request.destination}
+    for span in request.ranges:
+        names |= {span.source, span.destination}
+    return names - {""}
 
 
 def places_of(record: JobRecord) -> set[str]:

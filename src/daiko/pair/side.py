@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -17,7 +18,6 @@ from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.state import Use
 from daiko.pair.surroundings import PairVolume
 from daiko.pair.write_path import Flight, Loss, PairedDevice, Way
-from daiko.state.record import PairRecord
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,25 @@ _WAYS = {
 }
 
 
-def _identity(record: PairRecord, volume: PairVolume) -> bytes:
+class Kept(Protocol):
+    """What a bitmap is kept for: a pair, or the migration of a volume."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def created(self) -> float: ...
+
+    @property
+    def granularity(self) -> int:
+        """Bytes a region."""
+        ...
+
+    @property
+    def power_safe(self) -> bool: ...
+
+
+def _identity(record: Kept, volume: PairVolume) -> bytes:
     """16 bytes that tell the bitmap of this side of this pair from all others."""
     told = f"{record.name}\0{record.created!r}\0{volume.naa}"
     return hashlib.blake2b(told.encode(), digest_size=16).digest()
@@ -50,7 +68,7 @@ class Side:
     @classmethod
     def open(
         cls,
-        record: PairRecord,
+        record: Kept,
         volume: PairVolume,
         folder: Path | None,
         *,

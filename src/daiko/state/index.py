@@ -11,19 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import compress
 from operator import add
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Final, NamedTuple, Self
 
 from daiko.mapping.extent import DeviceId
 from daiko.mapping.mapping_table import MappingTable
 from daiko.mapping.range_set import RangeSet
-from daiko.state.record import (
-    TERMINAL,
-    HostRecord,
-    JobRecord,
-    Record,
-    SiteRecord,
-    VolumeRecord,
-)
+from daiko.state.migration_record import MigrationRecord
+from daiko.state.record import TERMINAL, HostRecord, JobRecord, Record, SiteRecord, VolumeRecord
 from daiko.state.store import Change, Index
 
 _MANY = 64
@@ -31,7 +25,7 @@ _MANY = 64
 
 
 class BlocksInUse(Index):
-    """The blocks of each device that volumes lie on."""
+    """The blocks of each device that volumes lie on, or are moving to."""
 
     def __init__(self) -> None:
         self._used: dict[DeviceId, RangeSet] = {}
@@ -52,7 +46,7 @@ class BlocksInUse(Index):
     def follow(self, changes: Iterable[Change]) -> None:
         added: dict[DeviceId, list[tuple[int, int]]] = {}
         for change in changes:
-            if change.type is not VolumeRecord:
+            if change.type not in _LYING:
                 continue
             before, after = _table(change.before), _table(change.after)
             if before is not None and before == after:
@@ -198,7 +192,15 @@ class OfferedTo(SeenBy):
     _seer = SiteRecord
 
 
+_LYING: Final = (VolumeRecord, MigrationRecord)
+"""Kinds of records that blocks of devices belong to. What passes from one to the other in a commit
+has to be given up there before it is taken."""
+
+
 def _table(record: object) -> MappingTable | None:
+    """Of what belongs to a record."""
+    if isinstance(record, MigrationRecord):
+        return record.room.table if record.is_open else None
     return record.extents.table if isinstance(record, VolumeRecord) else None
 
 

@@ -234,6 +234,9 @@ class VolumeRecord(Record):
     created: float = 0.0
     access: dict[int, VolumeAccess] = {}
     """Target port group -> what holds there for this volume in particular."""
+    shown_as_real: bool | None = None
+    """Shown to hosts as a real LU, or as a virtual one, wherever it has been moved to since; None =
+    as it lies."""
 
     @property
     def key(self) -> str:
@@ -514,14 +517,16 @@ class StepRecord(BaseModel):
 
 
 ADMINISTRATOR: Final = "administrator"
-"""Who asked for a job, where it was no host and no pair."""
+"""Who asked for a job, where it was no host, no pair and no migration."""
 OF_PAIR: Final = "pair "
 """Begins what a job says that a pair asked for; then comes its name."""
+OF_MIGRATION: Final = "migration of "
+"""Likewise of a migration; then comes the name of the volume."""
 
 
 def is_host(asked_by: str) -> bool:
     """Whether it was a host that asked for a job."""
-    return asked_by != ADMINISTRATOR and not asked_by.startswith(OF_PAIR)
+    return asked_by != ADMINISTRATOR and not asked_by.startswith((OF_PAIR, OF_MIGRATION))
 
 
 class JobRecord(Record):
@@ -530,9 +535,9 @@ class JobRecord(Record):
     kind: ClassVar[str] = "job"
     id: int
     type: str
-    """backup, restore, copy, pair."""
+    """backup, restore, copy, pair, migration."""
     asked_by: str
-    """`administrator`, `host NAME (IQN)`, or `pair NAME`."""
+    """`administrator`, `host NAME (IQN)`, `pair NAME`, or `migration of VOLUME`."""
     source: str
     """Volume name, or BACKEND/LUN."""
     destination: str

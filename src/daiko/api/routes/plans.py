@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from daiko.api.routes.dependency import Running
-from daiko.api.schema.plan import PlanBackup, PlanCopy, PlanRequest, PlanView
-from daiko.control import backups, copies
+from daiko.api.schema.plan import PlanBackup, PlanCopy, PlanMigration, PlanRequest, PlanView
+from daiko.control import backups, copies, migrations
 from daiko.control.explain import explain
 
 router = APIRouter(tags=["plan"])
@@ -14,8 +14,12 @@ router = APIRouter(tags=["plan"])
 
 @router.post("/plans", operation_id="explain")
 async def plan(system: Running, body: PlanRequest) -> PlanView:
-    """What would be done about a backup, copy or restore now, by whom, and why. Nothing is run,
-    nothing is sent."""
+    """What would be done about a backup, copy, restore or migration now, by whom, and why. Nothing
+    is run, nothing is sent."""
+    if isinstance(body, PlanMigration):
+        return PlanView.of(
+            await migrations.explain(system, body.volume, body.to, source=body.source)
+        )
     if isinstance(body, PlanBackup):
         wanted = backups.request(
             system,

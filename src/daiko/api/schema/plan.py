@@ -14,7 +14,7 @@ from daiko.control.explain import Explanation
 class PlanView(BaseModel):
     """A plan; nothing of it was carried out."""
 
-    type: str = Field(description="backup, restore or copy")
+    type: str = Field(description="backup, restore, copy or migration")
     function: Function
     source: str
     destination: str
@@ -76,4 +76,17 @@ class PlanRestore(Restore):
     backup: int = Field(description="Number of the backup")
 
 
-PlanRequest = Annotated[PlanBackup | PlanCopy | PlanRestore, Field(discriminator="type")]
+class PlanMigration(BaseModel, extra="forbid"):
+    """Explain how a volume would move to another device."""
+
+    type: Literal["migration"]
+    volume: str = Field(examples=["alpha"])
+    to: str = Field(description="BACKEND/LUN, or BACKEND with one LU", examples=["sd2/0"])
+    source: str = Field(
+        default="", description="Only what lies on this device; default: all that lies elsewhere"
+    )
+
+
+PlanRequest = Annotated[
+    PlanBackup | PlanCopy | PlanRestore | PlanMigration, Field(discriminator="type")
+]
