@@ -21,6 +21,7 @@ from daiko.state.record import (
     CredentialRecord,
     HostRecord,
     PairRecord,
+    ReachRecord,
     SiteRecord,
     VolumeRecord,
 )
@@ -268,6 +269,9 @@ def delete(change: Transaction, name: str) -> None:
             f"`daiko site withdraw {name} {volume}` takes that back",
         )
     change.delete(SiteRecord, name)
+    for reach in change.list(ReachRecord):
+        if reach.device.startswith(f"{name}:"):
+            change.delete(ReachRecord, reach.key)
     change.delete(CredentialRecord, chap.site(name))
     change.delete(CredentialRecord, chap.peer(name))
 
