@@ -60,7 +60,12 @@ class NetworkPath:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        except OSError:  # Nobody listens there now.
+            writer.transport.abort()
+            self._connections.discard(task)
+            return
         both = {writer, far_writer}
         self._ends |= both
         try:

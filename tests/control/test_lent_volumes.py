@@ -4,6 +4,7 @@ sda, osaka's beta on sdb; both are Daiko, and sda may copy to sdb."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from daiko.command_control.function_table import Known
 from daiko.control import backends, functions, hosts, pairs, sites, volumes
 from daiko.control.error import Conflict
 from daiko.control.offers import Offers
+from daiko.copy_manager import connections
 from daiko.copy_manager.other_machines import OtherLu
 from daiko.copy_manager.settings import Retries
 from daiko.device.awaitable import read, write
@@ -347,7 +349,12 @@ async def test_hosts_write_meanwhile(rig: Rig) -> None:
     assert moved(rig.jobs()[0]) == {"second controller sda": SIZE}
 
 
-async def test_executor_that_drops_a_copy_midway_is_replaced(rig: Rig) -> None:
+async def test_executor_that_drops_a_copy_midway_is_replaced(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_IMPATIENT", InitiatorSettings(grace=0.2))
+    second = rig.sda.system.copy_manager
+    second.settings = replace(second.settings, host_retries=Retries((0.01, 0.02)))
     await rig.volumes()
     rig.way.cut_after(rig.way.passed + SIZE // 2)
     await rig.pair()
@@ -361,11 +368,18 @@ async def test_executor_that_drops_a_copy_midway_is_replaced(rig: Rig) -> None:
     assert rig.followed.loan == 0
 
 
+async def until(rig: Rig, holds: Callable[[PairRecord], bool]) -> None:
+    """Wait until osaka's record of the pair is like this."""
+    async with asyncio.timeout(30):
+        while not holds(rig.followed):
+            await rig.osaka.system.followed.changed()
+
+
 async def lent(rig: Rig) -> None:
     """A pair whose round goes on, slowly."""
     await rig.volumes()
     await rig.pair(pace="256KiB/s")
-    await rig.osaka.until(lambda: rig.followed.loan != 0)
+    await until(rig, lambda record: record.loan != 0)
 
 
 async def test_nobody_takes_over_and_no_state_is_followed_while_it_is_lent(rig: Rig) -> None:
@@ -434,5 +448,5 @@ async def test_loan_that_a_leader_left_is_returned_when_it_is_back(
     await rig.tokyo.stop()
     await rig.tokyo.start()
     quick(rig.tokyo)
-    await rig.osaka.until(lambda: rig.followed.state is PairState.SPLIT)
+    await until(rig, lambda record: record.state is PairState.SPLIT)
     assert rig.followed.loan == 0
