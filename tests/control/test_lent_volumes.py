@@ -22,12 +22,14 @@ from daiko.copy_manager import connections
 from daiko.copy_manager.other_machines import OtherLu
 from daiko.copy_manager.settings import Retries
 from daiko.device.awaitable import read, write
+from daiko.device.block import Done
 from daiko.device.error import Unreachable
 from daiko.initiator.settings import InitiatorSettings
 from daiko.mapping.extent import DeviceId, Extent
 from daiko.mapping.mapping_table import MappingTable
 from daiko.pair.followed import CannotTakeOver, FollowedPair
 from daiko.pair.settings import PairSettings
+from daiko.pair.site_volume import SiteDevice
 from daiko.pair.state import Verb
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi.pair_envelopes import (
@@ -375,6 +377,27 @@ async def until(rig: Rig, holds: Callable[[PairRecord], bool]) -> None:
             await rig.osaka.system.followed.changed()
 
 
+async def test_cache_that_the_destination_loses_before_it_is_flushed_is_noticed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.volumes()
+    lost = iter([True])
+    flush = SiteDevice.flush
+
+    def flush_after_a_reset(self: SiteDevice, done: Done) -> None:
+        if next(lost, False):
+            # What sdb tells whoever has a session with it; osaka hears of it with the flush.
+            rig.sdb.system._publication.device_was_reset(DeviceId("lu0-disk", 0))
+            rig.file(rig.sdb).write_bytes(bytes(SIZE))
+        flush(self, done)
+
+    monkeypatch.setattr(SiteDevice, "flush", flush_after_a_reset)
+    await rig.pair()
+    await rig.reached(PairState.PAIRED)
+    assert await rig.equal()
+    assert moved(rig.jobs()[0])["second controller sda"] == 2 * SIZE
+
+
 async def lent(rig: Rig) -> None:
     """A pair whose round goes on, slowly."""
     await rig.volumes()
@@ -388,6 +411,7 @@ async def test_nobody_takes_over_and_no_state_is_followed_while_it_is_lent(rig: 
         await rig.osaka.system.followed.take_over("p")
     with pytest.raises(Conflict, match="beta is lent"):
         await pairs.do(rig.osaka.system, "p", Verb.REMOVE)
+    assert rig.followed.loan != 0
     assert any("beta is lent" in note for note in pairs.show(rig.osaka.system, "p").notes)
     uuid, sequence = bytes.fromhex(rig.followed.uuid), rig.followed.sequence
     for state in (StateCode.SPLIT, StateCode.PAIRED, StateCode.REVERSE_COPYING):
@@ -450,3 +474,11 @@ async def test_loan_that_a_leader_left_is_returned_when_it_is_back(
     quick(rig.tokyo)
     await until(rig, lambda record: record.state is PairState.SPLIT)
     assert rig.followed.loan == 0
+
+
+async def test_administrator_frees_a_volume_that_is_lent_to_a_site_that_is_lost(rig: Rig) -> None:
+    await lent(rig)
+    await pairs.do(rig.osaka.system, "p", Verb.REMOVE, confirmed=True)
+    assert pairs.ls(rig.osaka.system) == []
+    await rig.reached(PairState.SPLIT_BY_ERROR)
+    await write(rig.osaka.system.unit("beta").device, 0, b"free" * 128)
