@@ -12,6 +12,7 @@ import pytest
 from daiko.backend.site_session import LinkState
 from daiko.control import copies, pairs, sites, volumes
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
+from daiko.copy_manager.settings import Retries
 from daiko.device.awaitable import read, write
 from daiko.device.error import DeviceError, Unreachable, WriteProtected
 from daiko.initiator.settings import InitiatorSettings
@@ -52,6 +53,8 @@ def quick(site: Site, settings: PairSettings = QUICK) -> None:
     """Patience that fits a test: who waits for it learns the same, sooner."""
     site.system.pairs._workshop = replace(site.system.pairs._workshop, settings=settings)
     site.system.peers._settings = settings
+    manager = site.system.copy_manager
+    manager.settings = replace(manager.settings, retries=Retries((0.01, 0.02, 0.05)))
     for link in site.system.sites._links.values():
         link._session._controller.use_settings(
             InitiatorSettings(grace=0.2, reconnect_longest=0.2, login_timeout=5.0)
@@ -460,7 +463,7 @@ async def test_link_that_is_cut_while_it_copies_does_not_hurt(tokyo: Site, osaka
         await pairs.create(tokyo.system, "p", "alpha", "osaka:beta", confirmed=True)
         status = await reached(tokyo, PairState.SPLIT_BY_ERROR)
         assert status.record.mixture == "osaka:beta"
-        with pytest.raises(CannotTakeOver, match="it is copying"):
+        with pytest.raises(CannotTakeOver, match="beta is lent: second controllers of site tokyo"):
             await osaka.system.followed.take_over("p")
         await path.open()
         await reaches(tokyo.link(osaka), LinkState.UP)

@@ -18,9 +18,11 @@ from daiko.scsi.pair_envelopes import (
     Head,
     Join,
     Leave,
+    Lend,
     Marks,
     Message,
     Mixture,
+    Return,
     State,
     StateCode,
     Verdict,
@@ -44,9 +46,12 @@ ANSWER = Answer(
     8, 0, b"\x81",
 )  # fmt: skip
 
+LEND = Lend(Head(UUID, 45, 7), 0x01020304)
+
 long = st.integers(0, 2**64 - 1)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60)
 heads = st.builds(Head, st.binary(min_size=16, max_size=16), long, long)
+loans = st.integers(0, 2**32 - 1)
 naa = st.binary(min_size=15, max_size=15).map(b"\x60".__add__)
 states = st.sampled_from([code for code in StateCode if code])
 mixtures = st.sampled_from(Mixture)
@@ -61,6 +66,7 @@ def answers(draw: st.DrawFn) -> Answer:
     return Answer(
         draw(heads), draw(st.sampled_from(Verdict)), draw(st.sampled_from(StateCode)),
         draw(mixtures), draw(st.booleans()), draw(long), draw(text), first, after, bits,
+        draw(loans),
     )  # fmt: skip
 
 
@@ -74,6 +80,8 @@ messages = st.one_of(
     st.builds(Marks, heads, bytes_of_regions),
     st.builds(Leave, heads),
     st.builds(Ask, heads),
+    st.builds(Lend, heads, st.integers(1, 2**32 - 1)),
+    st.builds(Return, heads, st.integers(1, 2**32 - 1)),
     answers(),
 )  # fmt: skip
 
@@ -97,7 +105,7 @@ def test_contents_that_are_cut_short_are_malformed(message: Message, data: st.Da
         message_of(replace(envelope, contents=envelope.contents[:cut]))
 
 
-@given(st.integers(1, 6), st.binary(max_size=160))
+@given(st.integers(1, 8), st.binary(max_size=160))
 def test_any_contents_are_a_message_or_malformed(kind: int, contents: bytes) -> None:
     try:
         message = message_of(Envelope(kind, VERSION, contents))
@@ -112,14 +120,16 @@ def test_any_contents_are_a_message_or_malformed(kind: int, contents: bytes) -> 
         pytest.param("pair_join", JOIN, id="join"),
         pytest.param("pair_state", STATE, id="state"),
         pytest.param("pair_answer", ANSWER, id="answer"),
+        pytest.param("pair_lend", LEND, id="lend"),
     ],
 )
 def test_golden_page_is_the_message(name: str, message: Message) -> None:
     data = golden(name)
-    (envelope,) = values_of(Page.parse(data).descriptors)
+    page = Page.parse(data)
+    (envelope,) = values_of(page.descriptors)
     assert isinstance(envelope, Envelope)
     assert message_of(envelope) == message
-    assert Page.of(0x10, [envelope_of(message)]).pack() == data
+    assert replace(Page.of(0x10, [envelope_of(message)]), version=page.version).pack() == data
 
 
 @pytest.mark.parametrize(
@@ -137,6 +147,7 @@ def test_golden_page_is_the_message(name: str, message: Message) -> None:
         pytest.param(replace(STATE, state=9), "state 9 is none", id="unknown state"),
         pytest.param(replace(STATE, mixture=3), "mixture 3 is none", id="unknown mixture"),
         pytest.param(Marks(STATE.head, 9), "begins no byte", id="marks in a byte"),
+        pytest.param(replace(LEND, loan=0), "without a number", id="loan without a number"),
         pytest.param(replace(ANSWER, verdict=5), "verdict 5 is none", id="unknown verdict"),
         pytest.param(replace(ANSWER, first=1), "middle of a byte", id="bits in a byte"),
         pytest.param(replace(ANSWER, next=8), "do not go on", id="marks without end"),
@@ -148,7 +159,7 @@ def test_what_no_honest_peer_says_is_malformed(message: Any, words: str) -> None
 
 
 def test_envelope_of_another_kind_or_version_is_malformed() -> None:
-    for envelope in (Envelope(7, VERSION, b""), Envelope(1, 2, b""), Envelope(0, 1, b"")):
+    for envelope in (Envelope(9, VERSION, b""), Envelope(1, 2, b""), Envelope(0, 1, b"")):
         with pytest.raises(MalformedData, match="not known here"):
             message_of(envelope)
 

@@ -38,6 +38,7 @@ from daiko.device.error import Busy
 from daiko.iscsi.chap import Account
 from daiko.mapping.extent import DeviceId
 from daiko.scsi import site
+from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import SiteIn, SiteOut
 from daiko.scsi.site_parameters import Page, Value
 from daiko.scsi.site_values import Envelope, Greeting, OfferedVolume, PeerCell, values_of
@@ -158,6 +159,18 @@ class SiteLink:
     async def mapping(self, lun: int) -> SiteMapping:
         """Where the volume at a LUN lies [0107, claim 12]. Raises SiteUnavailable, NotOffered."""
         return await self._session.ask(lambda: self._mapping(lun))
+
+    async def mapping_to_copy_to(self, lun: int) -> SiteMapping | str:
+        """As `mapping`; but of one that cannot be it is said why, and the link stays: who wants to
+        use it copies without it."""
+
+        async def read() -> SiteMapping | str:
+            try:
+                return await self._mapping(lun)
+            except (PeerRefused, MalformedData) as error:
+                return str(error)
+
+        return await self._session.ask(read)
 
     async def ask_function(
         self, lun: int, device: DeviceId, function: Function

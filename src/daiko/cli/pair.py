@@ -205,9 +205,20 @@ def pace(
 
 
 @app.command("rm")
-def rm(context: typer.Context, name: Name, json: option.Json = False) -> None:
+def rm(
+    context: typer.Context,
+    name: Name,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do it though second controllers of the other site may be writing."
+        ),
+    ] = False,
+    json: option.Json = False,
+) -> None:
     """Forget a pair; both volumes keep what is on them."""
-    done = client.of(context).delete("pairs", name)
+    query = {"confirmed": True} if yes else {}
+    done = client.of(context).delete("pairs", name, **query)
     _report(done, "rm", json)
 
 

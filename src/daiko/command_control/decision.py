@@ -17,7 +17,8 @@ byte would pass through it, and it is always fit: it has a session to every devi
 **A second controller is fit** when all of these hold, asked in this order; the first that does not
 is the reason of its rejection:
 
-- the mode lets this controller delegate; it has not failed at this request already;
+- the mode lets this controller delegate; it is this controller that gives it commands (another
+  site's controllers take theirs from there); it has not failed at this request already;
 - the function table says that it can do the function, and its limits leave room for one segment
   between the two LUs;
 - both LUs have blocks of one size (what copy managers do with unequal ones differs);
@@ -222,7 +223,8 @@ class _Decision:
                 segment,
             )
         else:
-            chosen = _Verdict(THIS_CONTROLLER, written_here or self._why_here(owners), ())
+            why = written_here or self._why_here(owners, destination)
+            chosen = _Verdict(THIS_CONTROLLER, why, ())
         return chosen._replace(rejected=tuple(rejected))
 
     def _why_not(
@@ -231,6 +233,13 @@ class _Decision:
         """The first thing that keeps a second controller from this copy; "" when nothing does."""
         if self.mode is not Mode.DELEGATE:
             return f"mode {self.mode} delegates nothing"
+        commander = next(
+            address.commander
+            for address in (source, destination)
+            if address.device.backend == executor.name
+        )
+        if commander:
+            return f"only {commander} gives it commands"
         if executor in self.excluded:
             return f"it failed: {self.excluded[executor]}"
         backend = executor.name
@@ -251,6 +260,8 @@ class _Decision:
 
     def _why_not_of_use(self, backend: str, lu: DeviceAddress, limits: CopyLimits) -> str:
         """What keeps a second controller from reading or writing this LU; "" when nothing does."""
+        if lu.withheld:
+            return lu.withheld
         if lu.internal:
             return f"{lu.device} is a disk of this controller, which nobody else reaches"
         if lu.device.backend == backend:
@@ -282,9 +293,11 @@ class _Decision:
         assert reach is not None
         return f"{backend} owns the {side}, {can} and reaches {other} ({reach.known})"
 
-    def _why_here(self, owners: list[DeviceAddress]) -> str:
+    def _why_here(self, owners: list[DeviceAddress], destination: DeviceAddress) -> str:
         if self.mode is not Mode.DELEGATE:
             return f"mode {self.mode}: this controller does everything itself"
+        if not owners and destination.withheld:
+            return destination.withheld
         if not owners:
             return "source and destination are disks of this controller"
         if any(executor.delegated for executor in self.excluded):

@@ -50,6 +50,10 @@ class DeviceAddress:
     lun: int
     third_party_copy: bool = True
     """The 3PC bit of its standard INQUIRY data: it may be sent copy commands."""
+    commander: str = ""
+    """Who alone gives commands to its controller; "" = this controller."""
+    withheld: str = ""
+    """Why no second controller may be told of it; "" = it may."""
 
     @property
     def internal(self) -> bool:

@@ -187,7 +187,15 @@ def _function(text: str) -> Function:
 
 
 def _device(system: System, text: str) -> str:
-    """BACKEND or BACKEND/LUN, if there is such a thing."""
+    """BACKEND or BACKEND/LUN, if there is such a thing; or SITE:BACKEND or SITE:BACKEND/LUN of
+    another site, whose devices only that one knows."""
+    site, colon, there = text.partition(":")
+    if colon:
+        names.site_of(system, site)
+        names.name(there.partition("/")[0], "device")
+        if "/" in there:
+            names.device(text)
+        return text
     if "/" not in text:
         return names.backend_of(system, text).name
     return str(names.one_device(system, text))

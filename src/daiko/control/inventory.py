@@ -125,6 +125,14 @@ class Inventory:
         await self._store.put(ReachRecord(backend=name, device=str(device), cell=cell))
         return cell
 
+    async def ask_reach_elsewhere(self, name: str, address: DeviceAddress) -> ReachCell:
+        """As `ask_reach`, of a device of another site: it is in no directory of ours. The answer
+        stands until the controller is asked again what it can do. Raises KeyError,
+        BackendUnavailable."""
+        cell = await self._probe_reach(self._attachments[name], address)
+        await self._store.put(ReachRecord(backend=name, device=str(address.device), cell=cell))
+        return cell
+
     async def use_patience(self, name: str, patience: Patience) -> BackendRecord:
         """Other time limits for a back end, from now on. Raises KeyError."""
         attachment = self._attachments[name]
@@ -280,6 +288,11 @@ class Inventory:
         ]
         answers = await asyncio.gather(*(self._answer(*question) for question in questions))
         async with self._store.transaction() as change:
+            for known in change.list(ReachRecord):
+                # What was found of devices of other sites: asked again when it is needed.
+                by_hand = known.cell.known is Known.DECLARED
+                if known.backend == name and ":" in known.device and not by_hand:
+                    change.delete(ReachRecord, known.key)
             for record in answers:
                 if record is not None:
                     change.put(record)

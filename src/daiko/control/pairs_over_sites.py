@@ -13,7 +13,7 @@ from daiko.control import names
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.pair_checks import not_confirmed
 from daiko.pair.error import NoSuchPair
-from daiko.pair.followed import CannotTakeOver, FollowedPair
+from daiko.pair.followed import CannotTakeOver, FollowedPair, writes_past
 from daiko.pair.peers import head, said
 from daiko.pair.state import VERBS, Verb
 from daiko.pair.surroundings import SiteRefused
@@ -101,6 +101,8 @@ async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirm
     """Ask a verb of a pair that another site leads. Raises Conflict."""
     record = pair.record
     if verb is Verb.REMOVE:
+        if record.loan and not confirmed:
+            raise not_confirmed(writes_past(record))
         await _end_following(system, record)
         return
     if verb is not Verb.SWAP:

@@ -16,7 +16,7 @@ import structlog
 
 from daiko.control import names, pair_checks
 from daiko.control.error import Conflict, Invalid, NotFound
-from daiko.pair.followed import no_pair
+from daiko.pair.followed import no_pair, writes_past
 from daiko.pair.live_pair import LivePair
 from daiko.pair.peers import CODES, head
 from daiko.pair.state import EVENTS, PairEvent
@@ -29,8 +29,10 @@ from daiko.scsi.pair_envelopes import (
     Head,
     Join,
     Leave,
+    Lend,
     Marks,
     Message,
+    Return,
     State,
     Verdict,
     envelope_of,
@@ -110,15 +112,24 @@ class SitePairs:
             return await self._answer_of_leader(led, message)
         if followed is None:
             return no_pair(message.head)
+        pairs = self._system.followed
         match message:
-            case State():
+            case State() | Lend() | Return():
                 try:
-                    return await self._system.followed.follow(followed, message)
+                    if isinstance(message, State):
+                        return await pairs.follow(followed, message)
+                    if isinstance(message, Lend):
+                        return await pairs.lend(followed, message)
+                    return await pairs.take_back(followed, message)
                 except StoreError as error:
                     return followed.answer(message.head, Verdict.REFUSED, shortened(str(error)))
             case Marks():
                 return followed.marks(message)
             case Leave():
+                if followed.record.loan:
+                    # The volume would be an ordinary one again, and be written to past us.
+                    reason = shortened(writes_past(followed.record))
+                    return followed.answer(message.head, Verdict.REFUSED, reason)
                 await self._system.followed.forget(followed.name)
                 log.info("pair ended by its leader", pair=followed.name, site=site)
                 return Answer(message.head, Verdict.ACCEPTED)
@@ -126,7 +137,7 @@ class SitePairs:
                 return followed.answer(message.head, Verdict.ACCEPTED)
 
     async def _answer_of_leader(
-        self, pair: LivePair, message: State | Marks | Leave | Ask
+        self, pair: LivePair, message: State | Marks | Leave | Ask | Lend | Return
     ) -> Answer:
         """What the site that follows asks or says of a pair that we lead."""
         record = pair.record
@@ -263,6 +274,8 @@ class SitePairs:
                 pair, f"site {site} knows a later state of this pair: our store is an older one"
             )
         else:
+            if answer.loan:
+                await self._system.lent.give_back_what_is_left(record)
             if answer.state is not CODES[record.state]:
                 await peers.tell(record)
             await peers.find(record)

@@ -19,7 +19,14 @@ from daiko.control.hosts import Login
 from daiko.control.pair_checks import refuse_while_migrated
 from daiko.scsi.site_values import LARGEST_LUN, Greeting
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.record import CredentialRecord, HostRecord, PairRecord, SiteRecord, VolumeRecord
+from daiko.state.record import (
+    CredentialRecord,
+    HostRecord,
+    PairRecord,
+    ReachRecord,
+    SiteRecord,
+    VolumeRecord,
+)
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:
@@ -265,6 +272,9 @@ def delete(change: Transaction, name: str) -> None:
             f"`daiko site withdraw {name} {volume}` takes that back",
         )
     change.delete(SiteRecord, name)
+    for reach in change.list(ReachRecord):
+        if reach.device.startswith(f"{name}:"):
+            change.delete(ReachRecord, reach.key)
     change.delete(CredentialRecord, chap.site(name))
     change.delete(CredentialRecord, chap.peer(name))
 

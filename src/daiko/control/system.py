@@ -25,16 +25,18 @@ from daiko.control.devices import LiveDevices
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
+from daiko.control.lent_volumes import LentVolumes
 from daiko.control.listening import Listening
 from daiko.control.management import check_urls
 from daiko.control.management_units import ManagementUnits
 from daiko.control.moving_volumes import LiveMovingVolume, MigrationCopies, NewPlace
 from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
-from daiko.control.site_links import SiteLinks
+from daiko.control.site_links import KnownDevices, SiteLinks
 from daiko.control.site_pairs import SitePairs
 from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
+from daiko.copy_manager.site_places import SitePlaces
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
 from daiko.pair.followed import FollowedPairs
@@ -96,17 +98,30 @@ class System:
         self.sites = SiteLinks(store, record.initiator_iqn, management_units.pairing)
         """The links to other sites, and what they are offered."""
         self.devices = LiveDevices(self._inventory, self._publication)
-        self.copy_manager = CopyManager(store, self.devices)
+        places = SitePlaces(self.devices)
+        self.copy_manager = CopyManager(store, places)
         bitmaps = None if kept_in is None else kept_in / BITMAPS
         settings = PairSettings()
         self.peers = Peers(self.sites.link, self._paired_volume, settings)
         """What is said to the sites that follow where this one leads."""
         own_copies = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
+        self.lent = LentVolumes(
+            store,
+            self._inventory,
+            self.peers,
+            places,
+            self.copy_manager.other_machines,
+            self.copy_manager.devices,
+            lambda: KnownDevices(store),
+        )
+        """Volumes of other sites that second controllers of this one may write to."""
         self.pairs = Pairs(
             store,
             self._paired_volume,
             Workshop(
-                SiteCopies(own_copies, self._volume_over_sites, self.devices.time_commands),
+                SiteCopies(
+                    own_copies, self._volume_over_sites, self.lent, self.devices.time_commands
+                ),
                 self.devices.time_commands,
                 settings,
                 self.peers,

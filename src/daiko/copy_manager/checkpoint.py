@@ -66,9 +66,10 @@ class Checkpoint:
             await self._keep(self._job)
 
     async def settle(self) -> None:
-        """Confirm everything written, trying again while the destination cannot be asked. What
-        cannot be proved is missing afterwards: nothing is left as written. The record goes into
-        the store with the next checkpoint or the job's end. Raises CopyFailed."""
+        """Confirm everything written, trying again while the destination cannot be asked, unless
+        the job is to end. What cannot be proved is missing afterwards: nothing is left as written.
+        The record goes into the store with the next checkpoint or the job's end. Raises
+        CopyFailed."""
         async with self._lock:
             for device, works in self._destinations().items():
                 await self._settle(device, works)
@@ -80,10 +81,14 @@ class Checkpoint:
                 await self._confirm(device, works)
             except DeviceError as error:
                 self._judge(error, device, works)
+                if self._job.halt.requested:
+                    for work in works:
+                        work.give_up_written()
+                    return
                 delay = tries.failed()
                 if delay is None:
                     raise _flush_failed(error, device, works) from error
-                await asyncio.sleep(delay)
+                await self._job.halt.pause(delay)
 
     def _destinations(self) -> dict[DeviceId, list[StepWork]]:
         found: dict[DeviceId, list[StepWork]] = {}

@@ -9,6 +9,11 @@ What is ours alone is the differential bitmap of our volume: what our hosts writ
 The leader fetches it before it copies, and it is cleared when the leader says that both sides are
 the same. A leader cannot say that of a pair that it did not copy just before (`BEFORE`).
 
+**Lending.** Second controllers of the leader's site may write to the devices of our volume
+themselves, past the door, for as long as the volume is lent. We cannot stop them; so a loan is in
+our store before it is granted, and until it is returned the pair stays copying here: no state that
+would let hosts use the volume, or call both sides the same, is followed, and nobody takes over.
+
 **Taking over.** When the leader's site is lost an administrator here may say that hosts use our
 volume: the pair is swapped, by this side alone. From then on the leader's states are not followed,
 and its writes not let in, until an administrator there has said whose data counts (`settles`).
@@ -36,8 +41,10 @@ from daiko.scsi.pair_envelopes import (
     MOST_MARKS,
     Answer,
     Head,
+    Lend,
     Marks,
     Mixture,
+    Return,
     State,
     StateCode,
     Verdict,
@@ -111,6 +118,8 @@ class FollowedPair:
                 f"this site has taken over: what counts is said at site {record.site}, by `resync` "
                 "(what is there) or `resync --reverse` (what is here)"
             )
+        if record.loan:
+            notes.append(writes_past(record))
         if self.side.note:
             notes.append(f"bitmap of {volume.name}: {self.side.note}")
         return PairStatus(
@@ -152,7 +161,7 @@ class FollowedPair:
         )
         return Answer(
             Head(head.pair, head.request, record.sequence), verdict, CODES[record.state], mixture,
-            record.taken_over, self.side.marked_bytes, reason,
+            record.taken_over, self.side.marked_bytes, reason, loan=record.loan,
         )  # fmt: skip
 
     def marks(self, request: Marks) -> Answer:
@@ -172,7 +181,7 @@ class FollowedPair:
         further = _first_marked(self.side, end) if end < regions.regions else None
         return Answer(
             answer.head, answer.verdict, answer.state, answer.mixture, answer.taken_over,
-            answer.marked, "", first, further or 0, bits,
+            answer.marked, "", first, further or 0, bits, answer.loan,
         )  # fmt: skip
 
 
@@ -180,6 +189,14 @@ def _first_marked(side: Side, region: int) -> int | None:
     """The byte of the bitmap with the first mark from this region on, as its first region."""
     run = next(side.bitmap.regions.runs(region), None)
     return None if run is None else run[0] & ~7
+
+
+def writes_past(record: PairRecord) -> str:
+    """What a loan means, for the administrator."""
+    return (
+        f"{record.secondary} is lent: second controllers of site {record.site} may be writing to "
+        "its devices, until the first controller there says that they have ended"
+    )
 
 
 def _no_loss(loss: Loss) -> None:
@@ -289,6 +306,35 @@ class FollowedPairs:
             log.info("followed pair", pair=pair.name, state=state.value, site=record.site)
             return pair.answer(said.head, Verdict.ACCEPTED)
 
+    async def lend(self, pair: FollowedPair, asked: Lend) -> Answer:
+        """Let second controllers of the leader's site write to the devices of our volume until
+        they are said to have ended. Raises StoreError; then nothing was lent."""
+        async with pair.lock:
+            record, head = pair.record, asked.head
+            if head.sequence != record.sequence:
+                return pair.answer(head, Verdict.STALE)
+            if record.taken_over:
+                return pair.answer(head, Verdict.CONFLICT)
+            if record.state is not _S.COPYING:
+                return pair.answer(head, Verdict.REFUSED, f"it is {record.state} here, not copied")
+            await self._note_loan(pair, asked.loan)
+            return pair.answer(head, Verdict.ACCEPTED)
+
+    async def take_back(self, pair: FollowedPair, said: Return) -> Answer:
+        """They have ended, whatever the state is now. A loan that is not the one that there is
+        changes nothing: it came late. Raises StoreError."""
+        async with pair.lock:
+            if pair.record.loan == said.loan:
+                await self._note_loan(pair, 0)
+            return pair.answer(said.head, Verdict.ACCEPTED)
+
+    async def _note_loan(self, pair: FollowedPair, loan: int) -> None:
+        record = pair.record.model_copy(update={"loan": loan})
+        await self._store.put(record)
+        pair.record = record
+        log.info("volume lent" if loan else "loan returned", pair=pair.name, site=record.site)
+        self._tell()
+
     async def take_over(self, name: str) -> None:
         """Let hosts use our volume, without the leader. Raises NoSuchPair, CannotTakeOver,
         StoreError."""
@@ -297,6 +343,8 @@ class FollowedPairs:
             record = pair.record
             if record.taken_over:
                 raise CannotTakeOver("this site has taken over already")
+            if record.loan:
+                raise CannotTakeOver(writes_past(record))
             if record.state not in TAKES_OVER:
                 raise CannotTakeOver(f"it is {record.state}")
             if record.mixture == record.secondary:
@@ -369,6 +417,8 @@ def _refusal(pair: FollowedPair, said: State, state: PairState) -> Answer | None
         return pair.answer(said.head, Verdict.STALE)
     if record.taken_over and not (said.settles and state in COPIES):
         return pair.answer(said.head, Verdict.CONFLICT)
+    if record.loan and state is not _S.COPYING:
+        return pair.answer(said.head, Verdict.REFUSED, writes_past(record))
     if sequence == record.sequence and not record.taken_over:
         if state is not record.state:
             return pair.answer(

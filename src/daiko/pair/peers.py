@@ -27,9 +27,11 @@ from daiko.scsi.pair_envelopes import (
     Head,
     Join,
     Leave,
+    Lend,
     Marks,
     Mixture,
     Request,
+    Return,
     State,
     StateCode,
     Verdict,
@@ -44,6 +46,9 @@ log = structlog.get_logger(__name__)
 TELL_SECONDS: Final = 10.0
 """For the other site to take a state. Hosts wait meanwhile; what it did not take it is told
 later."""
+
+LENDS: Final = (1, 1)
+"""Version of the protocol from which on volumes are lent."""
 
 CODES: Final = {
     PairState.COPYING: StateCode.COPYING,
@@ -177,6 +182,45 @@ class Peers:
         """Ask the other site how the pair is there. Raises SiteRefused where it does not
         answer."""
         return await self._noted(record, Ask(head(record)))
+
+    async def lend(self, record: PairRecord, loan: int) -> str:
+        """Ask for the devices of the other site's volume, for our second controllers to write to.
+        "" where they are lent, else why not. Raises SiteRefused where it does not answer: whether
+        they are lent is not known then."""
+        if not self.knows_loans(record):
+            version = self.link(record.site).version or (0, 0)
+            spoken, least = (f"{major}.{minor}" for major, minor in (version, LENDS))
+            return (
+                f"site {record.site} speaks version {spoken} of the protocol, and volumes are lent "
+                f"from {least} on"
+            )
+        answer = await self._noted(record, Lend(head(record), loan))
+        if answer.verdict is Verdict.ACCEPTED:
+            return ""
+        return f"site {record.site} does not lend {record.secondary}: {said(answer)}"
+
+    async def give_back(self, record: PairRecord, loan: int) -> None:
+        """Tell the other site that nothing of a loan is under way any more. Raises SiteRefused
+        where it does not answer, or does not take it."""
+        answer = await self._noted(record, Return(head(record), loan))
+        if answer.verdict not in (Verdict.ACCEPTED, Verdict.UNKNOWN):
+            raise SiteRefused(f"site {record.site} does not take a loan back: {said(answer)}")
+
+    def knows_loans(self, record: PairRecord) -> bool:
+        """Whether the protocol that the other site speaks has loans. Raises SiteRefused."""
+        return (self.link(record.site).version or (0, 0)) >= LENDS
+
+    def loan(self, record: PairRecord) -> int:
+        """The loan that the other site, when it was asked last, called not returned; 0 = none."""
+        answer = self._said.get(record.uuid)
+        return answer.loan if isinstance(answer, Answer) else 0
+
+    def link(self, site: str) -> SiteLink:
+        """The link to a site. Raises SiteRefused where there is none."""
+        try:
+            return self._link(site)
+        except KeyError:
+            raise SiteRefused(f"there is no site {site}") from None
 
     async def find(self, record: PairRecord) -> None:
         """Find the volume at the other site as it is now. Raises SiteRefused."""

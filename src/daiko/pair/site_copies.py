@@ -1,18 +1,20 @@
-"""Rounds of pairs over two sites, led by the first controller: it reads its own volume and writes
-to the other site's virtual LU, a fixed amount at a time, until the last block [0092-0100].
+"""Rounds of pairs over two sites.
 
-A round of a pair within one system is a job of the copy manager, which plans who carries it out.
-Here the plan has one answer, so there is no job: `SiteCopies` stands where the copy manager would
-(`surroundings.Copies`), and whoever lets second controllers copy from site to site [0101-0119]
-takes its place.
+Towards the other site a round is a job of the copy manager, as within one system: the other site's
+volume is a place that it plans for while the round lasts (`Lender`), and second controllers of ours
+copy straight to those of the other site where they can [0101-0119].
+
+In reverse the first controller leads: it reads the other site's virtual LU and writes to its own
+volume, a fixed amount at a time, until the last block [0092-0100].
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from daiko.copy_manager.governor import Governor, Measure
 from daiko.copy_manager.pace import Pace
@@ -31,16 +33,32 @@ FLUSH_BYTES: Final = 64 << 20
 """After so much the other side is flushed, and what was copied is confirmed."""
 
 
+class Lender(Protocol):
+    """Makes another site's volume a place of the copy manager (`control/lent_volumes.py`)."""
+
+    def place(
+        self, pair: str, ranges: Sequence[tuple[int, int]]
+    ) -> AbstractAsyncContextManager[None]:
+        """For copies of these runs of blocks to the secondary of this pair, until it is left.
+        Raises RoundFailed."""
+        ...
+
+
 class SiteCopies:
     """`surroundings.Copies` for pairs of which one volume is at another site; the others go to
     `own`."""
 
     def __init__(
-        self, own: Copies, volume: Callable[[str, str], PairVolume | None], measure: Measure
+        self,
+        own: Copies,
+        volume: Callable[[str, str], PairVolume | None],
+        lender: Lender,
+        measure: Measure,
     ) -> None:
         """`volume(pair, name)`: a volume of a pair over two sites, None where it is none."""
         self._own = own
         self._volume = volume
+        self._lender = lender
         self._measure = measure
         self._pacers: dict[str, Pacer] = {}
 
@@ -67,7 +85,25 @@ class SiteCopies:
         one, other = self._volume(pair, source), self._volume(pair, destination)
         if one is None or other is None:
             return self._own.copy(pair, source, destination, ranges, pace)
+        if _is_elsewhere(other):
+            return self._copy_there(pair, source, destination, ranges, pace)
         return self._copy(pair, one, other, ranges, pace)
+
+    async def _copy_there(
+        self,
+        pair: str,
+        source: str,
+        destination: str,
+        ranges: Sequence[tuple[int, int]],
+        pace: Pace,
+    ) -> AsyncGenerator[RangeSet, None]:
+        async with self._lender.place(pair, ranges):
+            confirmed = self._own.copy(pair, source, destination, ranges, pace)
+            try:
+                async for blocks in confirmed:
+                    yield blocks
+            finally:
+                await confirmed.aclose()
 
     async def _copy(
         self,
@@ -78,7 +114,7 @@ class SiteCopies:
         pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         pacer = self._pacers[pair] = Pacer(pace)
-        own = [volume.name for volume in (source, destination) if ":" not in volume.name]
+        own = [volume.name for volume in (source, destination) if not _is_elsewhere(volume)]
         governor = Governor(pacer, self._measure, own)
         governing = asyncio.create_task(governor.run(), name=f"pace of round of {pair}")
         confirmed = RangeSet()
@@ -97,6 +133,11 @@ class SiteCopies:
         finally:
             self._pacers.pop(pair, None)
             governing.cancel()
+
+
+def _is_elsewhere(volume: PairVolume) -> bool:
+    """Whether a volume is another site's, which is called `SITE:VOLUME`."""
+    return ":" in volume.name
 
 
 def _portions(ranges: Sequence[tuple[int, int]], most: int) -> list[list[tuple[int, int]]]:

@@ -50,6 +50,10 @@ class PairKind(IntEnum):
     """How is the pair with you?"""
     ANSWER = 6
     """To the request that came last."""
+    LEND = 7
+    """From now on my second controllers write to the devices under your volume."""
+    RETURN = 8
+    """They have ended."""
 
 
 class StateCode(IntEnum):
@@ -111,6 +115,7 @@ _STATE = Layout(
     bit("settles", 2, 0),
 )
 _MARKS = Layout("MarksContents", 8, number("first", 0, 8))
+_LOAN = Layout("LoanContents", 8, number("loan", 0, 4))
 _ANSWER = Layout(
     "AnswerContents",
     40,
@@ -118,6 +123,7 @@ _ANSWER = Layout(
     number("state", 1, 1),
     number("mixture", 2, 1),
     bit("taken_over", 3, 0),
+    number("loan", 4, 4),
     number("marked", 8, 8),
     number("first", 16, 8),
     number("next", 24, 8),
@@ -275,6 +281,41 @@ class Ask(_HeadAlone):
 
 
 @dataclass(frozen=True, slots=True)
+class _OfLoan:
+    """Names a loan: the time for which the speaker's second controllers may write to the devices
+    under the other side's volume, past its first controller."""
+
+    head: Head
+    loan: int
+    """Chosen by who leads; not 0."""
+
+    def tail(self) -> bytes:
+        return _LOAN.pack(loan=self.loan)
+
+    @classmethod
+    def read(cls, head: Head, tail: bytes) -> Self:
+        """Raises MalformedData."""
+        loan = _LOAN.unpack(tail)[0]
+        if not loan:
+            raise MalformedData("a loan without a number")
+        return cls(head, loan)
+
+
+@dataclass(frozen=True, slots=True)
+class Lend(_OfLoan):
+    """Asks for the loan. In the place of one that there is: that was not said to have ended."""
+
+    kind: ClassVar[PairKind] = PairKind.LEND
+
+
+@dataclass(frozen=True, slots=True)
+class Return(_OfLoan):
+    """Nothing of this loan is under way any more."""
+
+    kind: ClassVar[PairKind] = PairKind.RETURN
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What became of a request, and how the pair is here afterwards."""
 
@@ -296,6 +337,8 @@ class Answer:
     bits: bytes = b""
     """Region `first + n` is bit `n & 7` of byte `n >> 3`. None before `first`, and none between
     these and `next`, are set."""
+    loan: int = 0
+    """The loan that was not returned yet; 0 = none, or the speaker knows of no loans."""
 
     def tail(self) -> bytes:
         """What follows the head. Raises ValueError where something does not fit."""
@@ -304,7 +347,7 @@ class Answer:
         fixed = _ANSWER.pack(
             verdict=self.verdict, state=self.state, mixture=self.mixture,
             taken_over=self.taken_over, marked=self.marked, first=self.first, next=self.next,
-            length=len(self.bits),
+            length=len(self.bits), loan=self.loan,
         )  # fmt: skip
         return fixed + counted_text(self.reason) + self.bits
 
@@ -327,14 +370,15 @@ class Answer:
             _code("ANSWER: state", StateCode, said.state),
             _code("ANSWER: mixture", Mixture, said.mixture),
             bool(said.taken_over), said.marked, reason, said.first, said.next, bits,
+            said.loan,
         )  # fmt: skip
 
 
-Request = Join | State | Marks | Leave | Ask
+Request = Join | State | Marks | Leave | Ask | Lend | Return
 Message = Request | Answer
 
 _KINDS: Final[dict[int, Any]] = {
-    each.kind: each for each in (Join, State, Marks, Leave, Ask, Answer)
+    each.kind: each for each in (Join, State, Marks, Leave, Ask, Answer, Lend, Return)
 }
 
 

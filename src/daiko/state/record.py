@@ -452,6 +452,9 @@ class PairRecord(Record):
     settles: bool = False
     """An administrator has said whose data counts: this state holds against a side that has taken
     over."""
+    loan: int = 0
+    """Of a pair that is followed: the loan under which second controllers of the site that leads
+    may be writing to the devices of the secondary. 0 = none do."""
 
     @property
     def key(self) -> str:

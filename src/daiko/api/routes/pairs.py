@@ -101,6 +101,7 @@ async def swap(system: Running, name: str, body: AskPair) -> DoneView:
 
 
 @router.delete("/pairs/{name}", operation_id="removePair")
-async def remove(system: Running, name: str) -> DoneView:
-    """Forget a pair; both volumes keep what is on them."""
-    return DoneView.of(await pairs.do(system, name, Verb.REMOVE))
+async def remove(system: Running, name: str, confirmed: bool = False) -> DoneView:
+    """Forget a pair; both volumes keep what is on them. `confirmed`: also while the volume is lent
+    to the site that leads the pair, whose second controllers may be writing to it."""
+    return DoneView.of(await pairs.do(system, name, Verb.REMOVE, confirmed=confirmed))
