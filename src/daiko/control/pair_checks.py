@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from daiko.control.error import Conflict
 from daiko.copy_manager.request import places_of
 from daiko.state.record import TERMINAL, JobRecord, PairRecord, VolumeRecord
-from daiko.state.store import Store
+from daiko.state.store import Store, Transaction
 
 
 def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
@@ -20,14 +20,14 @@ def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
             )
 
 
-def check_free(store: Store, wanted: Sequence[VolumeRecord]) -> None:
+def check_free(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> None:
     """Raises Conflict where one of these volumes is in a pair, or a job works on it."""
     for volume in wanted:
         refuse_while_paired(store.list(PairRecord), volume.name)
     _check_jobs(store, wanted)
 
 
-def check_names(store: Store, name: str, group: str) -> None:
+def check_names(store: Store | Transaction, name: str, group: str) -> None:
     """Raises Conflict where the names of a new pair and its group are taken."""
     for pair in store.list(PairRecord):
         if name in (pair.name, pair.group):
@@ -44,7 +44,7 @@ def check_names(store: Store, name: str, group: str) -> None:
         raise Conflict("a pair and its group have different names", field="group")
 
 
-def _check_jobs(store: Store, wanted: Sequence[VolumeRecord]) -> None:
+def _check_jobs(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> None:
     for job in store.list(JobRecord):
         if job.state in TERMINAL:
             continue
