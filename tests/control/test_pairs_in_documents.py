@@ -112,7 +112,7 @@ async def test_an_export_makes_the_same_pairs_elsewhere(system: System, tmp_path
         system, "q", "gamma", "delta", group="g", fence=Fence.DATA, pace="1MiB/s", confirmed=True
     )
     text = export(system)
-    assert "state" not in text
+    assert "paired" not in text
     before = {r.name: (r.primary, r.secondary) for r in system.store.list(PairRecord)}
     await system.stop()
     other_store = SqliteStore.open(tmp_path / "other")
@@ -318,7 +318,7 @@ async def test_state_and_roles_of_a_pair_are_left_as_they_are(
             "pair.n.state", id="state",
         ),
         pytest.param(
-            'primary = "alpha"\nsecondary = "small"', Invalid, "same size", "pair.n.secondary",
+            'primary = "alpha"\nsecondary = "small"', Invalid, "small 8 of 512", "pair.n.secondary",
             id="sizes",
         ),
     ],

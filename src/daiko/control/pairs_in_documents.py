@@ -80,9 +80,9 @@ def _check_places(
 ) -> None:
     """Raises NotFound where a volume or the site will not be there."""
     site = part.site
-    places = (
-        {"primary": part.primary} if site else part.model_dump(include={"primary", "secondary"})
-    )
+    places = {"primary": part.primary}
+    if not site:
+        places["secondary"] = part.secondary
     for field, volume in places.items():
         is_kept = not prune and store.get(VolumeRecord, volume) is not None
         if volume not in wanted.volume and not is_kept:
