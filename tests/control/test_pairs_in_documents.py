@@ -12,6 +12,7 @@ import pytest
 from daiko.backend.site_session import LinkState
 from daiko.control import pairs, sites
 from daiko.control.apply import Action, Verb, apply, export
+from daiko.control.document import Document, PairPart
 from daiko.control.error import Conflict, ControlError, Invalid, NotFound, Unavailable
 from daiko.control.system import System
 from daiko.device.awaitable import write
@@ -342,6 +343,35 @@ async def test_a_volume_that_a_pair_needs_has_to_be_in_the_document(
     with pytest.raises(NotFound, match="pair p names the volume beta"):
         await apply(system, text)
     assert await apply(system, text, prune=False) == ()
+
+
+async def test_the_volume_that_hosts_use_is_the_primary_of_an_export(system: System) -> None:
+    assert Document.parse(export(system)).pair["p"].primary == "alpha"
+    await pairs.do(system, "p", PairVerb.SPLIT)
+    assert Document.parse(export(system)).pair["p"].primary == "alpha"
+    before = export(system)
+    await pairs.do(system, "p", PairVerb.SWAP)
+    part = Document.parse(export(system)).pair["p"]
+    assert (part.primary, part.secondary) == ("beta", "alpha")
+    for text in (before, export(system)):
+        assert await apply(system, text) == ()
+    assert _record(system).state is PairState.SWAPPED
+
+
+@pytest.mark.parametrize(
+    ("state", "mixture", "primary"),
+    [
+        (PairState.COPYING, "beta", "alpha"),
+        (PairState.SPLIT_BY_ERROR, "beta", "alpha"),
+        (PairState.REVERSE_COPYING, "alpha", "beta"),
+        (PairState.SPLIT, "alpha", "beta"),
+    ],
+)
+def test_a_mixture_is_not_the_primary_of_an_export(
+    state: PairState, mixture: str, primary: str
+) -> None:
+    record = PairRecord(name="p", primary="alpha", secondary="beta", state=state, mixture=mixture)
+    assert PairPart.of(record).primary == primary
 
 
 # --- over two sites -----------------------------------------------------------------------------

@@ -96,6 +96,7 @@ from daiko.state.record import (
     GroupState,
     HostRecord,
     PairRecord,
+    PairState,
     Patience,
     PortalGroupRecord,
     ReachRecord,
@@ -295,7 +296,7 @@ class SitePart(_Part):
 
 class PairPart(_Part):
     """A pair that this site leads: what it was made with, and its pace. Its state is no part of
-    a document, nor is which of the two volumes hosts use."""
+    a document, and which of the two volumes is the primary counts only when it is made."""
 
     primary: str
     secondary: str
@@ -337,7 +338,13 @@ class PairPart(_Part):
 
     @classmethod
     def of(cls, record: PairRecord) -> Self:
-        return cls(**record.model_dump(include=set(cls.model_fields)))
+        part = cls(**record.model_dump(include=set(cls.model_fields)))
+        is_secondary_ahead = record.state is PairState.SWAPPED or record.mixture == record.primary
+        if record.site or not is_secondary_ahead:
+            return part
+        # A new pair is copied from its primary: that must be the volume that is whole and in use.
+        roles = {"primary": part.secondary, "secondary": part.primary}
+        return part.model_copy(update=roles)
 
 
 class FunctionPart(_Part):
