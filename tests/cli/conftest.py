@@ -51,9 +51,9 @@ class Site:
         assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
         return done
 
-    def json(self, *arguments: str) -> Any:
+    def json(self, *arguments: str, text: str = "") -> Any:
         """What `daiko ARGUMENTS --json` prints."""
-        return json.loads(self.run(*arguments, "--json").stdout)
+        return json.loads(self.run(*arguments, "--json", text=text).stdout)
 
 
 @pytest.fixture(scope="session")

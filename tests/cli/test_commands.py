@@ -255,6 +255,39 @@ def test_exported_file_applies_without_a_change(site: Site, tmp_path: Path) -> N
     assert "- host late" in site.run("apply", str(file)).stdout
 
 
+def test_file_with_a_pair_asks_before_it_overwrites(site: Site, tmp_path: Path) -> None:
+    before = site.run("export").stdout
+    more = before
+    for seed, name in enumerate(("left", "right")):
+        disk = image(tmp_path / f"{name}.img", MIB, seed=seed)
+        more += f'[backend.{name}-disk]\npath = "{disk}"\n'
+        more += f'[volume.{name}]\nimage = "{name}-disk/0"\n'
+    site.run("apply", "-", text=more)
+    file = tmp_path / "with-pair.toml"
+    pair = '[pair.mirror]\nprimary = "left"\nsecondary = "right"\n'
+    file.write_text(more + pair)
+    lost = f"all {MIB:,} bytes of right would be overwritten"
+    dry = site.run("apply", str(file), "--dry-run").stdout
+    assert dry.splitlines()[0] == f"+ pair mirror  right is kept like left; {lost}"
+    for options in ((), ("--json",)):
+        refused = site.run("apply", str(file), *options, code=4 if options else 2).stderr
+        assert lost in refused
+        assert "--yes" in refused
+    assert site.json("pair", "ls") == []
+    assert "1 change done" in site.run("apply", str(file), "--yes").stdout
+    site.run("pair", "wait", "mirror")
+    assert (tmp_path / "right.img").read_bytes() == (tmp_path / "left.img").read_bytes()
+    (paced,) = site.json("apply", "-", text=more + pair + 'pace = "1MiB/s"\n')["changes"]
+    assert (paced["action"], paced["detail"]) == ("change", "copies at pace 1MiB/s")
+    exported = site.run("export").stdout
+    assert tomllib.loads(exported)["pair"] == {
+        "mirror": {"primary": "left", "secondary": "right", "pace": "1MiB/s"}
+    }
+    assert "matches already" in site.run("apply", "-", text=exported).stdout
+    gone = site.run("apply", "-", text=before).stdout
+    assert gone.startswith("- pair mirror  it is not in the document")
+
+
 def test_version_needs_no_controller() -> None:
     command = [sys.executable, "-m", "daiko", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

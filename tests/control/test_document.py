@@ -13,6 +13,7 @@ from daiko.control.document import (
     Document,
     FunctionPart,
     HostPart,
+    PairPart,
     PortalGroupPart,
     ReachPart,
     SystemPart,
@@ -22,6 +23,7 @@ from daiko.control.document import (
 from daiko.control.error import Invalid
 from daiko.state.record import (
     ExtentRecord,
+    Fence,
     GroupState,
     PortalGroupRecord,
     TargetPortGroupRecord,
@@ -75,6 +77,15 @@ luns = { 0 = "alpha", 10 = "beta" }
 portal_groups = [1, 20]
 remote_copy = ["192.0.2.9:3260"]
 
+[pair.mirror]
+primary = "alpha"
+secondary = "osaka:beta"
+group = "database"
+fence = "data"
+granularity = "128 KiB"
+power_safe = false
+pace = "1024 KiB/s"
+
 [[function]]
 backend = "sd1"
 function = "direct-backup"
@@ -109,6 +120,16 @@ def test_document_with_everything_is_read() -> None:
     assert document.volume["alpha"].extents[1] == ExtentRecord(device="sd1/1", lba=8, blocks=1)
     assert document.volume["beta"].source == ("sd1/0", "disk/0")
     assert document.host["h1"].luns == {0: "alpha", 10: "beta"}
+    assert document.pair["mirror"] == PairPart(
+        primary="alpha",
+        secondary="osaka:beta",
+        group="database",
+        fence=Fence.DATA,
+        granularity=128 << 10,
+        power_safe=False,
+        pace="1MiB/s",
+    )
+    assert document.pair["mirror"].site == "osaka"
     assert document.function == (
         FunctionPart(
             backend="sd1",
@@ -188,6 +209,8 @@ def test_any_document_is_the_same_when_written_and_read_again(
         ('[volume.a]\nimage = "a/0"\ndevices = ["a/0"]', "give one of"),
         ('[volume.a]\nfrom = ["a/0"]', "give one of"),
         ('[volume.a]\nimage = "a/0"\nnaa = "5000"', r"volume\.a\.naa"),
+        ('[pair.a]\nprimary = "a"', r"pair\.a\.secondary"),
+        ('[pair.a]\nprimary = "a"\nsecondary = "b"\nfence = "none"', r"pair\.a\.fence"),
         ("[host.a]", r"host\.a\.initiators"),
         ('[host.a]\ninitiators = ["*"]\nluns = { x = "a" }', r"host\.a\.luns"),
         ('[[function]]\nbackend = "a"', r"function\.0\.function"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from daiko.cli import complete
+from daiko.cli import complete, render
 from daiko.cli.error import CliError, ExitCode
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON, as the REST API gives it, instead of text.")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before data is overwritten.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Start it and return; do not follow it.")]
 Range = Annotated[
     str, typer.Option("--range", metavar="LBA:BLOCKS", help="Only these blocks of the source.")
@@ -98,6 +100,14 @@ def address(text: str) -> str:
     """The address of a back end, a path in its whole form: the controller may stand in another
     folder."""
     return text if text.startswith("iscsi:") else str(Path(text).absolute())
+
+
+def ask(lost: Sequence[str], *, can_ask: bool = True) -> None:
+    """Say what will be lost, and ask whether that is meant. Raises CliError where nobody can be
+    asked."""
+    if not (can_ask and render.err.is_terminal):
+        raise usage("; ".join(lost), "say --yes where nobody can be asked")
+    typer.confirm(f"{'; '.join(lost)}. Go on?", abort=True, err=True)
 
 
 def usage(message: str, next_step: str = "") -> CliError:

@@ -23,7 +23,6 @@ Name = Annotated[
         metavar="NAME", help="A pair or a consistency group.", autocompletion=complete.pairs
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before data is overwritten.")]
 
 STATES: Final = (
     "copying",
@@ -83,7 +82,7 @@ def create(
         ),
     ] = True,
     pace: option.Pace = "",
-    yes: Yes = False,
+    yes: option.Yes = False,
     json: option.Json = False,
 ) -> None:
     """Make a pair: copy all of PRIMARY to SECONDARY, and keep the two the same."""
@@ -92,7 +91,7 @@ def create(
         # Both have the same size; one at another site is not known here.
         found = rest.get("volumes", primary if ":" in secondary else secondary)
         size = found["blocks"] * found["block_size"]
-        _ask([f"{render.size(size)} of {secondary} will be overwritten"])
+        option.ask([f"{render.size(size)} of {secondary} will be overwritten"])
     made = rest.post(
         "pairs",
         body={
@@ -162,7 +161,7 @@ def resync(
     reverse: Annotated[
         bool, typer.Option("--reverse", help="From the secondary to the primary.")
     ] = False,
-    yes: Yes = False,
+    yes: option.Yes = False,
     json: option.Json = False,
 ) -> None:
     """Copy what differs, and keep both sides the same from then on."""
@@ -304,14 +303,7 @@ def _ask_about(rest: client.Client, name: str, verb: str) -> None:
                 said += f", {render.size(effect['discarded'])} of it written there by hosts"
             lost.append(said)
     if lost:
-        _ask(lost)
-
-
-def _ask(lost: list[str]) -> None:
-    """Say what will be lost, and ask whether that is meant."""
-    if not render.err.is_terminal:
-        raise option.usage("; ".join(lost), "say --yes where nobody can be asked")
-    typer.confirm(f"{'; '.join(lost)}. Go on?", abort=True, err=True)
+        option.ask(lost)
 
 
 def _differs(pair: dict[str, Any]) -> int:

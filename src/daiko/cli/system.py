@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -110,11 +110,13 @@ def apply(
     keep: Annotated[
         bool, typer.Option("--keep", help="Leave alone what the file does not name.")
     ] = False,
+    yes: option.Yes = False,
     json: option.Json = False,
 ) -> None:
     """Make the controller match a system file.
 
-    The difference is shown first. Applying a file twice changes nothing the second time.
+    The difference is shown first. Applying a file twice changes nothing the second time. Before a
+    new pair overwrites a volume, it asks.
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text()
@@ -122,27 +124,38 @@ def apply(
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise option.usage(f"{file} cannot be read: {reason}") from error
     rest = client.of(context)
+    body = {"toml": text, "dry_run": dry_run, "prune": not keep, "confirmed": yes}
     if not json:
         # The difference is shown before anything is done, and again nothing is done without one.
-        planned = rest.post("apply", body={"toml": text, "dry_run": True, "prune": not keep})[
-            "changes"
-        ]
-        for change in planned:
-            sign, style = _SIGN.get(change["action"], ("·", ""))
-            detail = f"  {change['detail']}" if change["detail"] else ""
-            render.out.print(
-                Text.assemble((f"{sign} {change['kind']} {change['name']}", style), (detail, "dim"))
-            )
+        planned = rest.post("apply", body={**body, "dry_run": True})["changes"]
+        lost = _show_changes(planned)
         count = f"{len(planned)} change{'s' * (len(planned) != 1)}"
         if dry_run or not planned:
             render.said(f"{count}; nothing was done" if planned else "it matches already")
             return
+        if lost and not yes:
+            option.ask(lost, can_ask=str(file) != "-")
+            body["confirmed"] = True
     with follow.busy("applying"):
-        done = rest.post("apply", body={"toml": text, "dry_run": dry_run, "prune": not keep})
+        done = rest.post("apply", body=body)
     if json:
         render.as_json(done)
     else:
         render.said(f"{count} done")
+
+
+def _show_changes(planned: list[dict[str, Any]]) -> list[str]:
+    """Show them; what would be lost by them."""
+    for change in planned:
+        sign, style = _SIGN.get(change["action"], ("·", ""))
+        detail = "; ".join(filter(None, (change["detail"], change["lost"])))
+        render.out.print(
+            Text.assemble(
+                (f"{sign} {change['kind']} {change['name']}", style),
+                (f"  {detail}" if detail else "", "dim"),
+            )
+        )
+    return [change["lost"] for change in planned if change["lost"]]
 
 
 def export(

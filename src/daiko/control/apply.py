@@ -3,20 +3,30 @@
 `apply` compares first: what it would do is a list of `Action`s, in the order in which they would
 be done, and with `dry_run` that is all. Applied twice, the second time finds nothing to do.
 
-What takes long or can fail at somebody else's hands, attaching back ends, comes first; then
-everything else happens in one transaction; detaching comes last. A volume's data is never moved
-or given another identity: a document that asks for that is refused.
+What takes long or can fail at somebody else's hands, attaching back ends, comes first; pairs that
+go are taken away, then everything else happens in one transaction; detaching comes last, and after
+it new pairs are made. A volume's data is never moved or given another identity: a document that
+asks for that is refused. What a new pair overwrites has to be confirmed.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
-from daiko.command_control.function_table import FunctionCell, Known, ReachCell
-from daiko.control import backends, chap, hosts, names, portal_groups, sites, volumes
+from daiko.control import (
+    backends,
+    hosts,
+    names,
+    pairs_in_documents,
+    portal_groups,
+    sites,
+    volumes,
+)
+from daiko.control.action import Action as Action
+from daiko.control.action import Verb as Verb
+from daiko.control.action import names_of as _names
+from daiko.control.applying import Applying
 from daiko.control.document import (
     BackendPart,
     ChapPart,
@@ -28,54 +38,38 @@ from daiko.control.document import (
 )
 from daiko.control.error import Conflict, Invalid
 from daiko.control.listening import wanted_portals
-from daiko.control.system import System, put_host
+from daiko.control.pair_checks import not_confirmed
+from daiko.control.system import System
 from daiko.iscsi.chap import name_fault
 from daiko.mapping.mapping_table import begins_with
 from daiko.state.record import (
-    BackendRecord,
-    CredentialRecord,
-    ExtentRecord,
-    FunctionRecord,
-    HostRecord,
+    PairRecord,
     Patience,
     PortalGroupRecord,
-    ReachRecord,
-    Record,
     SiteRecord,
     TargetPortGroupRecord,
     VolumeRecord,
 )
-from daiko.state.store import Transaction
-
-
-class Verb(StrEnum):
-    ADD = "add"
-    CHANGE = "change"
-    REMOVE = "remove"
-
-
-class Action(NamedTuple):
-    """One difference between the system and a document."""
-
-    verb: Verb
-    kind: str
-    """system, portal_group, target_port_group, backend, volume, host, site, chap, function,
-    reach."""
-    name: str
-    detail: str
-    """What becomes different, for the administrator."""
 
 
 async def apply(
-    system: System, text: str, *, dry_run: bool = False, prune: bool = True
+    system: System,
+    text: str,
+    *,
+    dry_run: bool = False,
+    prune: bool = True,
+    confirmed: bool = False,
 ) -> tuple[Action, ...]:
     """Make the system match the TOML document, and return what was, or with `dry_run` would be,
     done. Without `prune`, what the document does not name is left alone.
 
-    Raises Invalid, NotFound, Conflict or Unavailable; what was attached before a failure stays
-    attached, and applying again goes on from there.
+    Raises Invalid, NotFound, Conflict (also where data would be lost and that is not `confirmed`)
+    or Unavailable; what was attached before a failure stays attached, and applying again goes on
+    from there. A new pair that cannot be made leaves the rest of the document done.
     """
-    return await apply_document(system, Document.parse(text), dry_run=dry_run, prune=prune)
+    return await apply_document(
+        system, Document.parse(text), dry_run=dry_run, prune=prune, confirmed=confirmed
+    )
 
 
 def export(system: System) -> str:
@@ -84,26 +78,32 @@ def export(system: System) -> str:
 
 
 async def apply_document(
-    system: System, document: Document, *, dry_run: bool = False, prune: bool = True
+    system: System,
+    document: Document,
+    *,
+    dry_run: bool = False,
+    prune: bool = True,
+    confirmed: bool = False,
 ) -> tuple[Action, ...]:
     """`apply` for a document that was read already."""
     _check(document)
     async with system.changing:
-        sizes = {
-            record.name: record.blocks * record.block_size
-            for record in system.store.list(VolumeRecord)
-            if record.name in document.volume
-        }
         now = Document.of(system.store)
-        actions = tuple(differences(now, document, prune=prune, sizes=sizes))
+        actions = _all_differences(system, now, document, prune=prune)
         if dry_run or not actions:
             return actions
+        lost = [action.lost for action in actions if action.lost]
+        if lost and not confirmed:
+            raise not_confirmed("; ".join(lost))
         for name in _names(actions, "backend", Verb.ADD):
             await system.attach_backend(document.backend[name].record(name))
         await _open_portals(system, document, actions)
         try:
+            if any(action.kind == "pair" for action in actions):
+                await _rehearse(system, document, actions)
+                await pairs_in_documents.remove(system, actions)
             async with system.store.transaction() as change:
-                _Applying(system, document, change, actions).run()
+                Applying(system, document, change, actions).run()
         finally:
             await system.listening.settle()
         if _names(actions, "system", Verb.CHANGE):
@@ -114,7 +114,42 @@ async def apply_document(
             await system.change_patience(name, document.backend[name].patience)
         for name in _names(actions, "backend", Verb.REMOVE):
             await system.detach_backend(name)
-        return actions
+        await pairs_in_documents.change(system, document, actions)
+    # Not while changes here wait: another system may ask for a pair with this one just now.
+    await pairs_in_documents.add(system, document, actions)
+    return actions
+
+
+def _all_differences(
+    system: System, now: Document, wanted: Document, *, prune: bool
+) -> tuple[Action, ...]:
+    store = system.store
+    sizes = {
+        record.name: record.blocks * record.block_size
+        for record in store.list(VolumeRecord)
+        if record.name in wanted.volume
+    }
+    return (
+        *(pairs_in_documents.removals(now, wanted) if prune else ()),
+        *differences(now, wanted, prune=prune, sizes=sizes),
+        *pairs_in_documents.differences(store, now, wanted, prune=prune),
+    )
+
+
+class _Rehearsed(Exception):
+    """It can be done; nothing of it was."""
+
+
+async def _rehearse(system: System, document: Document, actions: tuple[Action, ...]) -> None:
+    """Find out whether the transaction and the new pairs go, before a pair is taken away for them.
+    Raises NotFound, Invalid, Conflict."""
+    with suppress(_Rehearsed):
+        async with system.store.transaction() as change:
+            for name in _names(actions, "pair", Verb.REMOVE):
+                change.delete(PairRecord, name)
+            Applying(system, document, change, actions).run()
+            pairs_in_documents.check_new(change, document, actions)
+            raise _Rehearsed
 
 
 async def _open_portals(system: System, document: Document, actions: tuple[Action, ...]) -> None:
@@ -142,6 +177,7 @@ def _check(document: Document) -> None:
     for name, host in document.host.items():
         hosts.check(host.record(name))
         _check_chap(host.chap, f"host.{name}.chap")
+    pairs_in_documents.check(document)
     for name, site in document.site.items():
         sites.check(site.record(name))
         _check_chap(site.chap, f"site.{name}.chap")
@@ -386,168 +422,6 @@ def _cells(now: Document, wanted: Document, *, prune: bool) -> Iterator[Action]:
             )
         for backend, device in reaches:
             yield Action(Verb.REMOVE, "reach", f"{backend}:{device}", "what was found holds again")
-
-
-class _Applying:
-    """The part of an application that happens in one transaction."""
-
-    def __init__(
-        self, system: System, document: Document, change: Transaction, actions: tuple[Action, ...]
-    ) -> None:
-        self._system = system
-        self._document = document
-        self._change = change
-        self._actions = actions
-
-    def run(self) -> None:
-        change = self._change
-        self._put_portal_groups()
-        for name in _names(self._actions, "host", Verb.REMOVE):
-            change.delete(HostRecord, name)
-            change.delete(CredentialRecord, chap.host(name))
-        self._withdraw()
-        self._put_chap()
-        # What hosts no longer see may go; what they will see must be there before they do.
-        kept = {name: host.luns for name, host in self._document.host.items()}
-        for host in change.list(HostRecord):
-            if host.name in kept:
-                luns = {n: v for n, v in host.luns.items() if kept[host.name].get(n) == v}
-                change.put(host.model_copy(update={"luns": luns}))
-        for name in _names(self._actions, "volume", Verb.REMOVE):
-            record = change.get(VolumeRecord, name)
-            assert record is not None
-            volumes.delete(change, record)
-        for name in _names(self._actions, "volume", Verb.CHANGE):
-            record = change.get(VolumeRecord, name)
-            assert record is not None
-            said = self._document.volume[name]
-            access = record.access if said.access is None else said.access
-            changed = record.model_copy(update={"mode": said.mode, "access": access})
-            change.put(changed)
-            self._grow_volume(changed, said)
-        for name in _names(self._actions, "volume", Verb.ADD):
-            self._add_volume(name, self._document.volume[name])
-        for name, wanted in self._document.host.items():
-            put_host(change, wanted.record(name))
-        self._put_sites()
-        portal_groups.check(change.list(PortalGroupRecord), change.list(HostRecord))
-        self._put_cells()
-
-    def _withdraw(self) -> None:
-        """Take from sites what the document does not offer them, before volumes go."""
-        change = self._change
-        for site in change.list(SiteRecord):
-            said = self._document.site.get(site.name)
-            if said is not None and said.offered is not None:
-                wanted = said.offered
-                left = {n: v for n, v in site.offered.items() if wanted.get(n) == v}
-                change.put(site.model_copy(update={"offered": left}))
-        for name in _names(self._actions, "site", Verb.REMOVE):
-            sites.delete(change, name)
-
-    def _put_sites(self) -> None:
-        own_iqn = self._system.record.iqn
-        for name, said in self._document.site.items():
-            record = said.record(name)
-            there = self._change.get(SiteRecord, name)
-            if there is not None:
-                offered = there.offered if said.offered is None else said.offered
-                kept = {"identity": there.identity, "offered": offered}
-                record = record.model_copy(update=kept)
-            sites.put(self._change, record, own_iqn=own_iqn)
-
-    def _put_chap(self) -> None:
-        """The secrets that are there stay; where there is none yet, nobody gets in."""
-        parts = {chap.host(name): host.chap for name, host in self._document.host.items()}
-        for name, site in self._document.site.items():
-            parts |= {chap.site(name): site.chap, chap.peer(name): site.peer_chap}
-        parts[chap.DISCOVERY] = self._document.system.discovery_chap
-        for owner, part in parts.items():
-            if part is None:
-                continue
-            known = self._change.get(CredentialRecord, owner)
-            record = known or CredentialRecord(owner=owner, user=part.user)
-            changes = {"user": part.user, "mutual_user": part.mutual_user}
-            if not part.mutual_user:
-                changes["mutual_secret"] = ""
-            self._change.put(record.model_copy(update=changes))
-
-    def _put_portal_groups(self) -> None:
-        change, document = self._change, self._document
-        for tag, group in document.portal_group.items():
-            change.put(group.record(tag))
-        for number, said in document.target_port_group.items():
-            change.put(said.record(number))
-        for gone in _names(self._actions, "portal_group", Verb.REMOVE):
-            change.delete(PortalGroupRecord, f"{int(gone):05d}")
-        for gone in _names(self._actions, "target_port_group", Verb.REMOVE):
-            change.delete(TargetPortGroupRecord, f"{int(gone):05d}")
-        portal_groups.drop_unused(change)
-
-    def _grow_volume(self, record: VolumeRecord, said: VolumePart) -> None:
-        """Let a volume have what its document says more than it has."""
-        if said.extents and said.extents != record.extents:
-            volumes.put_extended(self._change, record, said.extents)
-        elif said.source:
-            blocks = -(-parse_size(said.size) // record.block_size)
-            candidates = [volumes.parse_device(text) for text in said.source]
-            volumes.put_grown(self._change, record, blocks, candidates)
-
-    def _add_volume(self, name: str, volume: VolumePart) -> None:
-        volumes.put_new(
-            self._change,
-            name,
-            self._extents(volume),
-            naa=volume.naa or volumes.new_naa(self._system.record.company_id),
-            mode=volume.mode,
-            image=bool(volume.image),
-            access=volume.access or {},
-        )
-
-    def _extents(self, volume: VolumePart) -> Sequence[ExtentRecord]:
-        if volume.extents:
-            return volume.extents
-        if volume.source:
-            candidates = [volumes.parse_device(text) for text in volume.source]
-            return volumes.find_room(self._change, parse_size(volume.size), candidates)
-        devices = [volume.image] if volume.image else list(volume.devices)
-        return volumes.whole(self._change, [volumes.parse_device(text) for text in devices])
-
-    def _put_cells(self) -> None:
-        for action in self._actions:
-            if action.verb is Verb.REMOVE and action.kind in ("function", "reach"):
-                kind: type[Record] = FunctionRecord if action.kind == "function" else ReachRecord
-                self._change.delete(kind, f"{action.name}:hand")
-        backends = {record.name for record in self._change.list(BackendRecord)}
-        for cell in self._document.function:
-            _must_exist(cell.backend, backends, "function")
-            found = FunctionCell(cell.can, Known.DECLARED, time.time(), cell.reason, cell.limits)
-            record = FunctionRecord(backend=cell.backend, function=cell.function, cell=found)
-            there = self._change.get(FunctionRecord, record.key)
-            if there is None or (there.cell.can, there.cell.reason, there.cell.limits) != (
-                cell.can,
-                cell.reason,
-                cell.limits,
-            ):
-                self._change.put(record)
-        for reach in self._document.reach:
-            _must_exist(reach.backend, backends, "reach")
-            reached = ReachCell(reach.can, Known.DECLARED, time.time(), reach.reason)
-            column = ReachRecord(backend=reach.backend, device=reach.device, cell=reached)
-            known = self._change.get(ReachRecord, column.key)
-            if known is None or (known.cell.can, known.cell.reason) != (reach.can, reach.reason):
-                self._change.put(column)
-
-
-def _must_exist(backend: str, backends: set[str], field: str) -> None:
-    if backend not in backends:
-        raise Invalid(
-            f"a {field} cell names the back end {backend}, which is not there", field=field
-        )
-
-
-def _names(actions: tuple[Action, ...], kind: str, verb: Verb) -> list[str]:
-    return [action.name for action in actions if action.kind == kind and action.verb is verb]
 
 
 def _where(backend: BackendPart) -> str:

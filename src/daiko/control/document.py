@@ -41,6 +41,13 @@
     chap = { user = "tokyo" }
     peer_chap = { user = "osaka" }
 
+    [pair.mirror]
+    primary = "alpha"
+    secondary = "osaka:beta"
+    group = "database"
+    fence = "data"
+    pace = "50MiB/s"
+
     [[function]]
     backend = "sd1"
     function = "direct-backup"
@@ -53,9 +60,9 @@
     can = true
     reason = "same fabric"
 
-Only what an administrator decides stands in it; what was probed or learned does not, and no
-secret. An exported document names the extents and the identity of each volume, so that it makes the
-same system again.
+Only what an administrator decides stands in it; what was probed or learned does not, no state of a
+pair, no pair that another site leads, and no secret. An exported document names the extents and the
+identity of each volume, so that it makes the same system again.
 """
 
 from __future__ import annotations
@@ -65,20 +72,31 @@ import tomllib
 from typing import Annotated, Any, Final, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from daiko.command_control.function_table import CopyLimits, Known
 from daiko.command_control.plan import Function, Mode
 from daiko.control import chap
 from daiko.control.error import Invalid
+from daiko.copy_manager.pace import HOW_TO_WRITE, NoPace, Pace
 from daiko.state.extents import Extents
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     CredentialRecord,
+    Fence,
     FunctionRecord,
     GroupState,
     HostRecord,
+    PairRecord,
+    PairState,
     Patience,
     PortalGroupRecord,
     ReachRecord,
@@ -276,6 +294,59 @@ class SitePart(_Part):
         )
 
 
+class PairPart(_Part):
+    """A pair that this site leads: what it was made with, and its pace. Its state is no part of
+    a document, and which of the two volumes is the primary counts only when it is made."""
+
+    primary: str
+    secondary: str
+    """A volume, or SITE:VOLUME."""
+    group: str = ""
+    fence: Fence = Fence.NEVER
+    granularity: int = 64 << 10
+    """Bytes; may be given as `64 KiB`."""
+    power_safe: bool = True
+    pace: str = "full"
+
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _bytes(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return parse_size(given)
+        except Invalid as error:
+            raise ValueError(error.message) from error
+
+    @field_validator("pace")
+    @classmethod
+    def _one_way_to_write(cls, given: str) -> str:
+        try:
+            return str(Pace.parse(given))
+        except NoPace as wrong:
+            raise ValueError(f"{wrong}; {HOW_TO_WRITE}") from wrong
+
+    @property
+    def site(self) -> str:
+        """Of the secondary; "" = here."""
+        site, colon, _ = self.secondary.partition(":")
+        return site if colon else ""
+
+    def record(self, name: str) -> PairRecord:
+        """As it is before it is made."""
+        return PairRecord(name=name, site=self.site, **self.model_dump())
+
+    @classmethod
+    def of(cls, record: PairRecord) -> Self:
+        part = cls(**record.model_dump(include=set(cls.model_fields)))
+        is_secondary_ahead = record.state is PairState.SWAPPED or record.mixture == record.primary
+        if record.site or not is_secondary_ahead:
+            return part
+        # A new pair is copied from its primary: that must be the volume that is whole and in use.
+        roles = {"primary": part.secondary, "secondary": part.primary}
+        return part.model_copy(update=roles)
+
+
 class FunctionPart(_Part):
     """A cell of the function table, by hand."""
 
@@ -306,6 +377,7 @@ class Document(_Part):
     volume: dict[str, VolumePart] = {}
     host: dict[str, HostPart] = {}
     site: dict[str, SitePart] = {}
+    pair: dict[str, PairPart] = {}
     function: tuple[FunctionPart, ...] = ()
     reach: tuple[ReachPart, ...] = ()
 
@@ -370,6 +442,11 @@ class Document(_Part):
                 for record in store.list(HostRecord)
             },
             site={record.name: SitePart.of(store, record) for record in store.list(SiteRecord)},
+            pair={
+                record.name: PairPart.of(record)
+                for record in store.list(PairRecord)
+                if not record.is_followed
+            },
             function=tuple(
                 FunctionPart(
                     backend=record.backend,

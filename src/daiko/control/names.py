@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from daiko.control.error import Invalid, NotFound
 from daiko.mapping.extent import DeviceId
 from daiko.state.record import BackendRecord, HostRecord, SiteRecord, VolumeRecord
+from daiko.state.store import Store, Transaction
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -103,11 +104,14 @@ def backend_of(system: System, text: str) -> BackendRecord:
 
 def volume_of(system: System, text: str) -> VolumeRecord:
     """The volume of that name. Raises NotFound."""
-    record = system.store.get(VolumeRecord, text)
+    return volume_in(system.store, text)
+
+
+def volume_in(found: Store | Transaction, text: str) -> VolumeRecord:
+    """The volume of that name, with what a transaction has changed so far. Raises NotFound."""
+    record = found.get(VolumeRecord, text)
     if record is None:
-        raise NotFound(
-            f"no volume is called {text!r}", _known("volumes", system.store.list(VolumeRecord))
-        )
+        raise NotFound(f"no volume is called {text!r}", _known("volumes", found.list(VolumeRecord)))
     return record
 
 

@@ -40,7 +40,7 @@ def check_free(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> No
     _check_jobs(store, wanted)
 
 
-def check_names(store: Store, name: str, group: str) -> None:
+def check_names(store: Store | Transaction, name: str, group: str) -> None:
     """Raises Conflict where the names of a new pair and its group are taken."""
     for pair in store.list(PairRecord):
         if name in (pair.name, pair.group):

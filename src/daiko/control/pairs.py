@@ -23,6 +23,7 @@ from daiko.state.record import (
     PairState,
     VolumeRecord,
 )
+from daiko.state.store import Store, Transaction
 
 if TYPE_CHECKING:
     from daiko.control.system import System
@@ -81,7 +82,7 @@ async def create(
     names.name(name)
     if group:
         names.name(group, "group")
-    _check_granularity(granularity)
+    check_granularity(granularity)
     wanted = jobs.pace(pace)
     now = time.time()
     record = PairRecord(
@@ -101,7 +102,7 @@ async def create(
     if colon:
         record = await pairs_over_sites.prepare(system, record, site, volume)
     async with system.changing:
-        _check_new(system, record)
+        check_new(system.store, record)
     if not confirmed:
         own = names.volume_of(system, primary)
         raise not_confirmed(
@@ -113,7 +114,7 @@ async def create(
         await pairs_over_sites.join(system, record)
     try:
         async with system.changing:
-            _check_new(system, record)
+            check_new(system.store, record)
             return (await system.pairs.create(record)).status
     except BaseException as error:
         if record.site:
@@ -235,7 +236,8 @@ def _is_there(found: Sequence[PairState], wanted: Sequence[PairState]) -> bool:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _check_granularity(granularity: int) -> None:
+def check_granularity(granularity: int) -> None:
+    """Raises Invalid where regions of the differential bitmap cannot have so many bytes."""
     is_power = granularity > 0 and not granularity & (granularity - 1)
     if not (is_power and LEAST_GRANULARITY <= granularity <= MOST_GRANULARITY):
         raise Invalid(
@@ -245,17 +247,17 @@ def _check_granularity(granularity: int) -> None:
         )
 
 
-def _check_new(system: System, record: PairRecord) -> None:
+def check_new(found: Store | Transaction, record: PairRecord) -> None:
     """Raises NotFound, Invalid, Conflict where such a pair cannot be made."""
-    first = names.volume_of(system, record.primary)
-    check_names(system.store, record.name, record.group)
+    first = names.volume_in(found, record.primary)
+    check_names(found, record.name, record.group)
     if record.site:
-        check_free(system.store, [first])
+        check_free(found, [first])
     else:
-        second = names.volume_of(system, record.secondary)
+        second = names.volume_in(found, record.secondary)
         _check_volumes(first, second)
-        check_free(system.store, [first, second])
-    for pair in system.store.list(PairRecord):
+        check_free(found, [first, second])
+    for pair in found.list(PairRecord):
         if record.group and pair.group == record.group and pair.site != record.site:
             where = f"at site {pair.site}" if pair.site else "here"
             raise Conflict(

@@ -40,11 +40,23 @@ async def set_management_urls(system: Running, body: ManagementUrls) -> Manageme
 @router.post("/apply", operation_id="apply")
 async def apply_file(system: Running, body: ApplyRequest) -> ApplyResult:
     """Make the store match a system file; with `dry_run` only say what would change."""
-    actions = await apply.apply(system, body.toml, dry_run=body.dry_run, prune=body.prune)
+    actions = await apply.apply(
+        system,
+        body.toml,
+        dry_run=body.dry_run,
+        prune=body.prune,
+        confirmed=body.confirmed,
+    )
     return ApplyResult(
         dry_run=body.dry_run,
         changes=[
-            ChangeView(action=done.verb, kind=done.kind, name=done.name, detail=done.detail)
+            ChangeView(
+                action=done.verb,
+                kind=done.kind,
+                name=done.name,
+                detail=done.detail,
+                lost=done.lost,
+            )
             for done in actions
         ],
     )

@@ -94,6 +94,9 @@ class ApplyRequest(BaseModel):
     toml: str = Field(description="The text of the file, as `daiko export` writes it")
     dry_run: bool = Field(default=False, description="Only say what would change")
     prune: bool = Field(default=True, description="Remove what the file does not name")
+    confirmed: bool = Field(
+        default=False, description="Data that would be overwritten is meant to be"
+    )
 
 
 class ChangeView(BaseModel):
@@ -103,6 +106,9 @@ class ChangeView(BaseModel):
     kind: str = Field(examples=["volume"])
     name: str = Field(examples=["alpha"])
     detail: str = Field(default="", description="What changes in it")
+    lost: str = Field(
+        default="", description="What data it overwrites, which has to be confirmed; empty = none"
+    )
 
 
 class ApplyResult(BaseModel):
