@@ -237,6 +237,8 @@ class World:
             for side in pair.sides:
                 if side.bitmap._file is not None:
                     side.bitmap._file.close()
+            if pair.applier is not None:
+                pair.applier.journal._file.close()
         # What their ends do is done in memory that is gone: no disk and no store hears of it. Some
         # wait there for what is in flight, which never comes back.
         while tasks := asyncio.all_tasks(self.loop):

@@ -30,7 +30,8 @@ class CopierFailed(Exception):
 
 
 class Settler:
-    """Proves that what was written to both sides of a pair is on stable storage there.
+    """Proves that what was written to both sides of a pair is on stable storage there; to the
+    primary alone, where the other side gets it from a journal (that proves its own).
 
     A flush proves only what went over the connection that it went over itself. So it is noted by
     which connections the two are reached before anything is written that a later flush is to
@@ -40,8 +41,8 @@ class Settler:
         self._sides = sides
         self._generations = self._now()
 
-    async def settle(self, lead: Side, other: Side) -> bool:
-        """Flush both sides, and take the marks of what was mirrored or copied before. False:
+    async def settle(self, lead: Side) -> bool:
+        """Flush the sides, and take the marks of what was mirrored or copied before. False:
         something is stale, also because a connection was lost in between. Raises DeviceError."""
         if not lead.layer.has_unproved:
             self._generations = self._now()
@@ -50,7 +51,7 @@ class Settler:
         recent, flights = lead.layer.begin_settling()
         try:
             await landed(flights)
-            await asyncio.gather(lead.flush(), other.flush())
+            await asyncio.gather(*(side.flush() for side in self._sides))
         except asyncio.CancelledError:
             # Nothing is known that was not before: the next settling has to prove it.
             self._generations = before
@@ -112,8 +113,8 @@ class Copier:
                 await landed(self.lead.layer.begin_flight())
                 while self.lead.layer.stale.set_regions:
                     await self._catch_up()
-                    await self._settler.settle(self.lead, self.other)
-                if await self._settler.settle(self.lead, self.other):
+                    await self._settler.settle(self.lead)
+                if await self._settler.settle(self.lead):
                     return
             except (DeviceError, RoundFailed, OSError) as error:
                 if self.left_bytes < before:

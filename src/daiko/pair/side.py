@@ -25,8 +25,16 @@ _WAYS = {
     Use.TRACKED: Way.TRACK,
     Use.COPIED: Way.COPY,
     Use.MIRRORED: Way.MIRROR,
+    Use.JOURNALED: Way.JOURNAL,
     Use.PROTECTED: Way.PROTECT,
 }
+
+
+def stream_of(record: PairRecord) -> bytes:
+    """8 bytes that tell the journal's entries of this pair, since it became paired last, from all
+    others."""
+    told = f"{record.name}\0{record.created!r}\0{record.term}"
+    return hashlib.blake2b(told.encode(), digest_size=8).digest()
 
 
 def _identity(record: PairRecord, volume: PairVolume) -> bytes:

@@ -405,6 +405,16 @@ class Fence(StrEnum):
     """Writes are refused: no data is ever acknowledged that is not on both sides."""
 
 
+class Update(StrEnum):
+    """How the secondary of a pair is kept like the primary."""
+
+    SYNC = "sync"
+    """A write is good when both sides have it."""
+    ASYNC = "async"
+    """A write is good when the primary and the journal have it; the secondary is an earlier state
+    of its whole consistency group."""
+
+
 class PairRecord(Record):
     """Two volumes of the same size, one kept like the other ([0089], [0120])."""
 
@@ -449,10 +459,26 @@ class PairRecord(Record):
     settles: bool = False
     """An administrator has said whose data counts: this state holds against a side that has taken
     over."""
+    update: Update = Update.SYNC
+    journal: int = 256 << 20
+    """Bytes of the journal that an asynchronous pair shares with its group."""
+    term: int = 0
+    """Of an asynchronous pair whose entries in the journal count: the sequence when it became
+    paired. Entries of other terms are nobody's. 0 = none count."""
 
     @property
     def key(self) -> str:
         return self.name
+
+    @property
+    def is_async(self) -> bool:
+        return self.update is Update.ASYNC
+
+    @property
+    def is_draining(self) -> bool:
+        """Its journal has ended, and what is in it comes to the secondary before anything is
+        copied: the secondary is an earlier state still."""
+        return self.state is PairState.COPYING and bool(self.term)
 
     @property
     def is_led_over_sites(self) -> bool:
