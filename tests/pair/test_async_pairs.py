@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daiko.device.error import DeviceError
+from daiko.device.error import DeviceError, Unsupported
 from daiko.pair.error import VerbRefused
 from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
@@ -356,9 +356,38 @@ def test_every_change_of_blocks_comes_to_the_secondary(world: World) -> None:
         lambda: front.write_atomic(40, b"t" * BLOCK, failures.append),
     ):
         world.call(send)
-    assert failures == [None] * 4
+    assert failures[:3] == [None] * 3
+    assert isinstance(failures[3], Unsupported)
+    assert {record.state for record in world.records.values()} == {S.PAIRED}
     assert world.disks["a"].now[3:8] == b"ss\0\0\x0f"
     _converge(world)
     world.pass_time(10.0)
     assert world.pairs is not None
     assert world.pairs.pair("p").primary.marked_bytes == 0, "proved, so no mark is left"
+
+
+def test_a_secondary_lost_while_it_is_copied_to_is_copied_to_again(world: World) -> None:
+    """While the last regions are copied, writes go to both sides."""
+    hosts = _make(world)
+    assert world.pairs is not None
+    world.run(world.pairs.verb("g", Verb.SPLIT))
+    hosts.write("a", 1)
+    world.disks["b"].is_slow = True
+    world.run(world.pairs.verb("g", Verb.RESYNC))
+    hosts.write("a", 30)
+    world.call(world.disks["b"].cut)
+    world.pass_time(100.0)
+    assert not hosts.under_way
+    assert world.records["p"].state is S.COPYING
+    _converge(world)
+
+
+def test_what_the_primary_loses_with_its_cache_is_copied_again(world: World) -> None:
+    hosts = _make(world)
+    world.disks["b"].cut()
+    hosts.write("a", 1)
+    world.disks["a"].lose_power(0)
+    world.pass_time(10.0)
+    assert world.records["p"].is_draining
+    hosts.check()
+    _converge(world)

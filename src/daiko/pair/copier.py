@@ -79,8 +79,14 @@ class Copier:
         settler: Settler,
         pacer: Pacer,
         go: Callable[[Way], None],
+        *,
+        is_patient: bool = False,
     ) -> None:
-        """`go` lets hosts' changes take a way: COPY in a round, MIRROR from catching up on."""
+        """`go` lets hosts' changes take a way: COPY in a round, MIRROR from catching up on. One
+        that `is_patient` tries for as long as it takes."""
+        self.trouble = ""
+        """Why it does not go on now; "" = it does."""
+        self._is_patient = is_patient
         self.lead = lead
         self.other = other
         self._go = go
@@ -98,6 +104,11 @@ class Copier:
         if self._taken is not None:
             blocks += self._taken.changed_blocks
         return blocks * self.lead.volume.block_size
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an administrator should know."""
+        return (f"copying is tried again: {self.trouble}",) if self.trouble else ()
 
     async def run(self) -> None:
         """Copy until nothing is stale and all of it is on stable storage; then writes go to both
@@ -119,9 +130,14 @@ class Copier:
             except (DeviceError, RoundFailed, OSError) as error:
                 if self.left_bytes < before:
                     tries = 0  # it went on for a while
-                if tries == len(self._settings.retry_seconds):
+                waits = self._settings.retry_seconds
+                if tries == len(waits) and not self._is_patient:
                     raise CopierFailed(str(error)) from error
-                await asyncio.sleep(self._settings.retry_seconds[tries])
+                self.trouble = str(error)
+                if self._is_patient:
+                    self._go(Way.COPY)  # nothing copies now, and no host waits for the other side
+                await asyncio.sleep(waits[min(tries, len(waits) - 1)])
+                self.trouble = ""
                 tries += 1
 
     # --- rounds ---------------------------------------------------------------------------------

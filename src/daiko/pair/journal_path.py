@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from daiko.device.block import Buffer, Done
-from daiko.device.error import DeviceError, Miscompare
+from daiko.device.error import DeviceError, Miscompare, Unsupported
 from daiko.pair.journal import Journal
 from daiko.pair.journal_file import Kind
 from daiko.pair.operation import Change
@@ -71,7 +71,7 @@ class _Journaled:
 
     def _led(self, error: DeviceError | None) -> None:
         if error is not None:
-            if not isinstance(error, Miscompare):
+            if not isinstance(error, (Miscompare, Unsupported)):  # then nothing was done
                 self._give_up(error)
             self._end(error)
             return

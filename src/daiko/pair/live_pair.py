@@ -166,7 +166,8 @@ class LivePair:
             notes=tuple(
                 f"bitmap of {side.volume.name}: {side.note}" for side in self.sides if side.note
             )
-            + (() if self._sites is None else self._sites.notes(self.record)),
+            + (() if self._sites is None else self._sites.notes(self.record))
+            + (() if self._copier is None else self._copier.notes),
             journal=self._journal_status(),
         )
 
@@ -254,6 +255,7 @@ class LivePair:
                 self._settler,
                 self.pacer,
                 self._go,
+                is_patient=self.applier is not None,
             )
             self._work = asyncio.create_task(self._copy(self._copier), name=f"pair {self.name}")
         elif is_equal:
@@ -417,7 +419,8 @@ class LivePair:
     async def _tell(self) -> None:
         lost = next((loss for loss in self._losses if loss.of_other_side), None)
         if lost is not None:
-            await self._happened(self, PairEvent.FAIL, f"{self.other.volume.name}: {lost.error}")
+            event = PairEvent.FAIL if self.applier is None else PairEvent.INTERRUPTED
+            await self._happened(self, event, f"{self.other.volume.name}: {lost.error}")
         elif self._losses:
             await self._happened(
                 self, PairEvent.DIFFER, f"{self.lead.volume.name}: {self._losses[0].error}"

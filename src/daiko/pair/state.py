@@ -44,6 +44,8 @@ class PairEvent(StrEnum):
     """It was paired, and a region turned out to need copying again."""
     FAIL = "fail"
     """A side failed for good, or cannot be reached."""
+    INTERRUPTED = "interrupted"
+    """Of an asynchronous pair: the other side did not take a write while it was copied to."""
     DRAINED = "drained"
     """All of a journal that has ended is on the secondary: what else differs may be copied."""
 
@@ -152,6 +154,7 @@ EVENTS: Final[dict[PairState, dict[PairEvent, PairState]]] = {
         PairEvent.EQUAL: _S.PAIRED,
         PairEvent.FAIL: _S.SPLIT_BY_ERROR,
         PairEvent.DRAINED: _S.COPYING,
+        PairEvent.INTERRUPTED: _S.COPYING,
     },
     _S.PAIRED: {PairEvent.DIFFER: _S.COPYING, PairEvent.FAIL: _S.SPLIT_BY_ERROR},
     _S.SPLIT: {},
