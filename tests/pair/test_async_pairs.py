@@ -203,7 +203,8 @@ def test_the_secondaries_are_always_an_earlier_state(world: World, seed: int) ->
 
 
 def _step(world: World, hosts: Hosts, choose: random.Random) -> None:
-    what = choose.choices(["write", "slow", "release", "cut", "heal", "time"], [10, 2, 3, 1, 2, 2])
+    steps = {"write": 10, "slow": 2, "release": 3, "cut": 1, "heal": 2, "power": 1, "time": 2}
+    what = choose.choices(list(steps), list(steps.values()))
     primary, secondary = choose.choice("ac"), choose.choice("bd")
     if what == ["write"]:
         hosts.write(primary, choose.randrange(BLOCKS), choose.choice([1, 1, 3]))
@@ -213,7 +214,10 @@ def _step(world: World, hosts: Hosts, choose: random.Random) -> None:
     elif what == ["release"]:
         world.call(world.disks[choose.choice([primary, secondary])].release)
     elif what == ["cut"]:
-        world.call(world.disks[secondary].cut)
+        disk = world.disks[secondary]
+        world.call(lambda: disk.cut(lambda: choose.random() < 0.5))
+    elif what == ["power"]:
+        world.disks[secondary].lose_power(choose.randrange(1 << 16))
     elif what == ["heal"]:
         world.disks[secondary].heal()
     else:

@@ -109,6 +109,11 @@ class Pairs:
 
     # --- looking --------------------------------------------------------------------------------
 
+    @property
+    def is_kept(self) -> bool:
+        """There is a folder for bitmaps and journals."""
+        return self._folder is not None
+
     def all(self) -> list[LivePair]:
         """All pairs, by name."""
         found = [pair for group in self._groups.values() for pair in group.pairs.values()]

@@ -12,6 +12,7 @@ from daiko.api.schema.pair import (
     CreatePair,
     DoneView,
     EffectView,
+    EndPair,
     PacePair,
     PairView,
     ResyncPair,
@@ -46,6 +47,8 @@ async def create(system: Running, body: CreatePair) -> PairView:
             granularity=body.granularity,
             power_safe=body.power_safe,
             pace=body.pace,
+            update=body.update,
+            journal=body.journal,
             confirmed=body.confirmed,
         )
     )
@@ -82,9 +85,11 @@ async def wait(
 
 
 @router.post("/pairs/{name}/split", operation_id="splitPair")
-async def split(system: Running, name: str, body: AskPair) -> DoneView:
+async def split(system: Running, name: str, body: EndPair) -> DoneView:
     """Keep the secondary as it is at one instant, and let hosts use both sides."""
-    return DoneView.of(await pairs.do(system, name, Verb.SPLIT, confirmed=body.confirmed))
+    return DoneView.of(
+        await pairs.do(system, name, Verb.SPLIT, confirmed=body.confirmed, at_once=body.at_once)
+    )
 
 
 @router.post("/pairs/{name}/resync", operation_id="resyncPair")
@@ -101,6 +106,12 @@ async def swap(system: Running, name: str, body: AskPair) -> DoneView:
 
 
 @router.delete("/pairs/{name}", operation_id="removePair")
-async def remove(system: Running, name: str) -> DoneView:
+async def remove(
+    system: Running,
+    name: str,
+    at_once: Annotated[
+        bool, Query(description="Asynchronous pairs: give up what is in the journal")
+    ] = False,
+) -> DoneView:
     """Forget a pair; both volumes keep what is on them."""
-    return DoneView.of(await pairs.do(system, name, Verb.REMOVE))
+    return DoneView.of(await pairs.do(system, name, Verb.REMOVE, at_once=at_once))
