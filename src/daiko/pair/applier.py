@@ -96,11 +96,14 @@ class Applier:
         while not self._is_paused:
             self._wake.clear()
             batch = self.journal.batch(self._settings.journal_batch, self.limit)
-            if not batch:
+            if not batch and not self.journal.has_unfreed:
                 await self._wake.wait()
                 continue
             try:
-                await self._apply(batch)
+                if batch:
+                    await self._apply(batch)
+                else:
+                    await self.journal.fetch([])
             except DeviceError as error:
                 if not self.trouble:
                     log.warning("journal not applied", error=str(error))

@@ -81,6 +81,9 @@ class Journal:
         self._workers = workers
         self._clock = clock
         self._used = sum(entry.room for entry in self._waiting)
+        self._unfreed = 0
+        """Of these: of entries that are applied, where a power cut may yet undo that. Their room is
+        free when the checkpoint is on stable storage, or the one before it would lead nowhere."""
         self.behind_bytes = sum(entry.written_bytes for entry in self._waiting)
         """That the secondaries do not have."""
         self.last = self._waiting[-1].sequence if self._waiting else start.applied
@@ -187,7 +190,7 @@ class Journal:
             return False
         size = room_for(len(data))
         offset, room = self._end, size
-        if not self._waiting:
+        if not self._used:
             offset = offset if offset + size <= self.capacity else 0
         elif offset + size > self.capacity:
             offset, room = 0, size + self.capacity - self._end
@@ -249,14 +252,24 @@ class Journal:
                 found.append(data)
             return found
 
-        return await self._in_thread(work)
+        unfreed = self._unfreed
+        data = await self._in_thread(work)
+        if self._unfreed:  # else it was given up meanwhile
+            self._used -= unfreed
+            self._unfreed -= unfreed
+        return data
+
+    @property
+    def has_unfreed(self) -> bool:
+        """There is room that `fetch` would free, of entries or of none."""
+        return bool(self._unfreed)
 
     def has_applied(self, entries: list[Entry]) -> None:
         """The secondaries have these, the oldest ones, on stable storage."""
         for entry in entries:
             assert self._waiting[0] is entry
             self._waiting.popleft()
-            self._used -= entry.room
+            self._unfreed += entry.room
             self.behind_bytes -= entry.written_bytes
         newest = entries[-1]
         offset = newest.offset + room_for(newest.length)
@@ -271,7 +284,7 @@ class Journal:
         """It is drained: take entries again. Raises OSError."""
         assert self.is_drained
         self.ended = ""
-        self._used, self._end = 0, 0
+        self._used = self._unfreed = self._end = 0
         self._checkpoint = self._checkpoint._replace(
             epoch=self._checkpoint.epoch + 1,
             condition=Condition.OPEN,
@@ -319,7 +332,7 @@ class Journal:
 
     def _clear(self) -> None:
         self._waiting.clear()
-        self._used = self.behind_bytes = 0
+        self._used = self._unfreed = self.behind_bytes = 0
 
     def _note(self, **changes: object) -> None:
         self._checkpoint = self._checkpoint._replace(**changes)  # type: ignore[arg-type]
