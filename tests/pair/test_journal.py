@@ -81,13 +81,16 @@ class InlineWorkers:
         then()
 
 
-def _open(file: RawFile, boot: bytes = BOOT, capacity: int = CAPACITY) -> Journal:
+def _open(
+    file: RawFile, boot: bytes = BOOT, capacity: int = CAPACITY, epoch: int | None = 1
+) -> Journal:
     return Journal.open(
         Path("none"),
         identity=IDENTITY,
         capacity=capacity,
         workers=InlineWorkers(),  # type: ignore[arg-type]
         boot_id=boot,
+        first_epoch=epoch,
         clock=lambda: 1.5,
         open_file=lambda path: file,
     )
@@ -312,3 +315,14 @@ def test_a_file_cut_short_gives_a_prefix(length: int) -> None:
     again = _again(File(bytes(file.data[:length])))
     found = _numbers(again)
     assert found == _numbers(journal)[: len(found)]
+
+
+def test_entries_of_a_journal_whose_checkpoints_are_lost_do_not_come_back() -> None:
+    file = File()
+    journal = _open(file, epoch=None)
+    for number in range(1, 4):
+        _enter(journal, number)
+    file.data[PAGE:RING] = bytes(RING - PAGE)
+    again = _open(File(bytes(file.data)), epoch=None)
+    _enter(again, 9)
+    assert _numbers(_again(File(bytes(again._file._raw.data)))) == [9]  # type: ignore[attr-defined]

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -102,12 +103,14 @@ class Journal:
         workers: Workers,
         power_safe: bool = True,
         boot_id: bytes | None = None,
+        first_epoch: int | None = None,
         clock: Callable[[], float] = time.time,
         open_file: Callable[[Path], RawFile] = OsFile.open,
     ) -> Journal:
         """The journal in this file, made where there is none of ours. `identity` is 16 bytes,
-        `capacity` the bytes of its ring. Without `power_safe` a power cut loses all of it. Raises
-        OSError."""
+        `capacity` the bytes of its ring. Without `power_safe` a power cut loses all of it.
+        `boot_id` is this machine's, and the epoch of a new file by chance, unless a test says
+        otherwise. Raises OSError."""
         boot_id = boot_id or this_boot()
         capacity -= capacity % ALIGNMENT
         file = JournalFile(open_file(path), identity, capacity)
@@ -116,7 +119,10 @@ class Journal:
         try:
             found = file.load()
             if found is None:
-                start = Checkpoint(1, Condition.OPEN, power_safe, boot_id, 0, 0, 0, 0.0)
+                # By chance: the ring may have entries of a journal whose checkpoints were lost.
+                if first_epoch is None:
+                    first_epoch = secrets.randbelow(1 << 31)
+                start = Checkpoint(first_epoch, Condition.OPEN, power_safe, boot_id, 0, 0, 0, 0.0)
                 file.lay_out(start)
             else:
                 is_same_boot = found.boot_id == boot_id

@@ -460,6 +460,7 @@ class PairRecord(Record):
     """An administrator has said whose data counts: this state holds against a side that has taken
     over."""
     update: Update = Update.SYNC
+    """How the secondary is kept like the primary."""
     journal: int = 256 << 20
     """Bytes of the journal that an asynchronous pair shares with its group."""
     term: int = 0
