@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from daiko.pair.settings import PairSettings
-from daiko.pair.state import EVENTS, OF_MIXTURE, USES, VERBS, Answer, Cell, PairEvent, Verb
-from daiko.state.record import Fence, PairRecord, PairState
+from daiko.pair.state import EVENTS, OF_MIXTURE, USES, VERBS, Answer, Cell, PairEvent, Use, Verb
+from daiko.state.record import Fence, PairRecord, PairState, Update
 from reference_docs.markdown import code, head, member_words, table, text
 
 _STATES = {
     PairState.COPYING: "What differs is copied from the primary to the secondary.",
     PairState.PAIRED: "Both sides are the same: a write of a host is acknowledged when both have "
-    "it.",
+    "it. Of an asynchronous pair: when the primary and the journal have it; the secondary is an "
+    "earlier state of the whole group.",
     PairState.SPLIT_BY_ERROR: "A side was lost, or copying failed for good; the reason says which.",
     PairState.REVERSE_COPYING: "What differs is copied from the secondary to the primary.",
 }
@@ -74,6 +75,9 @@ def document() -> str:
             for state in PairState
         ],
     )
+    words = member_words(Update)
+    lines += [f"The primary of an asynchronous pair that is paired: {Use.JOURNALED}.", ""]
+    lines += table(("update", "meaning"), [(code(update), words[update.name]) for update in Update])
     words = member_words(Fence)
     lines += ["What hosts meet while the secondary is lost is the administrator's choice:", ""]
     lines += table(("fence", "meaning"), [(code(fence), words[fence.name]) for fence in Fence])

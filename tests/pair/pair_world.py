@@ -61,13 +61,18 @@ class Disk(BlockDevice):
         """Whoever asks is dead already."""
         self.generation = 0
         self._held: list[Callable[[], None]] = []
+        self._late: list[Callable[[], None]] = []
+        """Of what is held: changes, not answers."""
 
     # What reality does
 
-    def cut(self) -> None:
-        """Nobody reaches it any more; what was on the way may or may not have come."""
+    def cut(self, arrives: Callable[[], bool] = lambda: True) -> None:
+        """Nobody reaches it any more; of the changes that were on the way those come that
+        `arrives` says."""
         self.is_down = True
         self.generation += 1
+        late, self._late = self._late, []
+        self._held = [each for each in self._held if each not in late or arrives()]
         self.release()
 
     def heal(self) -> None:
@@ -84,6 +89,7 @@ class Disk(BlockDevice):
     def release(self) -> None:
         """Late answers come."""
         self.is_slow = False
+        self._late = []
         held, self._held = self._held, []
         for answer in held:
             answer()
@@ -141,6 +147,7 @@ class Disk(BlockDevice):
     def _carry_out(self, change: Callable[[], None], done: Done) -> None:
         if self.is_slow and self.is_late:
             self._held.append(change)
+            self._late.append(change)
             self._end(done)
         else:
             change()
@@ -239,6 +246,8 @@ class World:
             for side in pair.sides:
                 if side.bitmap._file is not None:
                     side.bitmap._file.close()
+            if pair.applier is not None:
+                pair.applier.journal._file.close()
         # What their ends do is done in memory that is gone: no disk and no store hears of it. Some
         # wait there for what is in flight, which never comes back.
         while tasks := asyncio.all_tasks(self.loop):

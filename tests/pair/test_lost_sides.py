@@ -15,8 +15,9 @@ from daiko.pair.pairs import Pairs
 from daiko.pair.state import Verb
 from daiko.pair.write_path import Way
 from daiko.state.record import Fence, PairRecord, PairState
+from daiko.state.store import StoreError
 
-from .pair_world import BLOCK, BLOCKS, GRANULARITY, World
+from .pair_world import BLOCK, BLOCKS, GRANULARITY, KillingStore, World
 
 
 @pytest.fixture
@@ -163,3 +164,26 @@ def test_a_pair_whose_second_bitmap_cannot_be_made_leaves_nothing(
     assert not pairs_of(world).all()
     assert write(world, "alpha", 3, 201) == [None]
     paired(world, "p", "alpha", "beta")
+
+
+def test_a_verb_that_the_store_does_not_take_forgets_nothing_that_differs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paired(world, "p", "alpha", "beta")
+    assert write(world, "alpha", 3, 201) == [None]
+    world.disks["beta"].lose_power(0)  # nothing was flushed: beta has not got it any more
+    put, failures = KillingStore.put, [StoreError("the disk is full")]
+
+    def fails_once(store: KillingStore, record: PairRecord) -> None:
+        if failures:
+            raise failures.pop()
+        put(store, record)
+
+    monkeypatch.setattr(KillingStore, "put", fails_once)
+    with pytest.raises(StoreError):
+        world.run(pairs_of(world).verb("p", Verb.SPLIT))
+    monkeypatch.undo()
+
+    world.pass_time(8.0)
+    assert world.records["p"].state is PairState.PAIRED
+    assert world.disks["beta"].now == world.disks["alpha"].now

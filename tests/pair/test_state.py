@@ -62,6 +62,7 @@ def test_what_an_event_does_in_a_state(state: PairState, event: PairEvent) -> No
         (S.COPYING, PairEvent.FAIL): S.SPLIT_BY_ERROR,
         (S.REVERSE_COPYING, PairEvent.FAIL): S.SPLIT_BY_ERROR,
         (S.PAIRED, PairEvent.FAIL): S.SPLIT_BY_ERROR,
+        (S.COPYING, PairEvent.DRAINED): S.COPYING,
     }
     assert EVENTS[state].get(event) == expected.get((state, event))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -21,6 +22,15 @@ Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME", help="A pair or a consistency group.", autocompletion=complete.pairs
+    ),
+]
+
+Now = Annotated[
+    bool,
+    typer.Option(
+        "--now",
+        help="Of async pairs: leave the secondary the earlier state that it is, without what is in "
+        "the journal.",
     ),
 ]
 
@@ -82,6 +92,20 @@ def create(
         ),
     ] = True,
     pace: option.Pace = "",
+    update: Annotated[
+        str,
+        typer.Option(
+            "--update",
+            metavar="sync|async",
+            help="A write is good when both sides have it, or the primary and a journal.",
+        ),
+    ] = "sync",
+    journal: Annotated[
+        str,
+        typer.Option(
+            "--journal", metavar="SIZE", help="Of the journal of async pairs: 1MiB to 1TiB."
+        ),
+    ] = "256MiB",
     yes: option.Yes = False,
     json: option.Json = False,
 ) -> None:
@@ -103,6 +127,8 @@ def create(
             "granularity": option.size(granularity),
             "power_safe": power_safe,
             **option.pace(pace),
+            "update": update,
+            "journal": option.size(journal),
             "confirmed": True,
         },
     )
@@ -122,7 +148,8 @@ def ls(context: typer.Context, json: option.Json = False) -> None:
         render.as_json(found)
         return
     made = render.table(
-        "pair", "primary", "secondary", "group", "state", "differs", right=["differs"]
+        *("pair", "primary", "secondary", "group", "update", "state", "differs", "behind"),
+        right=["differs", "behind"],
     )
     for pair in found:
         made.add_row(
@@ -130,8 +157,10 @@ def ls(context: typer.Context, json: option.Json = False) -> None:
             pair["primary"],
             pair["secondary"],
             pair["group"],
+            pair["update"],
             render.state(pair["state"]),
             render.size(_differs(pair)),
+            _behind(pair),
         )
     render.rows(made, "no pairs; make one with daiko pair create")
 
@@ -149,9 +178,10 @@ def show(context: typer.Context, name: Name, json: option.Json = False) -> None:
 
 
 @app.command("split")
-def split(context: typer.Context, name: Name, json: option.Json = False) -> None:
-    """Keep the secondary as it is at this instant; hosts may use both sides."""
-    _do(context, name, "split", {}, json)
+def split(context: typer.Context, name: Name, now: Now = False, json: option.Json = False) -> None:
+    """Keep the secondary as it is at this instant; hosts may use both sides. What the journal of an
+    async pair has by then comes to the secondary before."""
+    _do(context, name, "split", {"at_once": now}, json)
 
 
 @app.command("resync")
@@ -213,11 +243,12 @@ def rm(
             "--yes", "-y", help="Do it though second controllers of the other site may be writing."
         ),
     ] = False,
+    now: Now = False,
     json: option.Json = False,
 ) -> None:
     """Forget a pair; both volumes keep what is on them."""
     query = {"confirmed": True} if yes else {}
-    done = client.of(context).delete("pairs", name, **query)
+    done = client.of(context).delete("pairs", name, at_once=now, **query)
     _report(done, "rm", json)
 
 
@@ -310,6 +341,34 @@ def _differs(pair: dict[str, Any]) -> int:
     return int(max(pair["differs"], pair["left"]))
 
 
+def _behind(pair: dict[str, Any]) -> str:
+    """How far the secondary of an asynchronous pair is behind."""
+    journal = pair["journal"]
+    if journal is None or not journal["behind_bytes"]:
+        return ""
+    return f"{journal['behind_seconds']:.1f} s, {render.size(journal['behind_bytes'])}"
+
+
+def _journal_facts(pair: dict[str, Any]) -> list[tuple[str, str]]:
+    journal = pair["journal"]
+    if journal is None or pair["state"] not in ("paired", "copying"):
+        return []
+    good = journal["good_as_of"]
+    return [
+        ("behind", _behind(pair) or "nothing"),
+        (
+            "far copy",
+            "no earlier state of the group now"
+            if good is None
+            else f"good as of {datetime.fromtimestamp(good, UTC):%Y-%m-%d %H:%M:%S} UTC",
+        ),
+        (
+            "journal",
+            f"{render.size(journal['used'])} of {render.size(journal['size'])}, {journal['state']}",
+        ),
+    ]
+
+
 def _held_back(pair: dict[str, Any]) -> str:
     by = {"rate": "its rate", "hosts": "the latency of hosts"}.get(pair["limited_by"] or "")
     return f", held back by {by}" if by else ""
@@ -335,6 +394,8 @@ def _show(pair: dict[str, Any]) -> None:
             ),
             ("job", f"{pair['job']}" if pair["job"] else ""),
             ("pace", pair["pace"] + _held_back(pair)),
+            ("update", pair["update"]),
+            *_journal_facts(pair),
             ("fence", pair["fence"]),
             (
                 "bitmap",

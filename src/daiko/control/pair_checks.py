@@ -4,12 +4,17 @@ another site."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from daiko.control.error import Conflict
+from daiko.control.error import Conflict, Invalid
 from daiko.copy_manager.request import places_of
+from daiko.pair.journal_file import LEAST_CAPACITY, MOST_CAPACITY
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.record import TERMINAL, JobRecord, PairRecord, VolumeRecord
+from daiko.state.record import TERMINAL, Fence, JobRecord, PairRecord, Update, VolumeRecord
 from daiko.state.store import Store, Transaction
+
+if TYPE_CHECKING:
+    from daiko.control.system import System
 
 
 def refuse_while_paired(pairs: Iterable[PairRecord], volume: str) -> None:
@@ -55,6 +60,52 @@ def check_names(store: Store | Transaction, name: str, group: str) -> None:
             )
     if group == name:
         raise Conflict("a pair and its group have different names", field="group")
+
+
+def check_update(
+    system: System, update: Update, journal: int, *, fence: Fence, secondary: str
+) -> None:
+    """Raises Invalid where a pair cannot be updated like this."""
+    if update is Update.SYNC:
+        return
+    if fence is Fence.DATA:
+        raise Invalid(
+            "an asynchronous pair acknowledges what only the primary has",
+            "fence `data` is for synchronous pairs",
+            field="fence",
+        )
+    if ":" in secondary:
+        raise Invalid(
+            "pairs over two sites are not updated asynchronously yet",
+            "make it synchronous, or choose a secondary of this system",
+            field="update",
+        )
+    if not LEAST_CAPACITY <= journal <= MOST_CAPACITY:
+        raise Invalid(
+            f"a journal cannot have {journal} bytes", "give 1 MiB to 1 TiB", field="journal"
+        )
+    if not system.pairs.is_kept:
+        raise Invalid(
+            "a journal needs a folder, and this store is not kept",
+            "start the controller with a store in a file",
+            field="update",
+        )
+
+
+def check_same_update(new: PairRecord, other: PairRecord) -> None:
+    """Raises Conflict where two pairs of a group are not updated alike."""
+    if new.update is not other.update:
+        raise Conflict(
+            f"the pairs of group {new.group} are updated `{other.update}`",
+            "all pairs of a consistency group are updated alike",
+            field="update",
+        )
+    if new.is_async and new.journal != other.journal:
+        raise Conflict(
+            f"the journal of group {new.group} has {other.journal} bytes",
+            "the pairs of a consistency group share it: give the same size",
+            field="journal",
+        )
 
 
 def _check_jobs(store: Store | Transaction, wanted: Sequence[VolumeRecord]) -> None:

@@ -12,7 +12,13 @@ from uuid import uuid4
 
 from daiko.control import jobs, names, pairs_over_sites
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
-from daiko.control.pair_checks import check_free, check_names, not_confirmed
+from daiko.control.pair_checks import (
+    check_free,
+    check_names,
+    check_same_update,
+    check_update,
+    not_confirmed,
+)
 from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.pairs import Effect
@@ -21,6 +27,7 @@ from daiko.state.record import (
     Fence,
     PairRecord,
     PairState,
+    Update,
     VolumeRecord,
 )
 from daiko.state.store import Store, Transaction
@@ -32,6 +39,8 @@ LEAST_GRANULARITY: Final = 4 << 10
 MOST_GRANULARITY: Final = 1 << 20
 DEFAULT_GRANULARITY: Final = 64 << 10
 """Bytes a region of the differential bitmap."""
+DEFAULT_JOURNAL: Final = 256 << 20
+"""Bytes of the journal of asynchronous pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ async def create(
     granularity: int = DEFAULT_GRANULARITY,
     power_safe: bool = True,
     pace: str = "full",
+    update: Update = Update.SYNC,
+    journal: int = DEFAULT_JOURNAL,
     confirmed: bool = False,
 ) -> PairStatus:
     """Make a pair and begin to copy all of the primary. Raises NotFound, Invalid, Conflict: a name
@@ -83,6 +94,7 @@ async def create(
     if group:
         names.name(group, "group")
     check_granularity(granularity)
+    check_update(system, update, journal, fence=fence, secondary=secondary)
     wanted = jobs.pace(pace)
     now = time.time()
     record = PairRecord(
@@ -94,6 +106,8 @@ async def create(
         granularity=granularity,
         power_safe=power_safe,
         pace=str(wanted),
+        update=update,
+        journal=journal,
         mixture=secondary,
         created=now,
         changed=now,
@@ -121,15 +135,20 @@ async def create(
             await system.peers.leave(record)
         if isinstance(error, OSError):
             raise Unavailable(
-                f"the differential bitmaps cannot be made: {error}",
+                f"the differential bitmaps{' or the journal' if record.is_async else ''} cannot be "
+                f"made: {error}",
                 "look at the disk that holds the store; nothing was changed",
             ) from error
         raise
 
 
-async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) -> Done:
-    """Ask a verb of a pair or of a consistency group, of all of its pairs as one. Raises NotFound;
-    Conflict where a state does not allow it, or data would be lost and that is not `confirmed`."""
+async def do(
+    system: System, name: str, verb: Verb, *, confirmed: bool = False, at_once: bool = False
+) -> Done:
+    """Ask a verb of a pair or of a consistency group, of all of its pairs as one; what is in the
+    journal of asynchronous pairs comes to the secondaries before, unless it has to be `at_once`.
+    Raises NotFound; Conflict where a state does not allow it, the secondaries do not get what is in
+    the journal, or data would be lost and that is not `confirmed`."""
     if (followed := pairs_over_sites.followed(system, name)) is not None:
         async with system.changing:
             await pairs_over_sites.do_followed(system, followed, verb, confirmed=confirmed)
@@ -142,7 +161,7 @@ async def do(system: System, name: str, verb: Verb, *, confirmed: bool = False) 
         if lost and not confirmed:
             raise not_confirmed("; ".join(map(in_words, lost)))
         try:
-            done = await system.pairs.verb(name, verb)
+            done = await system.pairs.verb(name, verb, at_once=at_once)
         except VerbRefused as refused:
             pair, state, instead = refused.refusals[0]
             raise Conflict(f"{pair} is {state}: {verb} is refused", instead) from refused
@@ -265,6 +284,8 @@ def check_new(found: Store | Transaction, record: PairRecord) -> None:
                 "all pairs of a consistency group have their secondaries in the same place",
                 field="group",
             )
+        if record.group and pair.group == record.group:
+            check_same_update(record, pair)
 
 
 def _check_volumes(first: VolumeRecord, second: VolumeRecord) -> None:

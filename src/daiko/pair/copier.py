@@ -30,7 +30,8 @@ class CopierFailed(Exception):
 
 
 class Settler:
-    """Proves that what was written to both sides of a pair is on stable storage there.
+    """Proves that what was written to both sides of a pair is on stable storage there; to the
+    primary alone, where the other side gets it from a journal (that proves its own).
 
     A flush proves only what went over the connection that it went over itself. So it is noted by
     which connections the two are reached before anything is written that a later flush is to
@@ -40,8 +41,8 @@ class Settler:
         self._sides = sides
         self._generations = self._now()
 
-    async def settle(self, lead: Side, other: Side) -> bool:
-        """Flush both sides, and take the marks of what was mirrored or copied before. False:
+    async def settle(self, lead: Side) -> bool:
+        """Flush the sides, and take the marks of what was mirrored or copied before. False:
         something is stale, also because a connection was lost in between. Raises DeviceError."""
         if not lead.layer.has_unproved:
             self._generations = self._now()
@@ -50,7 +51,7 @@ class Settler:
         recent, flights = lead.layer.begin_settling()
         try:
             await landed(flights)
-            await asyncio.gather(lead.flush(), other.flush())
+            await asyncio.gather(*(side.flush() for side in self._sides))
         except asyncio.CancelledError:
             # Nothing is known that was not before: the next settling has to prove it.
             self._generations = before
@@ -78,8 +79,14 @@ class Copier:
         settler: Settler,
         pacer: Pacer,
         go: Callable[[Way], None],
+        *,
+        is_patient: bool = False,
     ) -> None:
-        """`go` lets hosts' changes take a way: COPY in a round, MIRROR from catching up on."""
+        """`go` lets hosts' changes take a way: COPY in a round, MIRROR from catching up on. One
+        that `is_patient` tries for as long as it takes."""
+        self.trouble = ""
+        """Why it does not go on now; "" = it does."""
+        self._is_patient = is_patient
         self.lead = lead
         self.other = other
         self._go = go
@@ -98,6 +105,11 @@ class Copier:
             blocks += self._taken.changed_blocks
         return blocks * self.lead.volume.block_size
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an administrator should know."""
+        return (f"copying is tried again: {self.trouble}",) if self.trouble else ()
+
     async def run(self) -> None:
         """Copy until nothing is stale and all of it is on stable storage; then writes go to both
         sides. Raises CopierFailed."""
@@ -112,15 +124,20 @@ class Copier:
                 await landed(self.lead.layer.begin_flight())
                 while self.lead.layer.stale.set_regions:
                     await self._catch_up()
-                    await self._settler.settle(self.lead, self.other)
-                if await self._settler.settle(self.lead, self.other):
+                    await self._settler.settle(self.lead)
+                if await self._settler.settle(self.lead):
                     return
             except (DeviceError, RoundFailed, OSError) as error:
                 if self.left_bytes < before:
                     tries = 0  # it went on for a while
-                if tries == len(self._settings.retry_seconds):
+                waits = self._settings.retry_seconds
+                if tries == len(waits) and not self._is_patient:
                     raise CopierFailed(str(error)) from error
-                await asyncio.sleep(self._settings.retry_seconds[tries])
+                self.trouble = str(error)
+                if self._is_patient:
+                    self._go(Way.COPY)  # nothing copies now, and no host waits for the other side
+                await asyncio.sleep(waits[min(tries, len(waits) - 1)])
+                self.trouble = ""
                 tries += 1
 
     # --- rounds ---------------------------------------------------------------------------------

@@ -7,6 +7,11 @@ finds it on the secondary, whichever volume it went to, and no later one.
 
 When the secondary of one paired member is lost, all paired members split with it: otherwise the
 secondaries that are left would go on to receive writes that depend on one that is missing.
+
+Asynchronous pairs share a journal, and an applier (`applier.py`). A split of these is of the
+instant at which it was asked for: what is in the journal then comes to the secondary, what hosts
+write meanwhile does not, and then the state changes. When the journal ends, all that are paired
+begin to copy what differs, each after the last entry of the journal has been applied.
 """
 
 from __future__ import annotations
@@ -16,10 +21,24 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 
+from daiko.pair.applier import Applier
 from daiko.pair.error import VerbRefused
+from daiko.pair.journal import Journal
 from daiko.pair.live_pair import LivePair
 from daiko.pair.settings import PairSettings
-from daiko.pair.state import EVENTS, Answer, Cell, PairEvent, Verb, asked, carried_out, moved
+from daiko.pair.side import Side, stream_of
+from daiko.pair.state import (
+    EVENTS,
+    Answer,
+    Cell,
+    PairEvent,
+    Verb,
+    asked,
+    carried_out,
+    differing,
+    moved,
+)
+from daiko.pair.write_path import PairedDevice
 from daiko.state.record import PairRecord, PairState
 from daiko.state.store import StoreError
 
@@ -43,6 +62,12 @@ def _going(records: Mapping[str, PairRecord], verb: Verb) -> dict[str, Cell]:
     return {name: cell for name, cell in cells.items() if cell.answer is Answer.GOES}
 
 
+def _after(record: PairRecord, event: PairEvent, now: float, why: str) -> PairRecord:
+    if event is PairEvent.DIFFER and record.state is PairState.PAIRED:
+        return differing(record, now, reason=why)
+    return moved(record, EVENTS[record.state][event], now, reason=why)
+
+
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -53,45 +78,96 @@ class Group:
         self._settings = settings
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self.applier: Applier | None = None
+        """Of the journal; None of synchronous pairs."""
+        self._ending: asyncio.Task[None] | None = None
+
+    def use_journal(self, journal: Journal) -> None:
+        """Let the pairs of this group, which are asynchronous, share a journal."""
+        self.applier = Applier(journal, self._target, self._settings)
+        journal.when_ended = self._journal_ended
+
+    def resume(self) -> None:
+        """Let what is in the journal come to the secondaries."""
+        if self.applier is not None:
+            self.applier.resume()
+
+    async def pause(self) -> None:
+        """Let nothing more of the journal come to the secondaries."""
+        if self.applier is not None:
+            await self.applier.pause()
+
+    async def stop_journal(self) -> None:
+        """The controller stops: what happens to the journal now is for the next one."""
+        if self.applier is not None:
+            await self.pause()
+            self.applier.journal.when_ended = lambda why: None
+
+    async def close_journal(self, *, forget: bool = False) -> None:
+        """The controller stops, and the pairs are closed; or there are no pairs any more."""
+        if self.applier is None:
+            return
+        await self.pause()
+        try:
+            if forget:
+                self.applier.journal.forget()
+            else:
+                await self.applier.journal.close()
+        except OSError as error:
+            # Kept or not, it is nobody's, or the next controller finds it as after a crash.
+            log.error("journal not closed", error=str(error))
 
     async def changed(self) -> None:
         """Wait until the state of a pair has changed."""
         await self._changed.wait()
 
-    async def verb(self, names: Sequence[str], verb: Verb) -> list[LivePair]:
+    async def verb(
+        self, names: Sequence[str], verb: Verb, *, at_once: bool = False
+    ) -> list[LivePair]:
         """Do what is asked to these pairs, to all as one; returns those to which anything was
-        done: none where there was nothing to do. Raises VerbRefused, StoreError; then nothing was
+        done: none where there was nothing to do. What is in the journal comes to the secondaries
+        before, unless it has to be `at_once`. Raises VerbRefused, StoreError; then nothing was
         changed."""
         async with self._lock:
-            going = _going({name: self.pairs[name].record for name in names}, verb)
-            concerned = [self.pairs[name] for name in going]
-            await self._stand_still(concerned)
-            now = self._clock()
-            # A paired one may have turned out not to be the same (a disk has lost its cache).
-            found = {pair.name: pair.record_as_found(now) for pair in concerned}
             try:
-                cells = _going(found, verb)
-            except VerbRefused:
-                await self._insist(found.values())
-                await self._act(concerned, found)
-                self._tell()
-                raise
-            records = {
-                name: carried_out(found[name], cell, now)
-                for name, cell in cells.items()
-                if cell.state is not None
-            }
-            gone = [name for name in cells if name not in records]
-            try:
-                await self._keep(records.values(), gone)
-            except StoreError:
-                await self._act(concerned, {})
-                raise
-            await self._act([self.pairs[name] for name in records], records)
-            for name in gone:
-                await self.pairs.pop(name).forget()
-            self._tell()
-            return concerned
+                return await self._do(names, verb, at_once=at_once)
+            finally:
+                self.resume()
+
+    async def _do(self, names: Sequence[str], verb: Verb, *, at_once: bool) -> list[LivePair]:
+        going = _going({name: self.pairs[name].record for name in names}, verb)
+        concerned = [self.pairs[name] for name in going]
+        if not at_once:
+            await self._bring_up(concerned, verb)
+        if verb is not Verb.SWAP:
+            await self._pause_for(concerned)
+        await self._stand_still(concerned)
+        if verb is Verb.SWAP:
+            await self._bring_up_last(concerned)
+        now = self._clock()
+        # A paired one may have turned out not to be the same (a disk has lost its cache).
+        found = {pair.name: pair.record_as_found(now) for pair in concerned}
+        try:
+            cells = _going(found, verb)
+        except VerbRefused:
+            await self._go_on(concerned, found)
+            raise
+        records = {
+            name: carried_out(found[name], cell, now)
+            for name, cell in cells.items()
+            if cell.state is not None
+        }
+        gone = [name for name in cells if name not in records]
+        try:
+            await self._keep(records.values(), gone)
+        except StoreError:
+            await self._go_on(concerned, found)
+            raise
+        await self._act([self.pairs[name] for name in records], records)
+        for name in gone:
+            await self.pairs.pop(name).forget()
+        self._tell()
+        return concerned
 
     async def set_pace(self, names: Sequence[str], pace: str) -> None:
         """Let these pairs copy at another pace. Raises StoreError."""
@@ -107,34 +183,132 @@ class Group:
         """Something happened to a pair: the states that follow are in the store when this
         returns, however often that has to be tried."""
         async with self._lock:
-            if event not in EVENTS[pair.record.state] or pair.name not in self.pairs:
+            is_known = event is PairEvent.DIFFER and pair.record.is_draining
+            if is_known or event not in EVENTS[pair.record.state] or pair.name not in self.pairs:
                 pair.answer_losses()
                 return
             concerned = [pair]
-            if event is PairEvent.FAIL and pair.record.state is PairState.PAIRED:
+            is_of_all = event is PairEvent.FAIL or pair.record.is_async
+            if is_of_all and pair.record.state is PairState.PAIRED:
                 concerned += [
                     other
                     for other in self.pairs.values()
                     if other is not pair and other.record.state is PairState.PAIRED
                 ]
+            if event is PairEvent.FAIL:
+                await self._pause_for(concerned)
             await self._stand_still(concerned)
+            if event is PairEvent.EQUAL and pair.applier is not None:
+                if not await pair.is_proved() or self._is_ending:
+                    await self._act([pair], {})  # it copies again, when the journal is drained
+                    return
+                if (failure := self._begin_anew()) is not None:
+                    event, why = PairEvent.FAIL, failure
             if event is PairEvent.EQUAL and not pair.is_equal:
                 await self._act([pair], {})  # a write came in between that was lost
                 return
             now = self._clock()
             records = {
-                each.name: moved(
+                each.name: _after(
                     each.record,
-                    EVENTS[each.record.state][event],
+                    event,
                     now,
-                    reason=why if each is pair else f"with pair {pair.name}: {why}",
+                    why
+                    if each is pair or each.record.is_async
+                    else f"with pair {pair.name}: {why}",
                 )
                 for each in concerned
             }
             await self._insist(records.values())
             log.info("pair", pair=pair.name, state=str(pair.record.state), became=event, why=why)
             await self._act(concerned, records)
+            self.resume()
             self._tell()
+
+    # --- the journal ----------------------------------------------------------------------------
+
+    def _target(self, stream: bytes) -> tuple[Side, PairedDevice] | None:
+        for pair in self.pairs.values():
+            if pair.record.term and stream_of(pair.record) == stream:
+                return pair.secondary, pair.primary.layer
+        return None
+
+    def _journal_ended(self, why: str) -> None:
+        """From the data path: no more writes come to the secondaries in order."""
+        self._ending = asyncio.create_task(self._end(why), name="end of journal")
+
+    async def _end(self, why: str) -> None:
+        for pair in list(self.pairs.values()):
+            if pair.record.state is PairState.PAIRED:
+                await self.happened(pair, PairEvent.DIFFER, why)
+
+    @property
+    def _is_ending(self) -> bool:
+        """The journal takes no entries, and there are some that are waited for, or pairs that have
+        yet to leave it."""
+        journal = None if self.applier is None else self.applier.journal
+        if journal is None or not journal.ended:
+            return False
+        are_paired = any(pair.record.state is PairState.PAIRED for pair in self.pairs.values())
+        return are_paired or not journal.is_drained
+
+    def _begin_anew(self) -> str | None:
+        """Let a journal that has ended take entries again; or why that cannot be."""
+        if self.applier is not None and self.applier.journal.ended:
+            try:
+                self.applier.journal.begin_anew()
+            except OSError as error:
+                return f"the journal cannot be written: {error}"
+        return None
+
+    async def _pause_for(self, pairs: Sequence[LivePair]) -> None:
+        if any(pair.record.term for pair in pairs):
+            await self.pause()
+
+    async def _bring_up(self, pairs: Sequence[LivePair], verb: Verb) -> None:
+        """Wait until the secondaries have what is acknowledged now, and (but for a swap) nothing
+        later. Raises VerbRefused."""
+        applier = self.applier
+        if applier is None or verb not in (Verb.SPLIT, Verb.SWAP, Verb.REMOVE):
+            return
+        if not any(pair.record.term for pair in pairs):
+            return
+        instant = applier.journal.last
+        if verb is not Verb.SWAP:
+            applier.limit = instant
+        await self._reached(pairs, applier, instant, self._settings.drain_seconds)
+
+    async def _bring_up_last(self, pairs: Sequence[LivePair]) -> None:
+        """While hosts wait: the rest. Raises VerbRefused."""
+        if self.applier is None or not any(pair.record.term for pair in pairs):
+            return
+        try:
+            last = self.applier.journal.last
+            await self._reached(pairs, self.applier, last, self._settings.swap_seconds)
+        except VerbRefused:
+            await self._act(pairs, {})
+            raise
+        await self.pause()
+        for pair in pairs:
+            await pair.settle()
+
+    async def _reached(
+        self, pairs: Sequence[LivePair], applier: Applier, sequence: int, seconds: float
+    ) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await applier.reached(sequence)
+        except TimeoutError:
+            why = f" ({applier.trouble})" if applier.trouble else ""
+            text = (
+                f"what is in its journal did not come to the secondary within {seconds:g} s{why}; "
+                "wait for it, or split it --now, without that"
+            )
+            raise VerbRefused(
+                [(pair.name, str(pair.record.state), text) for pair in pairs if pair.record.term]
+            ) from None
+
+    # --- changing -------------------------------------------------------------------------------
 
     async def _stand_still(self, pairs: Sequence[LivePair]) -> None:
         for pair in pairs:
@@ -149,7 +323,21 @@ class Group:
 
     async def _act(self, pairs: Sequence[LivePair], records: Mapping[str, PairRecord]) -> None:
         for pair in pairs:
-            await pair.act(records.get(pair.name, pair.record))
+            record = records.get(pair.name, pair.record)
+            is_new = record.state is PairState.PAIRED and record.term != pair.record.term
+            if is_new and self.applier is not None:
+                self.applier.journal.join()
+            await pair.act(record)
+
+    async def _go_on(self, pairs: Sequence[LivePair], found: Mapping[str, PairRecord]) -> None:
+        """As they were found at rest: nothing was done to them. What turned out to differ goes into
+        the store first."""
+        changed = {pair.name: found[pair.name] for pair in pairs}
+        changed = {n: record for n, record in changed.items() if record != self.pairs[n].record}
+        if changed:
+            await self._insist(changed.values())
+        await self._act(pairs, changed)
+        self._tell()
 
     async def _insist(self, records: Iterable[PairRecord]) -> None:
         """Until the store has them, hosts wait: what they would be told may not be true after a

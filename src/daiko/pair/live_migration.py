@@ -291,7 +291,7 @@ class LiveMigration:
             async with asyncio.timeout(HOLD_SECONDS):
                 await self.lead.drained()
                 await self._volume.hold_reads()
-                return await self._settler.settle(self.lead, self.other) and not self._losses
+                return await self._settler.settle(self.lead) and not self._losses
         except TimeoutError:
             self._waits_for = f"commands that took more than {HOLD_SECONDS:g} s"
         except DeviceError as error:

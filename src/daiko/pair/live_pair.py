@@ -8,6 +8,7 @@ itself (`write_path.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,11 @@ from daiko.copy_manager.governor import Governor
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.pacer import Limit, Pacer
 from daiko.device.error import DeviceError, Unreachable
+from daiko.pair.applier import Applier
 from daiko.pair.copier import Copier, CopierFailed, Settler
-from daiko.pair.side import Side
-from daiko.pair.state import COPIES, USES, PairEvent, moved
+from daiko.pair.journal_path import JournalPath
+from daiko.pair.side import Side, stream_of
+from daiko.pair.state import COPIES, USES, PairEvent, differing, use_of_primary
 from daiko.pair.surroundings import OtherSites, SiteRefused, Workshop
 from daiko.pair.write_path import Loss, Way
 from daiko.state.record import Fence, PairRecord, PairState
@@ -49,6 +52,24 @@ class PairStatus:
     """What of the pace holds its own copying back now."""
     notes: tuple[str, ...]
     """What an administrator should know: a bitmap that was lost, say."""
+    journal: JournalStatus | None = None
+    """Of an asynchronous pair that is led here."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStatus:
+    """The journal of a group, and how far the secondaries are behind. Sizes in bytes."""
+
+    state: str
+    size: int
+    used: int
+    behind_bytes: int
+    """Data that the secondaries do not have yet, of the whole group."""
+    behind_seconds: float
+    """How long ago the oldest of it was written."""
+    good_as_of: float | None
+    """The secondary has everything that was acknowledged before, and nothing later of which
+    anything before is missing; in seconds since the epoch. None: it is a mixture, or not known."""
 
 
 class LivePair:
@@ -60,12 +81,14 @@ class LivePair:
         open_side: Callable[[PairRecord, str, Callable[[Loss], None]], Side],
         workshop: Workshop,
         happened: Happened,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`open_side(record, volume, lost)` opens a side. Raises OSError, LookupError."""
         self.record = record
         self._workshop = workshop
         self.pacer = Pacer(Pace.parse(record.pace))
         self._happened = happened
+        self._clock = clock
         self._sides = {record.primary: open_side(record, record.primary, self._lost)}
         try:
             self._sides[record.secondary] = open_side(record, record.secondary, self._lost)
@@ -75,6 +98,10 @@ class LivePair:
         self.primary.layer.peer = self.secondary.layer
         self.secondary.layer.peer = self.primary.layer
         self._settler = Settler(self.sides)
+        self.applier: Applier | None = None
+        """Of the group's journal; None where the pair is not asynchronous."""
+        self._journal_path: JournalPath | None = None
+        self._journal_settler: Settler | None = None
         self._copier: Copier | None = None
         self._work: asyncio.Task[None] | None = None
         self._losses: list[Loss] = []
@@ -120,8 +147,11 @@ class LivePair:
 
     def record_as_found(self, now: float) -> PairRecord:
         """The record, at rest; one that is paired and not the same counts as copying."""
-        if self.record.state is PairState.PAIRED and not self.is_equal:
-            return moved(self.record, PairState.COPYING, now, reason="the sides differ")
+        if self.record.state is PairState.PAIRED:
+            if self.applier is not None and self.applier.journal.ended:
+                return differing(self.record, now, reason=self.applier.journal.ended)
+            if not self.is_equal:
+                return differing(self.record, now, reason="the sides differ")
         return self.record
 
     @property
@@ -138,7 +168,28 @@ class LivePair:
             notes=tuple(
                 f"bitmap of {side.volume.name}: {side.note}" for side in self.sides if side.note
             )
-            + (() if self._sites is None else self._sites.notes(self.record)),
+            + (() if self._sites is None else self._sites.notes(self.record))
+            + (() if self._copier is None else self._copier.notes),
+            journal=self._journal_status(),
+        )
+
+    def _journal_status(self) -> JournalStatus | None:
+        applier = self.applier
+        if applier is None:
+            return None
+        journal, now = applier.journal, self._clock()
+        state = journal.ended or applier.trouble or "applying"
+        if journal.ended and applier.trouble and not journal.is_drained:
+            state = f"{journal.ended}; {applier.trouble}"
+        oldest = next(iter(journal.waiting), None)
+        is_earlier = bool(self.record.term) and journal.is_whole
+        return JournalStatus(
+            state,
+            size=journal.capacity,
+            used=journal.used,
+            behind_bytes=journal.behind_bytes,
+            behind_seconds=0.0 if oldest is None else max(0.0, now - oldest.time),
+            good_as_of=(journal.good_as_of or None) if is_earlier else None,
         )
 
     def _marked_here(self) -> int:
@@ -188,14 +239,15 @@ class LivePair:
         copy if it copies. Nothing works for the pair when this is called."""
         self.record = record
         is_equal = record.state is PairState.PAIRED
-        if record.state in COPIES or is_equal:
+        if is_equal and self.applier is not None:
+            await self._join(self.applier)
+        elif record.state in COPIES or is_equal:
             await self.lead.take_over(self.other)
             self.lead.layer.begin(is_equal=is_equal)
         self.answer_losses()
-        uses = USES[record.state]
         fenced = record.state is PairState.SPLIT_BY_ERROR and record.fence is Fence.DATA
-        self.secondary.use(uses.secondary)
-        self.primary.use(uses.primary, fenced=fenced)
+        self.secondary.use(USES[record.state].secondary)
+        self.primary.use(use_of_primary(record), fenced=fenced)
         if record.state in COPIES:
             self._copier = Copier(
                 self.name,
@@ -205,10 +257,29 @@ class LivePair:
                 self._settler,
                 self.pacer,
                 self._go,
+                is_patient=self.applier is not None,
             )
             self._work = asyncio.create_task(self._copy(self._copier), name=f"pair {self.name}")
         elif is_equal:
             self._work = asyncio.create_task(self._stay_equal(), name=f"pair {self.name}")
+
+    async def _join(self, applier: Applier) -> None:
+        """Let changes go by way of the journal; with what it has of ours from before. Raises
+        OSError."""
+        stream, layer = stream_of(self.record), self.primary.layer
+        path = self._journal_path
+        if path is not None and path.stream == stream and layer.journaled is path:
+            return  # it never left
+        await self.primary.take_over(self.secondary)
+        layer.begin(is_equal=True)
+        for entry in applier.journal.waiting:
+            if entry.stream == stream:
+                layer.entered(entry.lba, entry.blocks)
+        name = self.primary.volume.name
+        self._journal_path = JournalPath(layer, applier.journal, stream, name)
+        self.secondary.layer.journaled = None
+        layer.journaled = self._journal_path
+        self._journal_settler = Settler((self.primary,))
 
     def _go(self, way: Way) -> None:
         """The copier's wish; in reverse hosts use neither side, and nothing changes for them. Nor
@@ -231,9 +302,23 @@ class LivePair:
         """Bring both sides to stable storage, and take the marks of what is the same. What cannot
         be proved stays marked: no more is copied again for it than that."""
         try:
-            await self._settler.settle(self.lead, self.other)
+            await self._settler_now.settle(self.lead)
         except DeviceError as error:
             log.warning("pair not settled", pair=self.name, error=str(error))
+
+    async def is_proved(self) -> bool:
+        """Bring both sides to stable storage. Is all that was written to both proved to be the
+        same?"""
+        try:
+            return await self._settler.settle(self.lead)
+        except DeviceError as error:
+            log.warning("pair not settled", pair=self.name, error=str(error))
+            return False
+
+    @property
+    def _settler_now(self) -> Settler:
+        """Of a pair that is paired."""
+        return self._settler if self._journal_settler is None else self._journal_settler
 
     def hold(self) -> None:
         """Keep hosts' changes back on both sides until `act`."""
@@ -249,6 +334,13 @@ class LivePair:
         """The controller stops."""
         await self.rest()
         self.answer_losses(Unreachable("the controller stops"))
+        if self.applier is not None and self.record.state is PairState.PAIRED:
+            # What is marked when the journal is found again is in the journal, and nothing else.
+            self.hold()
+            await self.drained()
+            await self.settle()
+            if not self.is_equal:
+                self.applier.journal.end("the sides differ")
         for side in self.sides:
             await side.close()
 
@@ -273,9 +365,19 @@ class LivePair:
         places = [side.volume.name for side in self.sides]
         governor = Governor(self.pacer, self._workshop.measure, places)
         governing = asyncio.create_task(governor.run(), name=f"pace of pair {self.name}")
+        event = PairEvent.EQUAL
         try:
-            await self._enter()
-            await copier.run()
+            if self.applier is not None:
+                await self.applier.drained()
+            if self.record.is_draining:
+                # Before anything is copied over a secondary that is whole now.
+                await self.primary.flush()
+                event = PairEvent.DRAINED
+            else:
+                await self._enter()
+                await copier.run()
+        except DeviceError as error:
+            await self._happened(self, PairEvent.FAIL, f"{self.primary.volume.name}: {error}")
         except (CopierFailed, SiteRefused, OSError) as failure:
             await self._happened(self, PairEvent.FAIL, str(failure))
         except Exception:
@@ -285,7 +387,9 @@ class LivePair:
                 self, PairEvent.FAIL, "a defect of this program; its log says more"
             )
         else:
-            await self._happened(self, PairEvent.EQUAL, "")
+            await self._happened(
+                self, event, self.record.reason if event is PairEvent.DRAINED else ""
+            )
         finally:
             governing.cancel()
 
@@ -304,9 +408,13 @@ class LivePair:
         while is_equal:
             await asyncio.sleep(self._workshop.settings.settle_seconds)
             try:
-                is_equal = await self._settler.settle(self.lead, self.other)
+                is_equal = await self._settler_now.settle(self.lead)
             except DeviceError as error:
                 is_equal, event, reason = False, PairEvent.FAIL, str(error)
+        if self.applier is not None:
+            # What the journal holds goes to the other side first.
+            self.applier.journal.end(reason)
+            event = PairEvent.DIFFER
         await self._happened(self, event, reason)
 
     def _lost(self, loss: Loss) -> None:
@@ -319,7 +427,9 @@ class LivePair:
     async def _tell(self) -> None:
         lost = next((loss for loss in self._losses if loss.of_other_side), None)
         if lost is not None:
-            await self._happened(self, PairEvent.FAIL, f"{self.other.volume.name}: {lost.error}")
+            # An asynchronous pair is copied again for as long as it takes.
+            event = PairEvent.FAIL if self.applier is None else PairEvent.DIFFER
+            await self._happened(self, event, f"{self.other.volume.name}: {lost.error}")
         elif self._losses:
             # Paired, the other side is whole, and may be needed now: nothing is copied to it.
             is_paired = self.record.state is PairState.PAIRED

@@ -20,6 +20,17 @@ PIECE_BYTES: Final = 1 << 20
 """Of one read and write where the result has to be fetched."""
 
 
+class Outcome:
+    """What a change leaves in its blocks."""
+
+    __slots__ = ("data", "is_same")
+
+    def __init__(self, data: Buffer, *, is_same: bool) -> None:
+        self.data = data
+        self.is_same = is_same
+        """The data is one block, and all of them are like it."""
+
+
 class Change(ABC):
     """One request that changes blocks from `lba` on."""
 
@@ -30,6 +41,11 @@ class Change(ABC):
     def is_known(self) -> bool:
         """Whether the data is known before it is carried out: then both sides can work at once."""
         return True
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What it leaves, once `lead` has succeeded; None: that has to be read."""
+        return None
 
     @abstractmethod
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
@@ -55,6 +71,10 @@ class Write(Change):
         self._fua = fua
         self._atomic = atomic
 
+    @property
+    def outcome(self) -> Outcome | None:
+        return Outcome(self._data, is_same=False)
+
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         if self._atomic:
             device.write_atomic(lba, self._data, done)
@@ -72,6 +92,10 @@ class WriteSame(Change):
         super().__init__(blocks)
         self._pattern = pattern
 
+    @property
+    def outcome(self) -> Outcome | None:
+        return Outcome(self._pattern, is_same=True)
+
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.write_same(lba, self.blocks, self._pattern, done)
 
@@ -85,6 +109,10 @@ class Unmap(Change):
     def __init__(self, blocks: int, block_size: int) -> None:
         super().__init__(blocks)
         self._zeros = WriteSame(blocks, bytes(block_size))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self._zeros.outcome
 
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.unmap(lba, self.blocks, done)
@@ -107,6 +135,10 @@ class CompareAndWrite(Change):
     @property
     def is_known(self) -> bool:
         return False
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return Outcome(self._data, is_same=False)
 
     def perform(self, device: BlockDevice, lba: int, done: Done) -> None:
         device.compare_and_write(lba, self._compare, self._data, done)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,9 +15,19 @@ import structlog
 from daiko.backend.worker import Workers
 from daiko.pair.error import NoSuchPair
 from daiko.pair.group import Group
+from daiko.pair.journal import Journal
 from daiko.pair.live_pair import LivePair
 from daiko.pair.side import Side
-from daiko.pair.state import COPIES, Answer, PairEvent, Verb, asked, carried_out, moved
+from daiko.pair.state import (
+    COPIES,
+    Answer,
+    PairEvent,
+    Verb,
+    asked,
+    carried_out,
+    differing,
+    moved,
+)
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
 from daiko.state.record import PairRecord, PairState
@@ -73,20 +85,34 @@ class Pairs:
                 continue
             pair = self._make(record)
             await pair.keep_what_was_found()
-            if record.state is PairState.PAIRED and any(side.marked_bytes for side in pair.sides):
+            if record.state is PairState.PAIRED and pair.applier is not None:
+                if not pair.applier.journal.is_exact or any(side.note for side in pair.sides):
+                    record = differing(record, self._clock(), reason="after a restart")
+            elif record.state is PairState.PAIRED and any(side.marked_bytes for side in pair.sides):
                 record = moved(record, PairState.COPYING, self._clock(), reason="after a restart")
             records.append(record)
         await self._keep(records, ())
         for record in records:
             await self.pair(record.name).act(record)
+        for group in self._groups.values():
+            group.resume()
 
     async def stop(self) -> None:
         """Bring the pairs to rest; hosts are gone."""
+        for group in self._groups.values():
+            await group.stop_journal()
         for pair in self.all():
             await pair.close()
+        for group in self._groups.values():
+            await group.close_journal()
         self._workers.stop(lambda: None)
 
     # --- looking --------------------------------------------------------------------------------
+
+    @property
+    def is_kept(self) -> bool:
+        """There is a folder for bitmaps and journals."""
+        return self._folder is not None
 
     def all(self) -> list[LivePair]:
         """All pairs, by name."""
@@ -131,19 +157,23 @@ class Pairs:
             await self._keep([record], ())
         except BaseException:
             del self._group_of(pair).pairs[pair.name]
-            self._drop_empty()
+            await self._drop_empty()
             await pair.forget()
             raise
         await pair.act(record)
+        self._group_of(pair).resume()
         return pair
 
-    async def verb(self, name: str, verb: Verb) -> list[LivePair]:
-        """Do what is asked to a pair or a whole group; those to which anything was done. Raises
-        NoSuchPair, VerbRefused, StoreError."""
+    async def verb(self, name: str, verb: Verb, *, at_once: bool = False) -> list[LivePair]:
+        """Do what is asked to a pair or a whole group; those to which anything was done. What is in
+        a journal comes to the secondaries before, unless it has to be `at_once`. Raises NoSuchPair,
+        VerbRefused, StoreError."""
         pairs = self.named(name)
-        done = await self._group_of(pairs[0]).verb([pair.name for pair in pairs], verb)
+        done = await self._group_of(pairs[0]).verb(
+            [pair.name for pair in pairs], verb, at_once=at_once
+        )
         if verb is Verb.REMOVE:
-            self._drop_empty()
+            await self._drop_empty()
         return done
 
     async def fail(self, name: str, why: str) -> None:
@@ -164,14 +194,40 @@ class Pairs:
         group = self._groups.get(key)
         if group is None:
             group = Group(self._keep, self._clock, self._workshop.settings)
-        pair = LivePair(record, self._open_side, self._workshop, group.happened)
+            if record.is_async:
+                group.use_journal(self._open_journal(record))
+        try:
+            pair = LivePair(record, self._open_side, self._workshop, group.happened, self._clock)
+        except BaseException:
+            if not group.pairs and group.applier is not None:
+                group.applier.journal.forget()
+            raise
+        pair.applier = group.applier
         self._groups[key] = group
         group.pairs[record.name] = pair
         pair.install()
         return pair
 
-    def _drop_empty(self) -> None:
+    def _open_journal(self, record: PairRecord) -> Journal:
+        """Of the group of a pair. Raises OSError."""
+        if self._folder is None:
+            raise OSError(errno.ENOTSUP, "a journal needs a folder, as a kept store has one")
+        name = record.group or record.name
+        told = f"{'group' if record.group else 'pair'}\0{name}"
+        return Journal.open(
+            self._folder / "journals" / name,
+            identity=hashlib.blake2b(told.encode(), digest_size=16).digest(),
+            capacity=record.journal,
+            power_safe=record.power_safe,
+            workers=self._workers,
+            clock=self._clock,
+        )
+
+    async def _drop_empty(self) -> None:
         """A group is there as long as it has a pair."""
+        for group in self._groups.values():
+            if not group.pairs:
+                await group.close_journal(forget=True)
         self._groups = {key: group for key, group in self._groups.items() if group.pairs}
 
     def _group_of(self, pair: LivePair) -> Group:

@@ -26,5 +26,11 @@ class PairSettings:
     copied again, what it costs to prove it is a flush of both sides."""
     retry_seconds: tuple[float, ...] = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     """Waits before the further tries of a copy that failed; then the pair is split by error."""
+    journal_batch: int = 256
+    """Entries of a journal that are sent to the secondaries together, at most."""
+    drain_seconds: float = 20.0
+    """How long a verb waits for what is in the journal to come to the secondary."""
+    swap_seconds: float = 5.0
+    """How long hosts wait, in a swap, for the last of it."""
     store_seconds: float = 1.0
     """Between two tries to put a state into a store that failed."""

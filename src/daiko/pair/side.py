@@ -18,6 +18,7 @@ from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.state import Use
 from daiko.pair.surroundings import PairVolume
 from daiko.pair.write_path import Flight, Loss, PairedDevice, Way
+from daiko.state.record import PairRecord
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,7 @@ _WAYS = {
     Use.TRACKED: Way.TRACK,
     Use.COPIED: Way.COPY,
     Use.MIRRORED: Way.MIRROR,
+    Use.JOURNALED: Way.JOURNAL,
     Use.PROTECTED: Way.PROTECT,
 }
 
@@ -45,6 +47,13 @@ class Kept(Protocol):
 
     @property
     def power_safe(self) -> bool: ...
+
+
+def stream_of(record: PairRecord) -> bytes:
+    """8 bytes that tell the journal's entries of this pair, since it became paired last, from all
+    others."""
+    told = f"{record.name}\0{record.created!r}\0{record.term}"
+    return hashlib.blake2b(told.encode(), digest_size=8).digest()
 
 
 def _identity(record: Kept, volume: PairVolume) -> bytes:

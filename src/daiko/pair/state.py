@@ -45,6 +45,8 @@ class PairEvent(StrEnum):
     FAIL = "fail"
     """A side failed for good, or cannot be reached. Of a paired one the secondary is as whole as it
     was: hosts can be sent to it, whichever side it is that failed."""
+    DRAINED = "drained"
+    """All of a journal that has ended is on the secondary: what else differs may be copied."""
 
 
 class Answer(StrEnum):
@@ -151,6 +153,7 @@ EVENTS: Final[dict[PairState, dict[PairEvent, PairState]]] = {
         PairEvent.EQUAL: _S.PAIRED,
         PairEvent.DIFFER: _S.COPYING,
         PairEvent.FAIL: _S.SPLIT_BY_ERROR,
+        PairEvent.DRAINED: _S.COPYING,
     },
     _S.PAIRED: {PairEvent.DIFFER: _S.COPYING, PairEvent.FAIL: _S.SPLIT_BY_ERROR},
     _S.SPLIT: {},
@@ -177,6 +180,9 @@ class Use(StrEnum):
     COPIED = "read and write, changes noted and copied"
     """As `TRACKED`; what is marked is copied to the other side, in rounds and then for good."""
     MIRRORED = "read and write, to both sides"
+    JOURNALED = "read and write, to this side and the journal"
+    """The other side gets it later, in order. The primary of an asynchronous pair that is
+    paired."""
     PROTECTED = "read only"
     """The other side is being copied here, or is mirrored here."""
 
@@ -230,8 +236,30 @@ def moved(record: PairRecord, state: PairState, now: float, *, reason: str = "")
             "changed": now,
             "sequence": record.sequence + 1,
             "settles": False,
+            "term": record.sequence + 1 if state is _S.PAIRED and record.is_async else 0,
         }
     )
+
+
+def ended(record: PairRecord, now: float, *, reason: str) -> PairRecord:
+    """The record of an asynchronous pair that was paired, and whose journal takes no more entries:
+    it copies, but what is in the journal comes to the secondary first."""
+    after = moved(record, _S.COPYING, now, reason=reason)
+    return after.model_copy(update={"mixture": "", "term": record.term})
+
+
+def differing(record: PairRecord, now: float, *, reason: str) -> PairRecord:
+    """The record of a pair that was paired, and whose sides turned out not to be the same."""
+    if record.is_async:
+        return ended(record, now, reason=reason)
+    return moved(record, _S.COPYING, now, reason=reason)
+
+
+def use_of_primary(record: PairRecord) -> Use:
+    """How hosts may use the primary."""
+    if record.is_async and record.state is _S.PAIRED:
+        return Use.JOURNALED
+    return USES[record.state].primary
 
 
 def carried_out(record: PairRecord, cell: Cell, now: float) -> PairRecord:

@@ -9,6 +9,8 @@ Which way a request that changes blocks takes is one number, set by the pair (`L
   `copy_regions` has made it the same; from then on they go to both. So what is left to copy only
   shrinks, however busy the hosts are. A write and the copying of its region exclude each other, and
   so do two writes to the same blocks: else the two sides might see them in different orders.
+- JOURNAL: to this side, and then into the journal of the group (`journal_path.py`), from which it
+  comes to the other side later.
 - PROTECT: refused. The side that is copied to.
 - PASS: passed on as it is. The pair is no more, and what it held goes on.
 - HOLD: kept back, to go another way when the pair has taken its next state. This is how a
@@ -64,6 +66,7 @@ class Way(IntEnum):
     PROTECT = 3
     HOLD = 4
     PASS = 5
+    JOURNAL = 6
 
 
 _TRACK: Final = int(Way.TRACK)
@@ -72,6 +75,10 @@ _MIRROR: Final = int(Way.MIRROR)
 _PROTECT: Final = int(Way.PROTECT)
 _HOLD: Final = int(Way.HOLD)
 _PASS: Final = int(Way.PASS)
+_JOURNAL: Final = int(Way.JOURNAL)
+
+Journaled = Callable[[int, Change, Done], None]
+"""Carries a change from a block on out by way of the journal."""
 
 
 class Loss:
@@ -157,38 +164,44 @@ class PairedDevice(Overlay):
         self.stale: RegionBitmap = bitmap.regions.copy()
         """Regions that are to be copied to the other side."""
         self.way: int = _HOLD
+        self.journaled: Journaled | None = None
+        """The way JOURNAL; it comes back to `change` where it cannot be taken any more."""
+        self.flights = Flights()
+        self.lock = RangeLock()
+        """Of the blocks that changes have for themselves alone."""
         self._lost = lost
         self._shift: int = bitmap.regions.shift
-        self._flights = Flights()
         self._recent: set[int] = set()
-        """Regions mirrored or copied since `settle` began last."""
+        """Regions written to by way of both sides or the journal, or copied, since `settle` began
+        last."""
+        self._to_apply: dict[int, int] = {}
+        """Region → entries of the journal that the other side does not have yet."""
         self._held: deque[Callable[[], None]] = deque()
-        self._lock = RangeLock()
 
     # --- what hosts send ------------------------------------------------------------------------
 
     def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
         blocks = len(data) // self.block_size
         if self.way == _TRACK and self.bitmap.mark(lba, blocks):
-            self.below.write(lba, data, self._flights.now.enter(done), fua)
+            self.below.write(lba, data, self.flights.now.enter(done), fua)
         else:
-            self._change(lba, Write(data, blocks, fua=fua), done)
+            self.change(lba, Write(data, blocks, fua=fua), done)
 
     def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
-        self._change(lba, Write(data, len(data) // self.block_size, atomic=True), done)
+        self.change(lba, Write(data, len(data) // self.block_size, atomic=True), done)
 
     def unmap(self, lba: int, blocks: int, done: Done) -> None:
-        self._change(lba, Unmap(blocks, self.block_size), done)
+        self.change(lba, Unmap(blocks, self.block_size), done)
 
     def write_same(self, lba: int, blocks: int, pattern: Buffer, done: Done) -> None:
-        self._change(lba, WriteSame(blocks, pattern), done)
+        self.change(lba, WriteSame(blocks, pattern), done)
 
     def compare_and_write(self, lba: int, compare: Buffer, data: Buffer, done: Done) -> None:
         change = CompareAndWrite(compare, data, len(data) // self.block_size)
-        self._change(lba, change, done)
+        self.change(lba, change, done)
 
     def or_write(self, lba: int, data: Buffer, done: Done) -> None:
-        self._change(lba, OrWrite(data, len(data) // self.block_size), done)
+        self.change(lba, OrWrite(data, len(data) // self.block_size), done)
 
     def flush(self, done: Done) -> None:
         if self.way == _HOLD:
@@ -203,36 +216,38 @@ class PairedDevice(Overlay):
 
     # --- which way ------------------------------------------------------------------------------
 
-    def _change(self, lba: int, change: Change, done: Done) -> None:
+    def change(self, lba: int, change: Change, done: Done) -> None:
         """Send a change on its way; again from here whenever it had to wait."""
         way = self.way
         if not change.blocks:
             done(None)
         elif way == _HOLD:
-            self._held.append(lambda: self._change(lba, change, done))
+            self._held.append(lambda: self.change(lba, change, done))
         elif way == _PASS:
             change.perform(self.below, lba, done)
         elif way == _PROTECT:
             done(WriteProtected("the volume is one side of a pair, and copied to"))
         elif way == _MIRROR:
-            self._lock.wait_exclusive(
+            self.lock.wait_exclusive(
                 lba, change.blocks, lambda ticket: self._mirror(ticket, lba, change, done)
             )
-        elif self._is_marked(lba, change, done):
+        elif way == _JOURNAL and self.journaled is not None:
+            self.journaled(lba, change, done)
+        elif self.is_marked(lba, change, done):
             if way == _COPY:
                 self.stale.mark(*self._regions(lba, change.blocks))
-                self._alone(lba, change, self._flights.now.enter(done))
+                self._alone(lba, change, self.flights.now.enter(done))
             else:
-                change.perform(self.below, lba, self._flights.now.enter(done))
+                change.perform(self.below, lba, self.flights.now.enter(done))
 
-    def _is_marked(self, lba: int, change: Change, done: Done) -> bool:
+    def is_marked(self, lba: int, change: Change, done: Done) -> bool:
         """Mark the regions of a change. False: it has to wait, and comes again by itself."""
         if self.bitmap.mark(lba, change.blocks):
             return True
 
         def marked(error: OSError | None) -> None:
             if error is None or self.way == _PASS:  # the pair is no more: nothing needs its mark
-                self._change(lba, change, done)
+                self.change(lba, change, done)
             else:
                 done(WriteProtected(f"the differential bitmap cannot be written: {error}"))
 
@@ -250,10 +265,10 @@ class PairedDevice(Overlay):
     def _mirror(self, ticket: int, lba: int, change: Change, done: Done) -> None:
         """With the blocks for itself alone."""
         peer = self.peer
-        if self.way != _MIRROR or peer is None or not self._is_marked(lba, change, done):
-            self._lock.leave(ticket)
+        if self.way != _MIRROR or peer is None or not self.is_marked(lba, change, done):
+            self.lock.leave(ticket)
             if self.way != _MIRROR or peer is None:
-                self._change(lba, change, done)
+                self.change(lba, change, done)
             return
         first, last = self._regions(lba, change.blocks)
         if self.stale.any_in(first, last):
@@ -261,12 +276,12 @@ class PairedDevice(Overlay):
 
             def finished(error: DeviceError | None) -> None:
                 done(error)
-                self._lock.leave(ticket)
+                self.lock.leave(ticket)
 
-            self._alone(lba, change, self._flights.now.enter(finished))
+            self._alone(lba, change, self.flights.now.enter(finished))
             return
         self._recent.update(range(first, last + 1))
-        flight = self._flights.now
+        flight = self.flights.now
         flight.requests += 1
         _Mirrored(self, peer, flight, ticket, lba, change, done).begin()
 
@@ -283,7 +298,7 @@ class PairedDevice(Overlay):
         if other_error is None and (error is None or isinstance(error, Miscompare)):
             # The host first: it hears of writes to the same blocks in the order in which they were.
             mirrored.done(error)
-            self._lock.leave(mirrored.ticket)
+            self.lock.leave(mirrored.ticket)
         else:
             self.stale.mark(*self._regions(mirrored.lba, mirrored.change.blocks))
             cause = other_error or error
@@ -293,7 +308,7 @@ class PairedDevice(Overlay):
             else:
                 self.lose(Loss(cause, False, lambda _: mirrored.done(error)))
             # Last: who waits for the blocks finds that changes are held.
-            self._lock.leave(mirrored.ticket)
+            self.lock.leave(mirrored.ticket)
         mirrored.flight.leave()
 
     def lose(self, loss: Loss) -> None:
@@ -316,6 +331,7 @@ class PairedDevice(Overlay):
         """What is marked is to be copied; or (the sides are equal) it is only to be proved."""
         regions = self.bitmap.regions
         self.stale = RegionBitmap(regions.blocks, regions.shift) if is_equal else regions.copy()
+        self._to_apply = {}
         self._recent = (
             {at for first, count in regions.runs() for at in range(first, first + count)}
             if is_equal
@@ -324,7 +340,7 @@ class PairedDevice(Overlay):
 
     def begin_flight(self) -> tuple[Flight, ...]:
         """`Flights.begin`."""
-        return self._flights.begin()
+        return self.flights.begin()
 
     def begin_round(self) -> tuple[RegionBitmap, tuple[Flight, ...]]:
         """Take what is stale now, to copy it: what is written from now on is stale again. It may
@@ -360,12 +376,37 @@ class PairedDevice(Overlay):
                 if error is None:
                     self.stale.clear(first, last)
                     self._recent.update(range(first, last + 1))
-                self._lock.leave(ticket)
+                self.lock.leave(ticket)
                 done(error)
 
-            copy_blocks(self.below, peer.below, lba, blocks, self._flights.now.enter(finished))
+            copy_blocks(self.below, peer.below, lba, blocks, self.flights.now.enter(finished))
 
-        self._lock.wait_exclusive(lba, blocks, begin)
+        self.lock.wait_exclusive(lba, blocks, begin)
+
+    def entered(self, lba: int, blocks: int) -> None:
+        """The journal has a change of these blocks for the other side."""
+        first, last = self._regions(lba, blocks)
+        for region in range(first, last + 1):
+            self._recent.add(region)
+            self._to_apply[region] = self._to_apply.get(region, 0) + 1
+
+    def applied(self, lba: int, blocks: int) -> None:
+        """The other side has one that was entered, on stable storage."""
+        first, last = self._regions(lba, blocks)
+        for region in range(first, last + 1):
+            left = self._to_apply.pop(region, 0) - 1
+            if left > 0:
+                self._to_apply[region] = left
+
+    def differ(self, lba: int, blocks: int) -> None:
+        """What was sent to these blocks will not come to the other side but by copying."""
+        self.stale.mark(*self._regions(lba, blocks))
+
+    def touched(self, lba: int, blocks: int) -> None:
+        """Something is sent to these blocks that may leave them as they are: their marks go when
+        that is proved."""
+        first, last = self._regions(lba, blocks)
+        self._recent.update(range(first, last + 1))
 
     @property
     def has_unproved(self) -> bool:
@@ -390,7 +431,10 @@ class PairedDevice(Overlay):
                 self.stale.mark(region, region)
             return
         for region in regions - self._recent:
-            self._take_marks(region, region)
+            if region in self._to_apply:
+                self._recent.add(region)
+            else:
+                self._take_marks(region, region)
 
     def _take_marks(self, first: int, last: int) -> None:
         """Of regions that are proved; those that are stale again keep theirs."""

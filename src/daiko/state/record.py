@@ -408,6 +408,16 @@ class Fence(StrEnum):
     """Writes are refused: no data is ever acknowledged that is not on both sides."""
 
 
+class Update(StrEnum):
+    """How the secondary of a pair is kept like the primary."""
+
+    SYNC = "sync"
+    """A write is good when both sides have it."""
+    ASYNC = "async"
+    """A write is good when the primary and the journal have it; the secondary is an earlier state
+    of its whole consistency group."""
+
+
 class PairRecord(Record):
     """Two volumes of the same size, one kept like the other ([0089], [0120])."""
 
@@ -455,10 +465,27 @@ class PairRecord(Record):
     loan: int = 0
     """Of a pair that is followed: the loan under which second controllers of the site that leads
     may be writing to the devices of the secondary. 0 = none do."""
+    update: Update = Update.SYNC
+    """How the secondary is kept like the primary."""
+    journal: int = 256 << 20
+    """Bytes of the journal that an asynchronous pair shares with its group."""
+    term: int = 0
+    """Of an asynchronous pair whose entries in the journal count: the sequence when it became
+    paired. Entries of other terms are nobody's. 0 = none count."""
 
     @property
     def key(self) -> str:
         return self.name
+
+    @property
+    def is_async(self) -> bool:
+        return self.update is Update.ASYNC
+
+    @property
+    def is_draining(self) -> bool:
+        """Its journal has ended, and what is in it comes to the secondary before anything is
+        copied: the secondary is an earlier state still."""
+        return self.state is PairState.COPYING and bool(self.term)
 
     @property
     def is_led_over_sites(self) -> bool:

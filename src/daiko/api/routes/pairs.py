@@ -12,6 +12,7 @@ from daiko.api.schema.pair import (
     CreatePair,
     DoneView,
     EffectView,
+    EndPair,
     PacePair,
     PairView,
     ResyncPair,
@@ -46,6 +47,8 @@ async def create(system: Running, body: CreatePair) -> PairView:
             granularity=body.granularity,
             power_safe=body.power_safe,
             pace=body.pace,
+            update=body.update,
+            journal=body.journal,
             confirmed=body.confirmed,
         )
     )
@@ -82,9 +85,11 @@ async def wait(
 
 
 @router.post("/pairs/{name}/split", operation_id="splitPair")
-async def split(system: Running, name: str, body: AskPair) -> DoneView:
+async def split(system: Running, name: str, body: EndPair) -> DoneView:
     """Keep the secondary as it is at one instant, and let hosts use both sides."""
-    return DoneView.of(await pairs.do(system, name, Verb.SPLIT, confirmed=body.confirmed))
+    return DoneView.of(
+        await pairs.do(system, name, Verb.SPLIT, confirmed=body.confirmed, at_once=body.at_once)
+    )
 
 
 @router.post("/pairs/{name}/resync", operation_id="resyncPair")
@@ -101,7 +106,21 @@ async def swap(system: Running, name: str, body: AskPair) -> DoneView:
 
 
 @router.delete("/pairs/{name}", operation_id="removePair")
-async def remove(system: Running, name: str, confirmed: bool = False) -> DoneView:
-    """Forget a pair; both volumes keep what is on them. `confirmed`: also while the volume is lent
-    to the site that leads the pair, whose second controllers may be writing to it."""
-    return DoneView.of(await pairs.do(system, name, Verb.REMOVE, confirmed=confirmed))
+async def remove(
+    system: Running,
+    name: str,
+    confirmed: Annotated[
+        bool,
+        Query(
+            description="Also while the volume is lent to the site that leads the pair, whose "
+            "second controllers may be writing to it"
+        ),
+    ] = False,
+    at_once: Annotated[
+        bool, Query(description="Asynchronous pairs: give up what is in the journal")
+    ] = False,
+) -> DoneView:
+    """Forget a pair; both volumes keep what is on them."""
+    return DoneView.of(
+        await pairs.do(system, name, Verb.REMOVE, confirmed=confirmed, at_once=at_once)
+    )

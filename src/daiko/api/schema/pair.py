@@ -7,16 +7,43 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from daiko.api.schema.job import PACE
-from daiko.control.pairs import DEFAULT_GRANULARITY, Done
+from daiko.control.pairs import DEFAULT_GRANULARITY, DEFAULT_JOURNAL, Done
 from daiko.copy_manager.pacer import Limit
-from daiko.pair.live_pair import PairStatus
+from daiko.pair.live_pair import JournalStatus, PairStatus
 from daiko.pair.pairs import Effect
 from daiko.pair.state import Answer
-from daiko.state.record import Fence, PairState
+from daiko.state.record import Fence, PairState, Update
 
 _CONFIRMED = Field(
     default=False, description="Data that would be overwritten or discarded is meant to be"
 )
+
+
+class JournalView(BaseModel):
+    """The journal of an asynchronous pair, which it shares with its consistency group."""
+
+    state: str = Field(
+        description="`applying`, or why the secondary does not get anything, or why it has ended"
+    )
+    size: int = Field(description="Bytes")
+    used: int = Field(description="Bytes of it that are taken")
+    behind_bytes: int = Field(description="Written by hosts and not on the secondaries yet")
+    behind_seconds: float = Field(description="How long ago the oldest of that was written")
+    good_as_of: float | None = Field(
+        description="Seconds since the epoch: the secondary has all that was acknowledged before, "
+        "and is an earlier state of its whole group; null = it is a mixture, or not known"
+    )
+
+    @classmethod
+    def of(cls, status: JournalStatus) -> Self:
+        return cls(
+            state=status.state,
+            size=status.size,
+            used=status.used,
+            behind_bytes=status.behind_bytes,
+            behind_seconds=round(status.behind_seconds, 3),
+            good_as_of=status.good_as_of,
+        )
 
 
 class PairView(BaseModel):
@@ -56,14 +83,20 @@ class PairView(BaseModel):
     taken_over: bool = Field(
         description="The site that follows lets its hosts use its volume without the leader"
     )
+    update: Update = Field(
+        description="`sync`: a write is good when both sides have it; `async`: when the primary "
+        "and the journal have it"
+    )
+    journal: JournalView | None = Field(description="Of an asynchronous pair; null = it has none")
     created: float = Field(description="Seconds since the epoch")
     changed: float = Field(description="When the state became what it is")
 
     @classmethod
     def of(cls, status: PairStatus) -> Self:
         differs = max(status.differs, status.left)
+        journal = None if status.journal is None else JournalView.of(status.journal)
         return cls(
-            **dict(status.record),
+            **{**dict(status.record), "journal": journal},
             size=status.size,
             left=status.left,
             differs=status.differs,
@@ -124,6 +157,16 @@ class CreatePair(BaseModel, extra="forbid"):
         "else a power cut marks everything",
     )
     pace: str = Field(default="full", description=PACE)
+    update: Update = Field(
+        default=Update.SYNC,
+        description="`sync`: a write is good when both sides have it; `async`: when the primary "
+        "and the journal have it, and the secondary is an earlier state of its whole group",
+    )
+    journal: int = Field(
+        default=DEFAULT_JOURNAL,
+        description="Bytes of the journal of asynchronous pairs, 1 MiB to 1 TiB; of a group the "
+        "same for all of its pairs",
+    )
     confirmed: bool = _CONFIRMED
 
 
@@ -137,6 +180,16 @@ class AskPair(BaseModel, extra="forbid"):
     """A verb for a pair or a group."""
 
     confirmed: bool = _CONFIRMED
+
+
+class EndPair(AskPair):
+    """A verb that ends the updating of a pair or a group."""
+
+    at_once: bool = Field(
+        default=False,
+        description="Asynchronous pairs: give up what is in the journal; else it comes to the "
+        "secondary before",
+    )
 
 
 class ResyncPair(AskPair):
