@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import EVENTS, OF_MIXTURE, USES, VERBS, Answer, Cell, PairEvent, Use, Verb
-from daiko.state.record import Fence, PairRecord, PairState, Update
+from daiko.state.pair_record import Fence, PairRecord, PairState, Update
 from reference_docs.markdown import code, head, member_words, table, text
 
 _STATES = {
@@ -19,7 +19,9 @@ _STATES = {
 
 def document() -> str:
     settings = PairSettings()
-    lines = head("States of a pair", "`pair/state.py`, `pair/settings.py` and `state/record.py`")
+    lines = head(
+        "States of a pair", "`pair/state.py`, `pair/settings.py` and `state/pair_record.py`"
+    )
     lines += [
         "A pair is two volumes of one size; hosts use the *primary*, the *secondary* is kept like",
         "it. A state is in the store before anything follows from it. What differs is known from",

@@ -19,7 +19,7 @@ from daiko.pair.group import Group
 from daiko.pair.live_pair import JournalStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
-from daiko.state.record import Fence, PairState, Update
+from daiko.state.pair_record import Fence, PairState, Update
 from daiko.state.sqlite import SqliteStore
 
 from .conftest import disk

@@ -21,9 +21,9 @@ from daiko.control.document import (
     parse_size,
 )
 from daiko.control.error import Invalid
+from daiko.state.pair_record import Fence
 from daiko.state.record import (
     ExtentRecord,
-    Fence,
     GroupState,
     PortalGroupRecord,
     TargetPortGroupRecord,

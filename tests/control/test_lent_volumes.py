@@ -44,7 +44,8 @@ from daiko.scsi.pair_envelopes import (
 )
 from daiko.scsi.pair_envelopes import Verdict as Said
 from daiko.scsi.site_values import MappedDevice
-from daiko.state.record import ExtentRecord, JobRecord, PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
+from daiko.state.record import ExtentRecord, JobRecord
 from daiko.target.commands.site import OfferedMapping
 from network_path import NetworkPath
 from site_rig import Site, linked

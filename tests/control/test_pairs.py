@@ -20,7 +20,8 @@ from daiko.mapping.extent import DeviceId
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
-from daiko.state.record import TERMINAL, Fence, JobRecord, PairRecord, PairState
+from daiko.state.pair_record import Fence, PairRecord, PairState
+from daiko.state.record import TERMINAL, JobRecord
 from daiko.state.sqlite import SqliteStore
 
 from .conftest import disk

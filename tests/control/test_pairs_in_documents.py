@@ -18,7 +18,8 @@ from daiko.control.system import System
 from daiko.device.awaitable import write
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb as PairVerb
-from daiko.state.record import Fence, HostRecord, PairRecord, PairState, VolumeRecord
+from daiko.state.pair_record import Fence, PairRecord, PairState, Update
+from daiko.state.record import HostRecord, VolumeRecord
 from daiko.state.sqlite import SqliteStore
 from site_rig import Site, linked, reaches
 
@@ -105,6 +106,17 @@ async def test_a_pair_is_made_with_what_the_document_says_of_it(
     assert not record.power_safe
     assert record.pace == "50MiB/s"
     assert await apply(bare, _volumes(tmp_path) + MIRROR + said) == ()
+    assert await apply(bare, export(bare)) == ()
+
+
+async def test_an_asynchronous_pair_keeps_its_journal(bare: System, tmp_path: Path) -> None:
+    said = """
+        update = "async"
+        journal = "1 MiB"
+        """
+    await apply(bare, _volumes(tmp_path) + MIRROR + said, confirmed=True)
+    await _paired(bare)
+    assert (_record(bare).update, _record(bare).journal) == (Update.ASYNC, 1 << 20)
     assert await apply(bare, export(bare)) == ()
 
 
@@ -309,6 +321,10 @@ async def test_state_and_roles_of_a_pair_are_left_as_they_are(
         pytest.param(
             'primary = "alpha"\nsecondary = "beta"\ngranularity = "much"', Invalid, "no size",
             "pair.n.granularity", id="granularity-in-words",
+        ),
+        pytest.param(
+            'primary = "alpha"\nsecondary = "beta"\nupdate = "async"\njournal = "1 KiB"', Invalid,
+            "journal", "pair.n.journal", id="journal",
         ),
         pytest.param(
             'primary = "alpha"\nsecondary = "beta"\npace = "fast"', Invalid, "write it as full",

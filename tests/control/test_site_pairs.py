@@ -39,7 +39,7 @@ from daiko.scsi.segment import BlockToBlock
 from daiko.scsi.sense import parse_sense
 from daiko.scsi.spc import ExtendedCopyLid1
 from daiko.scsi.vpd import Designator
-from daiko.state.record import Fence, PairState
+from daiko.state.pair_record import Fence, PairState
 from network_path import NetworkPath
 from site_rig import Site, linked, reaches
 

@@ -18,7 +18,7 @@ from daiko.pair.pairs import Pairs
 from daiko.pair.settings import PairSettings
 from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.pair.write_path import PairedDevice
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.store import Store
 
 BLOCK = 512

@@ -14,7 +14,7 @@ from daiko.device.error import DeviceError, Unsupported
 from daiko.pair.error import VerbRefused
 from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
-from daiko.state.record import PairRecord, PairState, Update
+from daiko.state.pair_record import PairRecord, PairState, Update
 
 from .pair_world import BLOCK, BLOCKS, World
 
@@ -395,3 +395,33 @@ def test_what_the_primary_loses_with_its_cache_is_copied_again(world: World) -> 
     assert world.records["p"].is_draining
     hosts.check()
     _converge(world)
+
+
+def test_hosts_can_go_over_when_the_primary_is_lost_with_what_the_journal_has(
+    world: World,
+) -> None:
+    hosts = _make(world)
+    world.disks["b"].cut()
+    hosts.write("a", 1)
+    hosts.write("c", 1)
+    a, b = world.disks["a"], world.disks["b"]
+    acknowledged = bytes(a.now)
+    assert b.now != acknowledged
+    world.call(a.cut)
+    refused: list[DeviceError | None] = []
+    front = world.volumes["a"].front
+    world.call(lambda: front.write(30, b"x" * BLOCK, refused.append))
+    assert refused
+    assert refused[0] is not None
+    world.pass_time(10.0)
+    assert world.records["p"].is_draining
+    b.heal()
+    world.pass_time(100.0)
+    assert b.now == acknowledged
+    record = world.records["p"]
+    assert record.state is S.SPLIT_BY_ERROR
+    assert record.reason.startswith("a: ")
+    assert not record.mixture
+    assert world.pairs is not None
+    world.run(world.pairs.verb("p", Verb.SWAP))
+    assert world.records["p"].state is S.SWAPPED

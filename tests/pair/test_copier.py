@@ -12,7 +12,7 @@ from daiko.pair.copier import Copier, Settler
 from daiko.pair.side import Side
 from daiko.pair.surroundings import Copies, Workshop
 from daiko.pair.write_path import Way
-from daiko.state.record import PairRecord
+from daiko.state.pair_record import PairRecord
 
 from .pair_world import BLOCK, BLOCKS, GRANULARITY, QUICK, Disk, InlineWorkers, Volume
 

@@ -18,7 +18,7 @@ from daiko.pair.peers import CODES
 from daiko.pair.state import COPIES, USES, Use
 from daiko.pair.write_path import PairedDevice
 from daiko.scsi.pair_envelopes import MOST_MARKS, Head, Marks, Mixture, State, Verdict
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.sqlite import SqliteStore
 
 BLOCKS = 4096

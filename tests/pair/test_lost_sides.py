@@ -14,7 +14,7 @@ from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.pairs import Pairs
 from daiko.pair.state import Verb
 from daiko.pair.write_path import Way
-from daiko.state.record import Fence, PairRecord, PairState
+from daiko.state.pair_record import Fence, PairRecord, PairState
 from daiko.state.store import StoreError
 
 from .pair_world import BLOCK, BLOCKS, GRANULARITY, KillingStore, World

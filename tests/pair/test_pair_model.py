@@ -35,7 +35,7 @@ from hypothesis.stateful import (
 from daiko.device.error import DeviceError
 from daiko.pair.error import VerbRefused
 from daiko.pair.state import Verb
-from daiko.state.record import Fence, PairRecord, PairState
+from daiko.state.pair_record import Fence, PairRecord, PairState
 
 from .pair_world import ALL_PIECES, BLOCK, BLOCKS, GRANULARITY, REGION_BLOCKS, World
 

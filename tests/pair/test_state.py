@@ -20,7 +20,7 @@ from daiko.pair.state import (
     carried_out,
     moved,
 )
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
 GOES, NOTHING, REFUSED = Answer.GOES, Answer.NOTHING, Answer.REFUSED
 S = PairState

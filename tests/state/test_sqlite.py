@@ -19,21 +19,19 @@ from daiko.command_control.plan import Function, Mode
 from daiko.scsi.persistent_reservation import ReservationType
 from daiko.state import sqlite
 from daiko.state.migration_record import MigrationRecord, MigrationState
+from daiko.state.pair_record import Fence, PairRecord, PairState
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     CredentialRecord,
     DeviceFacts,
     ExtentRecord,
-    Fence,
     FunctionRecord,
     GroupState,
     HostRecord,
     JobRecord,
     JobState,
     MediumWorkRecord,
-    PairRecord,
-    PairState,
     PortalGroupRecord,
     ReachRecord,
     Record,

@@ -42,8 +42,8 @@ from daiko.control.pair_checks import not_confirmed
 from daiko.control.system import System
 from daiko.iscsi.chap import name_fault
 from daiko.mapping.mapping_table import begins_with
+from daiko.state.pair_record import PairRecord
 from daiko.state.record import (
-    PairRecord,
     Patience,
     PortalGroupRecord,
     SiteRecord,
@@ -148,7 +148,7 @@ async def _rehearse(system: System, document: Document, actions: tuple[Action, .
             for name in _names(actions, "pair", Verb.REMOVE):
                 change.delete(PairRecord, name)
             Applying(system, document, change, actions).run()
-            pairs_in_documents.check_new(change, document, actions)
+            pairs_in_documents.check_new(system, change, document, actions)
             raise _Rehearsed
 
 

@@ -87,16 +87,14 @@ from daiko.control import chap
 from daiko.control.error import Invalid
 from daiko.copy_manager.pace import HOW_TO_WRITE, NoPace, Pace
 from daiko.state.extents import Extents
+from daiko.state.pair_record import Fence, PairRecord, PairState, Update
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     CredentialRecord,
-    Fence,
     FunctionRecord,
     GroupState,
     HostRecord,
-    PairRecord,
-    PairState,
     Patience,
     PortalGroupRecord,
     ReachRecord,
@@ -307,8 +305,11 @@ class PairPart(_Part):
     """Bytes; may be given as `64 KiB`."""
     power_safe: bool = True
     pace: str = "full"
+    update: Update = Update.SYNC
+    journal: int = 256 << 20
+    """Bytes, likewise; counts where the update is `async`."""
 
-    @field_validator("granularity", mode="before")
+    @field_validator("granularity", "journal", mode="before")
     @classmethod
     def _bytes(cls, given: Any) -> Any:
         if not isinstance(given, str):

@@ -16,7 +16,8 @@ from daiko.copy_manager.request import CopyRequest
 from daiko.mapping.extent import Piece
 from daiko.state.index import BlocksInUse
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.record import TERMINAL, JobRecord, JobState, PairRecord, VolumeRecord
+from daiko.state.pair_record import PairRecord
+from daiko.state.record import TERMINAL, JobRecord, JobState, VolumeRecord
 
 if TYPE_CHECKING:
     from daiko.control.system import System

@@ -49,7 +49,7 @@ from daiko.pair.peers import TELL_SECONDS, Peers
 from daiko.pair.site_volume import FAILURES
 from daiko.pair.surroundings import PairVolume, RoundFailed, SiteRefused
 from daiko.state.index import BlocksInUse
-from daiko.state.record import PairRecord
+from daiko.state.pair_record import PairRecord
 from daiko.state.store import Store
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,8 @@ from daiko.control.error import Conflict, Invalid
 from daiko.copy_manager.request import places_of
 from daiko.pair.journal_file import LEAST_CAPACITY, MOST_CAPACITY
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.record import TERMINAL, Fence, JobRecord, PairRecord, Update, VolumeRecord
+from daiko.state.pair_record import Fence, PairRecord, Update
+from daiko.state.record import TERMINAL, JobRecord, VolumeRecord
 from daiko.state.store import Store, Transaction
 
 if TYPE_CHECKING:

@@ -23,13 +23,8 @@ from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.pairs import Effect
 from daiko.pair.state import Answer, Verb
-from daiko.state.record import (
-    Fence,
-    PairRecord,
-    PairState,
-    Update,
-    VolumeRecord,
-)
+from daiko.state.pair_record import Fence, PairRecord, PairState, Update
+from daiko.state.record import VolumeRecord
 from daiko.state.store import Store, Transaction
 
 if TYPE_CHECKING:

@@ -18,10 +18,12 @@ from daiko.control import names, pairs, volumes
 from daiko.control.action import Action, Verb, names_of
 from daiko.control.document import Document, PairPart, VolumePart, parse_size
 from daiko.control.error import Conflict, ControlError, Invalid, NotFound
+from daiko.control.pair_checks import check_update
 from daiko.control.sites import FIRST_LOOK
 from daiko.mapping.extent import DeviceId
 from daiko.pair.state import Verb as PairVerb
-from daiko.state.record import BackendRecord, DeviceFacts, PairRecord, SiteRecord, VolumeRecord
+from daiko.state.pair_record import PairRecord
+from daiko.state.record import BackendRecord, DeviceFacts, SiteRecord, VolumeRecord
 from daiko.state.store import Store, Transaction
 
 if TYPE_CHECKING:
@@ -187,12 +189,18 @@ def _device(text: str) -> DeviceId:
 # --- what is done -------------------------------------------------------------------------------
 
 
-def check_new(change: Transaction, document: Document, actions: tuple[Action, ...]) -> None:
+def check_new(
+    system: System, change: Transaction, document: Document, actions: tuple[Action, ...]
+) -> None:
     """Whether the new pairs can be made of what the transaction leaves there. Raises NotFound,
     Invalid, Conflict."""
     for name in names_of(actions, KIND, Verb.ADD):
-        record = document.pair[name].record(name)
+        part = document.pair[name]
+        record = part.record(name)
         with _named(name):
+            check_update(
+                system, part.update, part.journal, fence=part.fence, secondary=part.secondary
+            )
             pairs.check_new(change, record)
         change.put(record)
 

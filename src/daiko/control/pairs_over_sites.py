@@ -18,7 +18,7 @@ from daiko.pair.peers import head, said
 from daiko.pair.state import VERBS, Verb
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi.pair_envelopes import Leave, Verdict
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
 if TYPE_CHECKING:
     from daiko.control.system import System

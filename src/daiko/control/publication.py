@@ -32,12 +32,12 @@ from daiko.scsi.site import MANAGEMENT_LUN
 from daiko.scsi.target_port_groups import AccessState
 from daiko.state.index import OfferedTo, SeenBy, VolumesOf
 from daiko.state.migration_record import MigrationRecord, MigrationState
+from daiko.state.pair_record import PairRecord
 from daiko.state.record import (
     BackendKind,
     BackendRecord,
     GroupState,
     HostRecord,
-    PairRecord,
     PortalGroupRecord,
     SiteRecord,
     SystemRecord,

@@ -41,7 +41,8 @@ from daiko.scsi.pair_envelopes import (
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.site_parameters import DESCRIPTOR_LENGTH, HEADER_LENGTH
 from daiko.scsi.site_values import Envelope, shortened
-from daiko.state.record import PairRecord, SiteRecord, VolumeRecord
+from daiko.state.pair_record import PairRecord
+from daiko.state.record import SiteRecord, VolumeRecord
 from daiko.state.store import StoreError
 
 if TYPE_CHECKING:

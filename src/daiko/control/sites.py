@@ -19,14 +19,8 @@ from daiko.control.hosts import Login
 from daiko.control.pair_checks import refuse_while_migrated
 from daiko.scsi.site_values import LARGEST_LUN, Greeting
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.record import (
-    CredentialRecord,
-    HostRecord,
-    PairRecord,
-    ReachRecord,
-    SiteRecord,
-    VolumeRecord,
-)
+from daiko.state.pair_record import PairRecord
+from daiko.state.record import CredentialRecord, HostRecord, ReachRecord, SiteRecord, VolumeRecord
 from daiko.state.store import Transaction
 
 if TYPE_CHECKING:

@@ -49,6 +49,7 @@ from daiko.pair.site_copies import SiteCopies
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.migration_record import MigrationRecord
+from daiko.state.pair_record import PairRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -56,7 +57,6 @@ from daiko.state.record import (
     FunctionRecord,
     HostRecord,
     JobRecord,
-    PairRecord,
     Patience,
     PortalGroupRecord,
     ReachRecord,

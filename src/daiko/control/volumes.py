@@ -25,6 +25,7 @@ from daiko.mapping.range_set import RangeSet
 from daiko.state.extents import Extents
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.migration_record import MigrationRecord
+from daiko.state.pair_record import PairRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -32,7 +33,6 @@ from daiko.state.record import (
     ExtentRecord,
     GroupState,
     JobRecord,
-    PairRecord,
     VolumeAccess,
     VolumeRecord,
 )

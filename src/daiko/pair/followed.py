@@ -49,7 +49,7 @@ from daiko.scsi.pair_envelopes import (
     StateCode,
     Verdict,
 )
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.store import Store
 
 log = structlog.get_logger(__name__)

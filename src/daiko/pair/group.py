@@ -39,7 +39,7 @@ from daiko.pair.state import (
     moved,
 )
 from daiko.pair.write_path import PairedDevice
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.store import StoreError
 
 log = structlog.get_logger(__name__)

@@ -26,7 +26,7 @@ from daiko.pair.side import Side, stream_of
 from daiko.pair.state import COPIES, USES, PairEvent, differing, use_of_primary
 from daiko.pair.surroundings import OtherSites, SiteRefused, Workshop
 from daiko.pair.write_path import Loss, Way
-from daiko.state.record import Fence, PairRecord, PairState
+from daiko.state.pair_record import Fence, PairRecord, PairState
 
 log = structlog.get_logger(__name__)
 

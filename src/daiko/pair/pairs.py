@@ -30,7 +30,7 @@ from daiko.pair.state import (
 )
 from daiko.pair.surroundings import PairVolume, Workshop
 from daiko.pair.write_path import Loss
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.store import Store
 
 log = structlog.get_logger(__name__)

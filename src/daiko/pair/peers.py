@@ -39,7 +39,7 @@ from daiko.scsi.pair_envelopes import (
     message_of,
 )
 from daiko.scsi.site_values import shortened
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.state import Use
 from daiko.pair.surroundings import PairVolume
 from daiko.pair.write_path import Flight, Loss, PairedDevice, Way
-from daiko.state.record import PairRecord
+from daiko.state.pair_record import PairRecord
 
 log = structlog.get_logger(__name__)
 

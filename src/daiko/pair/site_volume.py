@@ -22,7 +22,7 @@ from daiko.device.emulate import Emulate
 from daiko.device.error import DeviceError, Unreachable
 from daiko.pair.write_path import PairedDevice
 from daiko.scsi.site_values import OfferedVolume
-from daiko.state.record import PairRecord
+from daiko.state.pair_record import PairRecord
 
 PATIENCE: Final = 30.0
 """Seconds that requests wait for a volume that was not found yet."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
 
 class Verb(StrEnum):

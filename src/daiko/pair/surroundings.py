@@ -13,7 +13,7 @@ from daiko.mapping.range_set import RangeSet
 from daiko.mapping.region_bitmap import RegionBitmap
 from daiko.pair.settings import PairSettings
 from daiko.pair.write_path import PairedDevice
-from daiko.state.record import PairRecord
+from daiko.state.pair_record import PairRecord
 
 
 class PairVolume(Protocol):

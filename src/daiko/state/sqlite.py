@@ -26,6 +26,7 @@ from pydantic_core import from_json
 from daiko.state import record as records
 from daiko.state.extents import Extents, Packed, packed_from_json
 from daiko.state.migration_record import MigrationRecord
+from daiko.state.pair_record import PairRecord
 from daiko.state.record import Record, VolumeRecord
 from daiko.state.store import (
     Change,
@@ -56,7 +57,7 @@ KINDS: Final[dict[str, type[Record]]] = {
         records.HostRecord,
         records.SiteRecord,
         records.CredentialRecord,
-        records.PairRecord,
+        PairRecord,
         MigrationRecord,
         records.JobRecord,
     )

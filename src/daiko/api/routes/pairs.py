@@ -19,7 +19,7 @@ from daiko.api.schema.pair import (
 )
 from daiko.control import pairs
 from daiko.pair.state import Verb
-from daiko.state.record import PairState
+from daiko.state.pair_record import PairState
 
 router = APIRouter(tags=["pair"])
 

@@ -12,7 +12,7 @@ from daiko.copy_manager.pacer import Limit
 from daiko.pair.live_pair import JournalStatus, PairStatus
 from daiko.pair.pairs import Effect
 from daiko.pair.state import Answer
-from daiko.state.record import Fence, PairState, Update
+from daiko.state.pair_record import Fence, PairState, Update
 
 _CONFIRMED = Field(
     default=False, description="Data that would be overwritten or discarded is meant to be"
