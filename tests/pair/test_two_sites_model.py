@@ -28,14 +28,15 @@ from daiko.pair.error import VerbRefused
 from daiko.pair.followed import LETS_IN, CannotTakeOver
 from daiko.pair.state import USES, Use, Verb
 from daiko.pair.surroundings import SiteRefused
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
-from .pair_world import BLOCK, BLOCKS, REGION_BLOCKS
+from .pair_world import ALL_PIECES, BLOCK, BLOCKS, REGION_BLOCKS
 from .two_sites import FOLLOWER, LEADER, VOLUMES, TwoSites, led
 
 HISTORIES = int(os.environ.get("DAIKO_PAIR_HISTORIES", "400")) // 10
 VERBS = [Verb.SPLIT, Verb.RESYNC, Verb.RESYNC, Verb.RESYNC_REVERSE]
 sites = st.sampled_from([LEADER, FOLLOWER])
+pieces = st.sampled_from([ALL_PIECES, ALL_PIECES, 0, 1, 3, 7])
 
 
 class TwoSitesMachine(RuleBasedStateMachine):
@@ -51,13 +52,15 @@ class TwoSitesMachine(RuleBasedStateMachine):
         """Since the last step, by a verb of the leader or by mirroring."""
         self.waiting = {LEADER: 0, FOLLOWER: 0}
         self.value = 0
+        self.wrong: list[str] = []
 
     def teardown(self) -> None:
         self.world.close()
         shutil.rmtree(self.folder)
 
-    @initialize()
-    def create(self) -> None:
+    @initialize(pieces=pieces)
+    def create(self, pieces: int) -> None:
+        self.world.pieces_left = pieces
         self.world.create(led())
 
     def _record(self, site: str) -> PairRecord:
@@ -84,7 +87,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
                 return
             self.waiting[site] -= 1
             if error is None:
-                assert use is not Use.PROTECTED, "a side that is protected took a write"
+                if use is Use.PROTECTED:
+                    self.wrong.append("a side that is protected took a write")
                 for block in range(lba, lba + count):
                     held[block] = {value}
 
@@ -129,6 +133,30 @@ class TwoSitesMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
+    @rule(pieces=pieces)
+    def rounds(self, pieces: int) -> None:
+        self.world.let_rounds(pieces)
+
+    @rule(site=sites)
+    def disk_is_lost(self, site: str) -> None:
+        self.world.call(self.world.disks[VOLUMES[site]].cut)
+
+    @rule()
+    def disks_are_back(self) -> None:
+        for disk in self.world.disks.values():
+            disk.heal()
+        self.world.settle()
+
+    @rule(site=sites, late=st.booleans())
+    def disk_is_slow(self, site: str, late: bool) -> None:
+        """`late`: it carries changes out late as well."""
+        disk = self.world.disks[VOLUMES[site]]
+        disk.is_slow, disk.is_late = True, late
+
+    @rule(site=sites)
+    def late_answers(self, site: str) -> None:
+        self.world.call(self.world.disks[VOLUMES[site]].release)
+
     @rule(site=sites)
     def crash(self, site: str) -> None:
         self.world.kill_site(site)
@@ -149,6 +177,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.world.settle()
         while dead := [s for s, each in self.world.controllers.items() if each.is_dead]:
             self.crash(dead[0])
+        assert not self.wrong
         leads, follows = self._record(LEADER), self._record(FOLLOWER)
         copied = {
             LEADER: leads.state is PairState.REVERSE_COPYING,

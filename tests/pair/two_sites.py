@@ -24,7 +24,7 @@ from daiko.pair.peer_door import PeerDoor
 from daiko.pair.peers import Peers
 from daiko.pair.surroundings import RoundFailed, Workshop
 from daiko.scsi.site_values import Envelope, OfferedVolume
-from daiko.state.record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState
 
 from .pair_world import (
     BLOCK,
@@ -85,6 +85,7 @@ class Controller:
             pairs=self.pairs,
             followed=self.followed,
             peers=self.peers,
+            changing=asyncio.Lock(),
         )
         self.site_pairs = SitePairs(cast("Any", self.system))
 
@@ -95,7 +96,7 @@ class Controller:
 
 
 class SiteRounds(DirectCopies):
-    """Rounds, while the link is up and the door is open."""
+    """Rounds that write at once what the link and the door let through."""
 
     async def copy(
         self,
@@ -106,12 +107,28 @@ class SiteRounds(DirectCopies):
         pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         world = cast("TwoSites", self._world)
-        generation = world.link_generation
-        own = [name.rpartition(":")[2] for name in (source, destination)]
-        async for confirmed in super().copy(pair, own[0], own[1], ranges, pace):
-            yield confirmed
-            if not world.link_is_up or world.link_generation != generation:
-                raise RoundFailed("the link was lost")
+        here, there = (world.disks[name.rpartition(":")[2]] for name in (source, destination))
+        generations = world.link_generation, here.generation, there.generation
+        confirmed = RangeSet()
+        for first, blocks in ranges:
+            for at in range(first, first + blocks, 5):
+                count = min(5, first + blocks - at)
+                while not world.pieces_left:
+                    await world.rounds_go.wait()
+                world.pieces_left -= 1
+                await asyncio.sleep(0)
+                now = world.link_generation, here.generation, there.generation
+                if not world.link_is_up or now != generations:
+                    raise RoundFailed("the link or a disk was lost")
+                if here.is_down or there.is_down:
+                    raise RoundFailed("a disk is down")
+                door = world.controllers[FOLLOWER].volume.door(LEADER)
+                if there is world.disks["beta"] and not door.is_open:
+                    raise RoundFailed("the door is closed")
+                there.now[at : at + count] = here.now[at : at + count]
+                there.stable[:] = there.now
+                confirmed.add(at, count)
+                yield confirmed.copy()
 
 
 class SiteStore(KillingStore):
@@ -186,6 +203,8 @@ class Link:
         site = self._peer().site
         name = VOLUMES[site]
         return {1: OfferedVolume(1, name, BLOCK, BLOCKS, bytes.fromhex(NAA[site]))}
+
+    version = (1, 0)
 
     async def device(self, lun: int) -> BlockDevice:
         self._peer()
