@@ -133,6 +133,31 @@ class TwoSitesMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.world.pass_time(seconds)
 
+    @rule()
+    def all_is_well(self) -> None:
+        """For a while: what has begun comes to its end."""
+        self.disks_are_back()
+        for site in (LEADER, FOLLOWER):
+            self.late_answers(site)
+        self.world.let_rounds(ALL_PIECES)
+        self.heal()
+        self.world.pass_time(40.0)
+
+    @rule(lba=st.integers(0, BLOCKS - 1), verb=st.sampled_from(VERBS))
+    def site_is_lost_and_comes_back(self, lba: int, verb: Verb) -> None:
+        """What the sites are two for."""
+        self.cut()
+        self.holds()
+        self.write(LEADER, lba, 3)
+        self.world.pass_time(40.0)
+        self.holds()
+        self.take_over()
+        self.write(FOLLOWER, BLOCKS - 1 - lba, 3)
+        self.holds()
+        self.heal()
+        self.holds()
+        self.ask(verb)
+
     @rule(pieces=pieces)
     def rounds(self, pieces: int) -> None:
         self.world.let_rounds(pieces)

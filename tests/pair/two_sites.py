@@ -80,7 +80,7 @@ class Controller:
         self.followed = FollowedPairs(store, volume, folder, lambda: 1.0)
         self.followed._workers = workers
         self.system = SimpleNamespace(
-            sites=SimpleNamespace(),
+            sites=SimpleNamespace(on_up=lambda site: None),
             store=store,
             pairs=self.pairs,
             followed=self.followed,
