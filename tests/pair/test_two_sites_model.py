@@ -51,6 +51,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.is_copied_to = {LEADER: True, FOLLOWER: True}
         """Since the last step, by a verb of the leader or by mirroring."""
         self.waiting = {LEADER: 0, FOLLOWER: 0}
+        self.under_way: dict[str, list[tuple[range, int]]] = {LEADER: [], FOLLOWER: []}
+        """Blocks and value of each write that was not answered."""
         self.value = 0
         self.wrong: list[str] = []
 
@@ -81,11 +83,14 @@ class TwoSitesMachine(RuleBasedStateMachine):
             for block in range(lba, lba + count):
                 held[block] = held[block] | {value}
         self.waiting[site] += 1
+        under_way = (range(lba, lba + count), value)
+        self.under_way[site].append(under_way)
 
         def done(error: DeviceError | None) -> None:
             if controller.is_dead:
                 return
             self.waiting[site] -= 1
+            self.under_way[site].remove(under_way)
             if error is None:
                 if use is Use.PROTECTED:
                     self.wrong.append("a side that is protected took a write")
@@ -186,6 +191,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
     def crash(self, site: str) -> None:
         self.world.kill_site(site)
         self.waiting[site] = 0
+        self.under_way[site].clear()
         self.world.start_site(site)
 
     @rule(site=sites, commits=st.integers(0, 1), after=st.booleans())
@@ -212,6 +218,9 @@ class TwoSitesMachine(RuleBasedStateMachine):
             now = self.world.disks[volume].now
             if site not in self.may_hold or copied[site] or self.is_copied_to[site]:
                 self.may_hold[site] = [{value} for value in now]
+                for blocks, value in self.under_way[site]:
+                    for block in blocks:
+                        self.may_hold[site][block].add(value)
             for block, value in enumerate(now):
                 assert value in self.may_hold[site][block], (
                     f"{self._say()}: block {block} of {volume} is {value}, "

@@ -409,8 +409,10 @@ class LivePair:
             await asyncio.sleep(self._workshop.settings.settle_seconds)
             try:
                 is_equal = await self._settler_now.settle(self.lead)
-            except DeviceError as error:
+            except Unreachable as error:
                 is_equal, event, reason = False, PairEvent.FAIL, str(error)
+            except DeviceError as error:  # it is there, and may have lost what was written
+                is_equal, reason = False, str(error)
         if self.applier is not None:
             # What the journal holds goes to the other side first.
             self.applier.journal.end(reason)
