@@ -63,7 +63,13 @@ class TwoSitesMachine(RuleBasedStateMachine):
     @initialize(pieces=pieces)
     def create(self, pieces: int) -> None:
         self.world.pieces_left = pieces
+        self.world.became_paired = self._became_paired
         self.world.create(led())
+
+    def _became_paired(self, before: PairRecord) -> None:
+        """Also of a verb that waited, and took effect in a later step."""
+        if before.state is PairState.REVERSE_COPYING:
+            self.is_copied_to[LEADER] = True
 
     def _record(self, site: str) -> PairRecord:
         return self.world.kept[site]["p"]
@@ -211,8 +217,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
         assert not self.wrong
         leads, follows = self._record(LEADER), self._record(FOLLOWER)
         copied = {
-            LEADER: leads.state is PairState.REVERSE_COPYING,
-            FOLLOWER: follows.state in LETS_IN,
+            LEADER: leads.state is PairState.REVERSE_COPYING or leads.mixture == leads.primary,
+            FOLLOWER: follows.state in LETS_IN or follows.mixture == follows.secondary,
         }
         for site, volume in VOLUMES.items():
             now = self.world.disks[volume].now
