@@ -58,7 +58,7 @@ class Controller:
         self.commits_left = -1
         self.killed_after_commit = False
         self.is_dead = False
-        self.became_paired = lambda before: world.became_paired(before)
+        self.became_paired = world.became_paired
         self.context: Context = copy_context()
         self.context.run(_life.set, self)
         self.volume = SiteSide(site, world.disks[VOLUMES[site]])
