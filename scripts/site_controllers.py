@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -28,9 +29,17 @@ class SiteDaiko(Daiko):
     """A Daiko in the network of a site; its API is a Unix socket, which no network bounds."""
 
     def __init__(
-        self, net: Network, site: str, number: int, folder: Path, *sources: Path, **given: Any
+        self,
+        net: Network,
+        site: str,
+        number: int,
+        folder: Path,
+        *sources: Path,
+        sockets: Path,
+        **given: Any,
     ) -> None:
         super().__init__(folder, *sources, **given)
+        self._sockets = sockets
         self.host = net.address(site, number)
         self.port = net.free_port(site, number)
         self._within = net.within(site)
@@ -41,7 +50,7 @@ class SiteDaiko(Daiko):
 
     @property
     def api(self) -> str:
-        return f"unix:{self.folder / self.name}.sock"
+        return f"unix:{self._sockets / self.name}.sock"
 
     def command(self) -> Sequence[str]:
         return [*self._within, *super().command()]
@@ -103,16 +112,20 @@ class Site:
 def start(folder: Path, net: Network, size: int, stack: ExitStack) -> tuple[Site, Site]:
     """Start all processes of both sites. `size`: of the volume `data`, in bytes."""
     sizes = {LOG: LOG_SIZE, "data": size}
+    # Not in `folder`: the path of a socket has at most 107 bytes.
+    short = TemporaryDirectory(prefix="daiko-demo-", dir="/tmp")
+    sockets = Path(stack.enter_context(short))
     made = []
     for name in SITES:
         disks = [
             image(folder / f"{kind}-{name}.img", sum(shares(name, sizes, kind)))
             for kind in ("sd", "old")
         ]
-        given: dict[str, Any] = {"name": f"sd-{name}", "mode": "local"}
-        sd = SiteDaiko(net, name, 2, folder, disks[0], store=folder / f"sd-{name}", **given)
+        given: dict[str, Any] = {"name": f"sd-{name}", "store": folder / f"sd-{name}"}
+        sd = SiteDaiko(net, name, 2, folder, disks[0], sockets=sockets, mode="local", **given)
         old = SiteTgt(net, name, 3, folder, disks[1], name=f"old-{name}")
-        first = SiteDaiko(net, name, 1, folder, name=name, store=folder / name)
+        given = {"name": name, "store": folder / name}
+        first = SiteDaiko(net, name, 1, folder, sockets=sockets, **given)
         made.append((name, first, sd, old))
     portals = net.connect({name: (first.host, first.port) for name, first, _, _ in made})
     for processes in zip(*(processes for _, *processes in made), strict=True):

@@ -13,7 +13,9 @@ raises `ProcessFailed` with the end of the log in its message. `with` stops them
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import random
 import select
 import shlex
 import shutil
@@ -36,17 +38,29 @@ READY = "ready"
 """The last line that `daiko serve` prints once everything answers."""
 
 
+_CHOICE = random.SystemRandom()
+"""Not the random numbers of the tests, which are the same in every worker."""
+
+
 class ProcessFailed(AssertionError):
     """A process ended, or did not become ready; the message carries the end of its log."""
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody uses now, below those that the kernel gives to
+    connections: one of these would be taken by the next connection of any process."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = _CHOICE.randrange(max(1024, first - 20000), first) if first > 2048 else 0
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as failure:
+                if failure.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            return int(probe.getsockname()[1])
 
 
 def image(path: Path, size: int, *, seed: int | None = None) -> Path:
@@ -55,8 +69,6 @@ def image(path: Path, size: int, *, seed: int | None = None) -> Path:
         if seed is None:
             file.truncate(size)
         else:
-            import random
-
             source = random.Random(seed)
             for start in range(0, size, 1 << 20):
                 file.write(source.randbytes(min(1 << 20, size - start)))

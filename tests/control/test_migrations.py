@@ -515,8 +515,8 @@ async def test_a_stop_keeps_the_migration_and_a_start_copies_the_rest(
     _use(system, IN_ROUNDS)
     system.copy_manager.settings = replace(system.copy_manager.settings, confirm_seconds=0.05)
     wanted = await _contents(system)
-    await migrations.start(system, "alpha", "two/0", pace="1MiB/s")
-    await _until(lambda: migrations.show(system, "alpha").status.left <= SIZE * 3 // 4)
+    await migrations.start(system, "alpha", "two/0", pace="64KiB/s")
+    await _until(lambda: migrations.show(system, "alpha").status.left < SIZE)
     left = migrations.show(system, "alpha").status.left
     await system.stop()
     assert not [job for job in store.list(JobRecord) if job.state not in TERMINAL]
