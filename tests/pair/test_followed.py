@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from daiko.backend.memory import MemoryDevice
+from daiko.backend.worker import Workers
 from daiko.device.awaitable import write
 from daiko.device.block import BlockDevice
 from daiko.device.error import WriteProtected
@@ -72,7 +73,8 @@ async def followed(
     store: SqliteStore, made: PairRecord, volume: Volume | None = None
 ) -> tuple[FollowedPairs, Volume]:
     volume = volume or Volume()
-    pairs = FollowedPairs(store, {"beta": volume}.__getitem__, None, lambda: 1.0)
+    workers = Workers(1, name="bitmap")
+    pairs = FollowedPairs(store, {"beta": volume}.__getitem__, None, lambda: 1.0, workers)
     await pairs.create(made)
     return pairs, volume
 

@@ -18,6 +18,7 @@ from daiko.copy_manager.pace import Pace
 from daiko.device.block import BlockDevice, Buffer, Done, ReadDone
 from daiko.device.error import DeviceError, Unreachable
 from daiko.mapping.range_set import RangeSet
+from daiko.pair.exchange import Exchange
 from daiko.pair.followed import FollowedPairs
 from daiko.pair.pairs import Pairs
 from daiko.pair.peer_door import PeerDoor
@@ -77,13 +78,15 @@ class Controller:
             workers=workers,
             clock=lambda: 1.0,
         )
-        self.followed = FollowedPairs(store, volume, folder, lambda: 1.0)
-        self.followed._workers = workers
+        self.followed = FollowedPairs(store, volume, folder, lambda: 1.0, workers)
+        offer = cast("Any", lambda change, site, volume: None)
+        self.exchange = Exchange(store, self.pairs, self.followed, self.peers, offer, lambda: 1.0)
         self.system = SimpleNamespace(
             sites=SimpleNamespace(on_up=lambda site: None),
             store=store,
             pairs=self.pairs,
             followed=self.followed,
+            exchange=self.exchange,
             peers=self.peers,
             changing=asyncio.Lock(),
         )
@@ -204,7 +207,7 @@ class Link:
         name = VOLUMES[site]
         return {1: OfferedVolume(1, name, BLOCK, BLOCKS, bytes.fromhex(NAA[site]))}
 
-    version = (1, 0)
+    version = (1, 2)
 
     async def device(self, lun: int) -> BlockDevice:
         self._peer()

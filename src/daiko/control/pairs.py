@@ -147,7 +147,7 @@ async def do(
     if (followed := pairs_over_sites.followed(system, name)) is not None:
         async with system.changing:
             await pairs_over_sites.do_followed(system, followed, verb, confirmed=confirmed)
-            return Done((name,), () if verb is Verb.REMOVE else (followed.status,))
+            return Done((name,), () if verb is Verb.REMOVE else (show(system, name),))
     async with system.changing:
         records = _records(system, name)
         await pairs_over_sites.check_verb(system, records, verb, confirmed=confirmed)
@@ -156,6 +156,9 @@ async def do(
         if lost and not confirmed:
             raise not_confirmed("; ".join(map(in_words, lost)))
         try:
+            if pairs_over_sites.exchanges(records, verb):
+                given = await pairs_over_sites.exchange_roles(system, name, verb)
+                return Done(tuple(given), tuple(show(system, each) for each in given))
             done = await system.pairs.verb(name, verb, at_once=at_once)
         except VerbRefused as refused:
             pair, state, instead = refused.refusals[0]
@@ -224,10 +227,13 @@ async def wait(
 ) -> list[PairStatus]:
     """The pairs of this name as soon as all are in one of the states, or one is split by error
     though that was not asked for; at the latest after `seconds`. Raises NotFound."""
-    is_followed = pairs_over_sites.followed(system, name) is not None
+
+    # Who leads may change meanwhile.
+    def is_followed() -> bool:
+        return pairs_over_sites.followed(system, name) is not None
 
     def found() -> list[PairStatus]:
-        if is_followed:
+        if is_followed():
             return [show(system, name)]
         return [pair.status for pair in system.pairs.named(name)]
 
@@ -235,7 +241,9 @@ async def wait(
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not _is_there([status.record.state for status in found()], states):
-                    await (system.followed.changed() if is_followed else system.pairs.changed(name))
+                    await (
+                        system.followed.changed() if is_followed() else system.pairs.changed(name)
+                    )
         return found()
     except NoSuchPair as missing:
         raise _missing(missing) from None

@@ -12,7 +12,7 @@ from daiko.backend.site_session import LinkState, SiteUnavailable
 from daiko.control import names
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.pair_checks import not_confirmed
-from daiko.pair.error import NoSuchPair
+from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.followed import CannotTakeOver, FollowedPair, writes_past
 from daiko.pair.peers import head, said
 from daiko.pair.state import VERBS, Verb
@@ -73,15 +73,9 @@ async def check_verb(
         return
     silent = await system.site_pairs.ask(over_sites)
     for record in over_sites:
-        if VERBS[record.state][verb].exchanges_roles:
-            raise Conflict(
-                f"{record.name} is {record.state}: the roles of a pair over two sites are not "
-                "exchanged yet",
-                "split it, and swap it then"
-                if record.state is PairState.PAIRED
-                else "swap it back, or `daiko pair rm` it and make it anew from the other site",
-            )
         if record.name not in silent:
+            if VERBS[record.state][verb].exchanges_roles:
+                _check_exchange(system, record)
             continue
         if (record.state, verb) == (PairState.SWAPPED, Verb.SWAP):
             # Its site may be lost: hosts have to get their own volume back.
@@ -95,6 +89,50 @@ async def check_verb(
                 f"what site {record.site} has marked is not known: {silent[record.name]}",
                 f"see `daiko site show {record.site}`",
             )
+
+
+def _check_exchange(system: System, record: PairRecord) -> None:
+    """Raises Conflict where the other site cannot lead this pair."""
+    if record.is_async:
+        raise Conflict(
+            f"{record.name} is asynchronous: the roles of such a pair over two sites are not "
+            "exchanged",
+            "split it, and swap it then"
+            if record.state is PairState.PAIRED
+            else "swap it back, or `daiko pair rm` it and make it anew from the other site",
+        )
+    if not system.peers.knows_exchange(record):
+        raise Conflict(
+            f"the software of site {record.site} is older, and exchanges no roles",
+            "bring it up to date",
+        )
+
+
+async def exchange_roles(system: System, name: str, verb: Verb) -> list[str]:
+    """Do a verb that exchanges the roles to pairs that we lead; returns their names. Raises
+    NoSuchPair, VerbRefused; Unavailable where it is not known whether the other site leads now, or
+    the differential bitmaps cannot be written."""
+    try:
+        return await system.exchange.hand_over(name, verb)
+    except SiteRefused as refused:
+        raise Unavailable(
+            f"the other site was offered the lead of {name}, and did not say that it takes it: "
+            f"{refused}",
+            "nobody leads until it does; it is asked again by itself. If it is lost, "
+            f"`daiko pair swap {name}` takes the lead back",
+        ) from refused
+    except OSError as error:
+        raise Unavailable(
+            f"the differential bitmaps cannot be written: {error}",
+            "look at the disk that holds the store; nothing was changed",
+        ) from error
+
+
+def exchanges(records: Sequence[PairRecord], verb: Verb) -> bool:
+    """Whether a verb lets the other site lead these pairs."""
+    return any(
+        record.is_led_over_sites and VERBS[record.state][verb].exchanges_roles for record in records
+    )
 
 
 async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirmed: bool) -> None:
@@ -124,8 +162,12 @@ async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirm
             "both sites may go on apart"
         )
     try:
-        await system.followed.take_over(record.name)
-    except CannotTakeOver as error:
+        if record.offered_lead:
+            why = f"the lead was taken back from site {record.site}, which could not be asked"
+            await system.exchange.take_back(record.name, why)
+        else:
+            await system.followed.take_over(record.name)
+    except (CannotTakeOver, VerbRefused) as error:
         raise Conflict(f"{record.name}: swap is refused: {error}") from error
 
 

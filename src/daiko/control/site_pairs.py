@@ -16,7 +16,9 @@ import structlog
 
 from daiko.control import names, pair_checks
 from daiko.control.error import Conflict, Invalid, NotFound
-from daiko.pair.followed import no_pair, writes_past
+from daiko.pair.error import NoSuchPair, VerbRefused
+from daiko.pair.exchange import is_answer_to, leads_later, taken
+from daiko.pair.followed import FollowedPair, no_pair, writes_past
 from daiko.pair.live_pair import LivePair
 from daiko.pair.peers import CODES, head
 from daiko.pair.state import EVENTS, PairEvent
@@ -26,6 +28,7 @@ from daiko.scsi.layout import MalformedData
 from daiko.scsi.pair_envelopes import (
     Answer,
     Ask,
+    Exchange,
     Head,
     Join,
     Leave,
@@ -68,7 +71,7 @@ class SitePairs:
 
     def start(self) -> None:
         """Compare with every site whose link comes up from now on."""
-        self._system.sites.on_up = lambda site: self._spawn(self._compare(site))
+        self._system.sites.on_up = lambda site: self._spawn(self.compare(site))
         self._spawn(self._compare_again())
 
     async def stop(self) -> None:
@@ -113,6 +116,8 @@ class SitePairs:
             return await self._answer_of_leader(led, message)
         if followed is None:
             return no_pair(message.head)
+        if isinstance(message, Exchange):
+            return await self._take_lead(site, followed, message)
         pairs = self._system.followed
         match message:
             case State() | Lend() | Return():
@@ -137,18 +142,26 @@ class SitePairs:
             case Ask():
                 return followed.answer(message.head, Verdict.ACCEPTED)
 
+    async def _take_lead(self, site: str, pair: FollowedPair, offer: Exchange) -> Answer:
+        try:
+            return await self._system.exchange.accept(site, offer)
+        except (SiteRefused, StoreError, OSError) as error:
+            return pair.answer(offer.head, Verdict.REFUSED, shortened(str(error)))
+
     async def _answer_of_leader(
-        self, pair: LivePair, message: State | Marks | Leave | Ask | Lend | Return
+        self, pair: LivePair, message: State | Marks | Leave | Ask | Lend | Return | Exchange
     ) -> Answer:
         """What the site that follows asks or says of a pair that we lead."""
         record = pair.record
         verdict, reason = Verdict.ACCEPTED, ""
         if isinstance(message, Leave):
             self._spawn(self._fail(pair, f"site {record.site} has ended the pair"))
+        elif isinstance(message, Exchange) and is_answer_to(message, record):
+            return taken(message.head, record)
         elif not isinstance(message, Ask):
             verdict, reason = Verdict.REFUSED, "this site leads the pair"
         at = Head(message.head.pair, message.head.request, record.sequence)
-        return Answer(at, verdict, CODES[record.state], reason=reason)
+        return Answer(at, verdict, CODES[record.state], reason=reason, leads=True)
 
     def _led(self, site: str, uuid: bytes) -> LivePair | None:
         wanted = (uuid.hex(), site)
@@ -237,20 +250,27 @@ class SitePairs:
         too."""
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
-            found = [pair.record for pair in self._system.pairs.all() if pair.record.site]
-            for site in {each.site for each in found if self._system.peers.notes(each)}:
-                await self._compare(site)
+            led = [pair.record for pair in self._system.pairs.all() if pair.record.site]
+            followed = [pair.record for pair in self._system.followed.all()]
+            sites = {each.site for each in led if self._system.peers.notes(each)}
+            for site in sites | {each.site for each in followed if each.offered_lead}:
+                await self.compare(site)
 
-    async def _compare(self, site: str) -> None:
-        """The link to a site has come up: see that both know the same of their pairs."""
+    async def compare(self, site: str) -> None:
+        """See that this site and another one, to which the link has come up, say, know the same of
+        their pairs."""
         for pair in self._system.pairs.all():
             if pair.record.site == site:
                 try:
                     await self._compare_pair(pair)
                 except SiteRefused as refused:
                     log.warning("pair not compared", pair=pair.name, error=str(refused))
+        try:
+            await self._system.exchange.offer_again(site)
+        except (SiteRefused, StoreError, OSError) as error:
+            log.warning("lead not offered", site=site, error=str(error))
         for followed in self._system.followed.all():
-            if followed.record.site == site:
+            if followed.record.site == site and not followed.record.offered_lead:
                 try:
                     answer = await self._system.peers.exchange(site, Ask(head(followed.record)))
                 except SiteRefused as refused:
@@ -268,6 +288,8 @@ class SitePairs:
             return
         if answer.verdict is Verdict.UNKNOWN:
             await self._fail(pair, f"site {site} has no such pair any more")
+        elif answer.leads and leads_later(answer.head.sequence, record.sequence):
+            await self._concede(pair)
         elif answer.taken_over and not record.settles:
             await self._fail(pair, f"site {site} has taken over")
         elif answer.head.sequence > record.sequence:
@@ -280,6 +302,12 @@ class SitePairs:
             if answer.state is not CODES[record.state]:
                 await peers.tell(record)
             await peers.find(record)
+
+    async def _concede(self, pair: LivePair) -> None:
+        try:
+            await self._system.exchange.concede(pair)
+        except (NoSuchPair, VerbRefused, StoreError, OSError) as error:
+            log.error("lead not conceded", pair=pair.name, error=str(error))
 
     async def _fail(self, pair: LivePair, why: str) -> None:
         if PairEvent.FAIL in EVENTS[pair.record.state]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+from daiko.backend.worker import Workers
 from daiko.command_control.decision import Place
 from daiko.command_control.function_table import FunctionTable, ReachCell
 from daiko.command_control.naming import DeviceAddress
@@ -32,13 +33,14 @@ from daiko.control.management_units import ManagementUnits
 from daiko.control.moving_volumes import LiveMovingVolume, MigrationCopies, NewPlace
 from daiko.control.paired_volumes import LiveVolume, PairCopies
 from daiko.control.publication import Publication
-from daiko.control.site_links import KnownDevices, SiteLinks
+from daiko.control.site_links import KnownDevices, SiteLinks, put_offer
 from daiko.control.site_pairs import SitePairs
 from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.site_places import SitePlaces
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
+from daiko.pair.exchange import Exchange
 from daiko.pair.followed import FollowedPairs
 from daiko.pair.live_migration import Places
 from daiko.pair.migrations import Migrations
@@ -102,6 +104,7 @@ class System:
         self.copy_manager = CopyManager(store, places)
         bitmaps = None if kept_in is None else kept_in / BITMAPS
         settings = PairSettings()
+        self._bitmap_workers = Workers(2, name="bitmap")
         self.peers = Peers(self.sites.link, self._paired_volume, settings)
         """What is said to the sites that follow where this one leads."""
         own_copies = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
@@ -127,6 +130,7 @@ class System:
                 self.peers,
             ),
             bitmaps,
+            workers=self._bitmap_workers,
         )
         moving = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
         self.migrations = Migrations(
@@ -141,8 +145,11 @@ class System:
             None if bitmaps is None else bitmaps / MIGRATIONS,
         )
         """The volumes that move to other devices."""
-        self.followed = FollowedPairs(store, self._paired_volume, bitmaps, time.time)
+        self.followed = FollowedPairs(
+            store, self._paired_volume, bitmaps, time.time, self._bitmap_workers
+        )
         """The pairs that other sites lead."""
+        self.exchange = Exchange(store, self.pairs, self.followed, self.peers, put_offer, time.time)
         self.site_pairs = SitePairs(self)
         management_units.pairing.handler = self.site_pairs
         management_units.pairing.state_of = self.site_pairs.state_of
@@ -187,6 +194,7 @@ class System:
         await self.pairs.stop()
         await self.migrations.stop()
         await self.followed.stop()
+        self._bitmap_workers.stop(lambda: None)
         await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()

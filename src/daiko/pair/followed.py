@@ -22,7 +22,7 @@ and its writes not let in, until an administrator there has said whose data coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -33,10 +33,9 @@ from daiko.pair.error import NoSuchPair
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.peer_door import PeerDoor
 from daiko.pair.peers import CODES, STATES
-from daiko.pair.side import Side, landed
+from daiko.pair.side import Side, landed, no_loss
 from daiko.pair.state import COPIES, USES
 from daiko.pair.surroundings import PairVolume
-from daiko.pair.write_path import Loss
 from daiko.scsi.pair_envelopes import (
     MOST_MARKS,
     Answer,
@@ -112,6 +111,12 @@ class FollowedPair:
             notes.append(
                 f"site {record.site} has no such pair any more; `daiko pair rm {record.name}` ends "
                 "it here"
+            )
+        if record.offered_lead:
+            notes[0] = (
+                f"nobody leads this pair: site {record.site} was offered the lead, and did not say "
+                "that it takes it; it is asked again. If it is lost, "
+                f"`daiko pair swap {record.name}` takes the lead back"
             )
         if record.taken_over:
             notes.append(
@@ -199,10 +204,6 @@ def writes_past(record: PairRecord) -> str:
     )
 
 
-def _no_loss(loss: Loss) -> None:
-    raise AssertionError("a side that follows mirrors nothing")
-
-
 class FollowedPairs:
     """All pairs that other sites lead."""
 
@@ -212,14 +213,15 @@ class FollowedPairs:
         volume: Callable[[str], FollowedVolume],
         folder: Path | None,
         clock: Callable[[], float],
+        workers: Workers,
     ) -> None:
         """`volume(name)` raises LookupError. `folder` holds the bitmaps; None: they end with the
-        process."""
+        process. Whoever gives `workers` stops them."""
         self._store = store
         self._volume = volume
         self._folder = folder
         self._clock = clock
-        self._workers = Workers(1, name="followed bitmap")
+        self._workers = workers
         self._pairs: dict[str, FollowedPair] = {}
         self._changed = asyncio.Event()
 
@@ -234,7 +236,6 @@ class FollowedPairs:
         for pair in self.all():
             await pair.stand_still()
             await pair.side.close()
-        self._workers.stop(lambda: None)
 
     def all(self) -> list[FollowedPair]:
         """All, by name."""
@@ -295,6 +296,7 @@ class FollowedPairs:
                     "mixture": mixture,
                     "reason": said.reason,
                     "sequence": said.head.sequence,
+                    "offered_lead": False,
                     "taken_over": False,
                     "changed": self._clock(),
                 }
@@ -343,6 +345,8 @@ class FollowedPairs:
             record = pair.record
             if record.taken_over:
                 raise CannotTakeOver("this site has taken over already")
+            if record.offered_lead:
+                raise CannotTakeOver("this site led it, and takes the lead back instead")
             if record.loan:
                 raise CannotTakeOver(writes_past(record))
             if record.state not in TAKES_OVER:
@@ -373,6 +377,32 @@ class FollowedPairs:
             await self._let_go(pair)
             self._tell()
 
+    # --- pairs whose lead changes between the two sites
+
+    def adopt(self, record: PairRecord, side: Side) -> None:
+        """Follow a pair that was led here, by this record, which is in the store. `side`: our
+        volume, at rest."""
+        door = self._volume(record.secondary).door(record.site)
+        pair = self._pairs[record.name] = FollowedPair(record, side, door)
+        pair.act()
+        self._tell()
+
+    def release(self, pair: FollowedPair) -> None:
+        """A pair that stands still is led here from now on; its side goes with it."""
+        del self._pairs[pair.name]
+        self._tell()
+
+    async def lead_is_taken(self, names: Sequence[str]) -> None:
+        """The site that was offered the lead of these leads them. Raises StoreError."""
+        for name in names:
+            pair = self._pairs.get(name)
+            if pair is not None:
+                async with pair.lock:
+                    record = pair.record.model_copy(update={"offered_lead": False})
+                    await self._store.put(record)
+                    pair.record = record
+        self._tell()
+
     # --- inside
 
     async def _become(self, pair: FollowedPair, record: PairRecord) -> None:
@@ -393,7 +423,7 @@ class FollowedPairs:
             self._folder,
             is_new=is_new,
             workers=self._workers,
-            lost=_no_loss,
+            lost=no_loss,
         )
         side.install()
         pair = self._pairs[record.name] = FollowedPair(record, side, volume.door(record.site))

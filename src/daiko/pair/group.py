@@ -44,12 +44,17 @@ from daiko.state.store import StoreError
 
 log = structlog.get_logger(__name__)
 
+After = Callable[[Mapping[str, PairRecord]], Mapping[str, PairRecord]]
+"""Makes of the records of pairs at rest those that follow. Raises VerbRefused."""
+Give = Callable[[Sequence[tuple[LivePair, PairRecord]]], Awaitable[None]]
+"""Takes pairs at rest over, with their new records. Raises StoreError, OSError, VerbRefused; then
+nothing was changed."""
 Keep = Callable[[Iterable[PairRecord], Iterable[str]], Awaitable[None]]
 """Puts records into the store and takes those of these names out, in one transaction. Raises
 StoreError."""
 
 
-def _going(records: Mapping[str, PairRecord], verb: Verb) -> dict[str, Cell]:
+def going(records: Mapping[str, PairRecord], verb: Verb) -> dict[str, Cell]:
     """What the verb does to those pairs that it does anything to. Raises VerbRefused."""
     cells = {name: asked(record, verb) for name, record in records.items()}
     refusals = [
@@ -135,8 +140,10 @@ class Group:
                 self.resume()
 
     async def _do(self, names: Sequence[str], verb: Verb, *, at_once: bool) -> list[LivePair]:
-        going = _going({name: self.pairs[name].record for name in names}, verb)
-        concerned = [self.pairs[name] for name in going]
+        concerned = [
+            self.pairs[name]
+            for name in going({name: self.pairs[name].record for name in names}, verb)
+        ]
         if not at_once:
             await self._bring_up(concerned, verb)
         if verb is not Verb.SWAP:
@@ -148,7 +155,7 @@ class Group:
         # A paired one may have turned out not to be the same (a disk has lost its cache).
         found = {pair.name: pair.record_as_found(now) for pair in concerned}
         try:
-            cells = _going(found, verb)
+            cells = going(found, verb)
         except VerbRefused:
             await self._go_on(concerned, found)
             raise
@@ -168,6 +175,24 @@ class Group:
             await self.pairs.pop(name).forget()
         self._tell()
         return concerned
+
+    async def release(self, names: Sequence[str], after: After, give: Give) -> None:
+        """Bring these pairs to rest, and give them away; they are in this group no more when this
+        returns. Raises what `after` and `give` raise; then nothing was changed."""
+        async with self._lock:
+            concerned = [self.pairs[name] for name in names]
+            await self._stand_still(concerned)
+            now = self._clock()
+            found = {pair.name: pair.record_as_found(now) for pair in concerned}
+            try:
+                records = after(found)
+                await give([(pair, records[pair.name]) for pair in concerned])
+            except (VerbRefused, StoreError, OSError):
+                await self._go_on(concerned, found)
+                raise
+            for name in names:
+                del self.pairs[name]
+            self._tell()
 
     async def set_pace(self, names: Sequence[str], pace: str) -> None:
         """Let these pairs copy at another pace. Raises StoreError."""

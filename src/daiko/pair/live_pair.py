@@ -95,8 +95,8 @@ class LivePair:
         except BaseException:
             self.primary.abandon()
             raise
-        self.primary.layer.peer = self.secondary.layer
-        self.secondary.layer.peer = self.primary.layer
+        self.primary.meet(self.secondary, self._lost)
+        self.secondary.meet(self.primary, self._lost)
         self._settler = Settler(self.sides)
         self.applier: Applier | None = None
         """Of the group's journal; None where the pair is not asynchronous."""
@@ -226,6 +226,18 @@ class LivePair:
         OSError."""
         self.primary.bitmap.mark_all()
         await self.primary.bitmap.sync()
+
+    async def gather_marks(self) -> None:
+        """Of a pair over two sites, at rest: mark at our side what is marked at the other's, on
+        stable storage when this returns. Raises OSError."""
+        await self.primary.take_over(self.secondary)
+
+    def release(self) -> Side:
+        """Of a pair over two sites, at rest: the pair is led from here no more. Returns our side,
+        which holds hosts back."""
+        self.secondary.forget()
+        self.primary.part()
+        return self.primary
 
     async def keep_what_was_found(self) -> None:
         """Where a bitmap had gone, everything was marked in a new one: bring that to stable

@@ -6,18 +6,19 @@ import asyncio
 import errno
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from daiko.backend.worker import Workers
 from daiko.pair.error import NoSuchPair
-from daiko.pair.group import Group
+from daiko.pair.group import After, Give, Group
 from daiko.pair.journal import Journal
 from daiko.pair.live_pair import LivePair
-from daiko.pair.side import Side
+from daiko.pair.side import Side, no_loss
 from daiko.pair.state import (
     COPIES,
     Answer,
@@ -66,12 +67,13 @@ class Pairs:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`volume(name)` raises LookupError. `folder` holds the bitmaps; None: they end with the
-        process, as the store does."""
+        process, as the store does. Whoever gives `workers` stops them."""
         self._store = store
         self._volume = volume
         self._workshop = workshop
         self._folder = folder
         self._workers = workers or Workers(2, name="bitmap")
+        self._owns_workers = workers is None
         self._clock = clock
         self._groups: dict[tuple[str, str], Group] = {}
         self._new: set[str] = set()
@@ -105,7 +107,8 @@ class Pairs:
             await pair.close()
         for group in self._groups.values():
             await group.close_journal()
-        self._workers.stop(lambda: None)
+        if self._owns_workers:
+            self._workers.stop(lambda: None)
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -187,9 +190,37 @@ class Pairs:
         pairs = self.named(name)
         await self._group_of(pairs[0]).set_pace([pair.name for pair in pairs], pace)
 
+    # --- pairs whose lead changes between two sites ----------------------------------------------
+
+    async def release(self, names: Sequence[str], after: After, give: Give) -> None:
+        """Give pairs of one group away, as `Group.release`. Raises NoSuchPair."""
+        await self._group_of(self.pair(names[0])).release(names, after, give)
+        await self._drop_empty()
+
+    def prepare(self, record: PairRecord, own: Side) -> LivePair:
+        """Open a pair over two sites whose volume here has its side already, at rest; `begin` lets
+        it act. Raises OSError, LookupError."""
+        self._new.add(record.name)
+        try:
+            other = self._open_side((), record, record.secondary, no_loss)
+            return self._make(record, own, other)
+        finally:
+            self._new.discard(record.name)
+
+    async def abandon(self, pair: LivePair) -> None:
+        """What was prepared comes to nothing; our side stays, at rest."""
+        del self._group_of(pair).pairs[pair.name]
+        pair.release()
+        await self._drop_empty()
+
+    async def begin(self, pair: LivePair) -> None:
+        """What was prepared acts by its record, which is in the store."""
+        await pair.act(pair.record)
+
     # --- inside ---------------------------------------------------------------------------------
 
-    def _make(self, record: PairRecord) -> LivePair:
+    def _make(self, record: PairRecord, *opened: Side) -> LivePair:
+        """`opened`: sides of it that are open already."""
         key = ("group", record.group) if record.group else ("pair", record.name)
         group = self._groups.get(key)
         if group is None:
@@ -197,7 +228,13 @@ class Pairs:
             if record.is_async:
                 group.use_journal(self._open_journal(record))
         try:
-            pair = LivePair(record, self._open_side, self._workshop, group.happened, self._clock)
+            pair = LivePair(
+                record,
+                partial(self._open_side, opened),
+                self._workshop,
+                group.happened,
+                self._clock,
+            )
         except BaseException:
             if not group.pairs and group.applier is not None:
                 group.applier.journal.forget()
@@ -233,7 +270,16 @@ class Pairs:
     def _group_of(self, pair: LivePair) -> Group:
         return next(group for group in self._groups.values() if pair.name in group.pairs)
 
-    def _open_side(self, record: PairRecord, name: str, lost: Callable[[Loss], None]) -> Side:
+    def _open_side(
+        self,
+        opened: Sequence[Side],
+        record: PairRecord,
+        name: str,
+        lost: Callable[[Loss], None],
+    ) -> Side:
+        for side in opened:
+            if side.volume.name == name:
+                return side
         volume: PairVolume
         if record.site and name == record.secondary:
             assert self._workshop.sites is not None

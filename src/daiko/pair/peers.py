@@ -49,6 +49,8 @@ later."""
 
 LENDS: Final = (1, 1)
 """Version of the protocol from which on volumes are lent."""
+EXCHANGES: Final = (1, 2)
+"""Version from which on roles are exchanged."""
 
 CODES: Final = {
     PairState.COPYING: StateCode.COPYING,
@@ -119,10 +121,14 @@ class Peers:
                     raise
             await asyncio.sleep(pause)
 
-    async def leave(self, record: PairRecord) -> None:
-        """`OtherSites.leave`."""
+    def forget(self, record: PairRecord) -> None:
+        """The pair is led from here no more."""
         self._said.pop(record.uuid, None)
         self._volumes.pop(record.uuid, None)
+
+    async def leave(self, record: PairRecord) -> None:
+        """`OtherSites.leave`."""
+        self.forget(record)
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 await self.exchange(record.site, Leave(head(record)))
@@ -210,6 +216,10 @@ class Peers:
         """Whether the protocol that the other site speaks has loans. Raises SiteRefused."""
         return (self.link(record.site).version or (0, 0)) >= LENDS
 
+    def knows_exchange(self, record: PairRecord) -> bool:
+        """Whether it has an exchange of roles. Raises SiteRefused."""
+        return (self.link(record.site).version or (0, 0)) >= EXCHANGES
+
     def loan(self, record: PairRecord) -> int:
         """The loan that the other site, when it was asked last, called not returned; 0 = none."""
         answer = self._said.get(record.uuid)
@@ -222,8 +232,11 @@ class Peers:
         except KeyError:
             raise SiteRefused(f"there is no site {site}") from None
 
-    async def find(self, record: PairRecord) -> None:
-        """Find the volume at the other site as it is now. Raises SiteRefused."""
+    async def find(self, record: PairRecord, *, at_once: bool = False) -> None:
+        """Find the volume at the other site as it is now; `at_once`: a link that is down is tried
+        first. Raises SiteRefused."""
+        if at_once:
+            await self.link(record.site).probe()
         volume = self._volumes.get(record.uuid)
         if volume is not None:
             try:

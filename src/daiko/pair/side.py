@@ -71,6 +71,7 @@ class Side:
         self.volume = volume
         self.bitmap = bitmap
         self.layer = PairedDevice(volume.device, bitmap, lost)
+        self._is_installed = False
         self.is_gone = False
         """The bitmap of a pair that there was had gone: everything counts as different."""
 
@@ -120,8 +121,10 @@ class Side:
         return self.bitmap.marked_bytes
 
     def install(self) -> None:
-        """Into the write path of the volume; changes are held until `use`."""
-        self.volume.put(self.layer)
+        """Into the write path of the volume, where it is not yet; changes are held until `use`."""
+        if not self._is_installed:
+            self.volume.put(self.layer)
+            self._is_installed = True
 
     def hold(self) -> None:
         """Keep changes back until `use`."""
@@ -147,6 +150,16 @@ class Side:
             await self.bitmap.mark_regions(other.bitmap.regions)
             for first, regions in other.bitmap.regions.copy().runs():
                 other.bitmap.clear(first, first + regions - 1)
+
+    def meet(self, other: Side, lost: Callable[[Loss], None]) -> None:
+        """It is one side of a pair that is led here, and this is the other one."""
+        self.layer.peer = other.layer
+        self.layer.lost = lost
+
+    def part(self) -> None:
+        """No other side is known here any more; to be called at rest."""
+        self.layer.peer = None
+        self.layer.lost = no_loss
 
     def abandon(self) -> None:
         """It was opened, and comes to nothing: no host has used it."""
@@ -174,6 +187,11 @@ class Side:
         except OSError as error:
             # Left behind, it is nobody's: the bitmap of a new pair has another identity.
             log.error("bitmap not taken away", volume=self.volume.name, error=str(error))
+
+
+def no_loss(loss: Loss) -> None:
+    """Of a side that has no other one here: what is mirrored can be lost, and nothing is."""
+    raise AssertionError("a side that follows mirrors nothing")
 
 
 async def landed(flights: Iterable[Flight]) -> None:

@@ -169,7 +169,8 @@ class PairedDevice(Overlay):
         self.flights = Flights()
         self.lock = RangeLock()
         """Of the blocks that changes have for themselves alone."""
-        self._lost = lost
+        self.lost = lost
+        """Told when a request left the sides different."""
         self._shift: int = bitmap.regions.shift
         self._recent: set[int] = set()
         """Regions written to by way of both sides or the journal, or copied, since `settle` began
@@ -315,7 +316,7 @@ class PairedDevice(Overlay):
         """The sides differ: nothing more goes to both before the pair has seen to it."""
         if self.way == _MIRROR:
             self.way = _HOLD
-        self._lost(loss)
+        self.lost(loss)
 
     # --- what the pair does ---------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from daiko.scsi.site_values import (
 
 VERSION: Final = 1
 """Of all kinds of envelopes here."""
+MOST_EXCHANGED: Final = 4096
+"""Pairs of one EXCHANGE."""
 MOST_MARKS: Final = 48 << 10
 """Bytes of a bitmap in one ANSWER, so that it fits one page with all else."""
 GRANULARITIES: Final = (4 << 10, 1 << 20)
@@ -54,6 +56,8 @@ class PairKind(IntEnum):
     """From now on my second controllers write to the devices under your volume."""
     RETURN = 8
     """They have ended."""
+    EXCHANGE = 9
+    """From now on you lead, and I follow."""
 
 
 class StateCode(IntEnum):
@@ -116,6 +120,14 @@ _STATE = Layout(
 )
 _MARKS = Layout("MarksContents", 8, number("first", 0, 8))
 _LOAN = Layout("LoanContents", 8, number("loan", 0, 4))
+_EXCHANGE = Layout("ExchangeContents", 8, number("state", 0, 1), number("pairs", 2, 2))
+_EXCHANGED = Layout(
+    "ExchangedPair",
+    32,
+    octets("pair", 0, 16),
+    number("sequence", 16, 8),
+    bit("fenced", 24, 0),
+)
 _ANSWER = Layout(
     "AnswerContents",
     40,
@@ -123,6 +135,7 @@ _ANSWER = Layout(
     number("state", 1, 1),
     number("mixture", 2, 1),
     bit("taken_over", 3, 0),
+    bit("leads", 3, 1),
     number("loan", 4, 4),
     number("marked", 8, 8),
     number("first", 16, 8),
@@ -316,6 +329,64 @@ class Return(_OfLoan):
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """One pair whose roles are exchanged."""
+
+    pair: bytes
+    """UUID, 16 bytes."""
+    sequence: int
+    """Of its state from now on."""
+    fenced: bool
+    """Hosts are refused writes while the other side is lost."""
+    pace: str
+    """Of its copying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """The roles of these pairs, of all or of none, are exchanged: who followed leads. The speaker
+    follows already."""
+
+    kind: ClassVar[PairKind] = PairKind.EXCHANGE
+    head: Head
+    """Of the first of the pairs."""
+    state: StateCode
+    """Of all of them from now on: PAIRED, or COPYING to the speaker's volumes."""
+    pairs: tuple[Exchanged, ...]
+
+    def tail(self) -> bytes:
+        """What follows the head. Raises ValueError where something does not fit."""
+        if not 1 <= len(self.pairs) <= MOST_EXCHANGED:
+            raise ValueError(f"{len(self.pairs)} pairs exchanged at once")
+        fixed = _EXCHANGE.pack(state=self.state, pairs=len(self.pairs))
+        return fixed + b"".join(
+            _EXCHANGED.pack(pair=each.pair, sequence=each.sequence, fenced=each.fenced)
+            + counted_text(each.pace)
+            for each in self.pairs
+        )
+
+    @classmethod
+    def read(cls, head: Head, tail: bytes) -> Self:
+        """Raises MalformedData."""
+        said = _EXCHANGE.unpack(tail)
+        state = _code("EXCHANGE: state", StateCode, said.state)
+        if state not in (StateCode.PAIRED, StateCode.COPYING):
+            raise MalformedData(f"EXCHANGE: to {state.name}")
+        if not 1 <= said.pairs <= MOST_EXCHANGED:
+            raise MalformedData(f"EXCHANGE: {said.pairs} pairs")
+        rest = BodyReader("EXCHANGE", tail, _EXCHANGE.length)
+        pairs = []
+        for _ in range(said.pairs):
+            one = _EXCHANGED.unpack(rest.octets(_EXCHANGED.length))
+            pairs.append(Exchanged(one.pair, one.sequence, bool(one.fenced), rest.text()))
+        if (pairs[0].pair, pairs[0].sequence) != (head.pair, head.sequence):
+            raise MalformedData("EXCHANGE: another pair than its head says")
+        if len({each.pair for each in pairs}) != len(pairs):
+            raise MalformedData("EXCHANGE: a pair twice")
+        return cls(head, state, tuple(pairs))
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What became of a request, and how the pair is here afterwards."""
 
@@ -339,6 +410,8 @@ class Answer:
     these and `next`, are set."""
     loan: int = 0
     """The loan that was not returned yet; 0 = none, or the speaker knows of no loans."""
+    leads: bool = False
+    """The speaker leads the pair; else it follows, or is of a version that does not say."""
 
     def tail(self) -> bytes:
         """What follows the head. Raises ValueError where something does not fit."""
@@ -347,7 +420,7 @@ class Answer:
         fixed = _ANSWER.pack(
             verdict=self.verdict, state=self.state, mixture=self.mixture,
             taken_over=self.taken_over, marked=self.marked, first=self.first, next=self.next,
-            length=len(self.bits), loan=self.loan,
+            length=len(self.bits), loan=self.loan, leads=self.leads,
         )  # fmt: skip
         return fixed + counted_text(self.reason) + self.bits
 
@@ -370,15 +443,15 @@ class Answer:
             _code("ANSWER: state", StateCode, said.state),
             _code("ANSWER: mixture", Mixture, said.mixture),
             bool(said.taken_over), said.marked, reason, said.first, said.next, bits,
-            said.loan,
+            said.loan, bool(said.leads),
         )  # fmt: skip
 
 
-Request = Join | State | Marks | Leave | Ask | Lend | Return
+Request = Join | State | Marks | Leave | Ask | Lend | Return | Exchange
 Message = Request | Answer
 
 _KINDS: Final[dict[int, Any]] = {
-    each.kind: each for each in (Join, State, Marks, Leave, Ask, Answer, Lend, Return)
+    each.kind: each for each in (Join, State, Marks, Leave, Ask, Answer, Lend, Return, Exchange)
 }
 
 

@@ -73,12 +73,16 @@ class PairRecord(Record):
     peer_naa: str = ""
     """Identity of the volume at the other site: 16 bytes in hex."""
     sequence: int = 0
-    """Grows with every state: of two that two sites know, the later is the one with the higher."""
+    """Grows with every state: of two that two sites know, the later is the one with the higher. The
+    upper 32 bits count how often the lead has changed between the sites."""
     is_followed: bool = False
     """The other site leads the pair; this one does what it says."""
     taken_over: bool = False
     """An administrator of the site that followed has let its hosts use its volume, without the
     other site: whose data counts has to be said."""
+    offered_lead: bool = False
+    """Of a pair that is followed: this site led it, has offered the lead to the other one, and was
+    not told yet that it was taken. Nobody leads until then."""
     settles: bool = False
     """An administrator has said whose data counts: this state holds against a side that has taken
     over."""
