@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.pair_envelopes import (
+    MOST_EXCHANGED,
     MOST_MARKS,
     VERSION,
     Answer,
     Ask,
+    Exchange,
+    Exchanged,
     Head,
     Join,
     Leave,
@@ -47,6 +50,14 @@ ANSWER = Answer(
 )  # fmt: skip
 
 LEND = Lend(Head(UUID, 45, 7), 0x01020304)
+EXCHANGE = Exchange(
+    Head(UUID, 46, 1 << 32),
+    StateCode.PAIRED,
+    (
+        Exchanged(UUID, 1 << 32, True, "full"),
+        Exchanged(OTHER, 2 << 32, False, "7MiB/s"),
+    ),
+)
 
 long = st.integers(0, 2**64 - 1)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), max_size=60)
@@ -66,8 +77,22 @@ def answers(draw: st.DrawFn) -> Answer:
     return Answer(
         draw(heads), draw(st.sampled_from(Verdict)), draw(st.sampled_from(StateCode)),
         draw(mixtures), draw(st.booleans()), draw(long), draw(text), first, after, bits,
-        draw(loans),
+        draw(loans), draw(st.booleans()),
     )  # fmt: skip
+
+
+@st.composite
+def exchanges(draw: st.DrawFn) -> Exchange:
+    pairs = draw(
+        st.lists(
+            st.builds(Exchanged, st.binary(min_size=16, max_size=16), long, st.booleans(), text),
+            min_size=1,
+            max_size=5,
+            unique_by=lambda each: each.pair,
+        )
+    )
+    state = draw(st.sampled_from([StateCode.PAIRED, StateCode.COPYING]))
+    return Exchange(Head(pairs[0].pair, draw(long), pairs[0].sequence), state, tuple(pairs))
 
 
 messages = st.one_of(
@@ -83,6 +108,7 @@ messages = st.one_of(
     st.builds(Lend, heads, st.integers(1, 2**32 - 1)),
     st.builds(Return, heads, st.integers(1, 2**32 - 1)),
     answers(),
+    exchanges(),
 )  # fmt: skip
 
 
@@ -105,7 +131,7 @@ def test_contents_that_are_cut_short_are_malformed(message: Message, data: st.Da
         message_of(replace(envelope, contents=envelope.contents[:cut]))
 
 
-@given(st.integers(1, 8), st.binary(max_size=160))
+@given(st.integers(1, 9), st.binary(max_size=160))
 def test_any_contents_are_a_message_or_malformed(kind: int, contents: bytes) -> None:
     try:
         message = message_of(Envelope(kind, VERSION, contents))
@@ -121,6 +147,7 @@ def test_any_contents_are_a_message_or_malformed(kind: int, contents: bytes) -> 
         pytest.param("pair_state", STATE, id="state"),
         pytest.param("pair_answer", ANSWER, id="answer"),
         pytest.param("pair_lend", LEND, id="lend"),
+        pytest.param("pair_exchange", EXCHANGE, id="exchange"),
     ],
 )
 def test_golden_page_is_the_message(name: str, message: Message) -> None:
@@ -148,6 +175,15 @@ def test_golden_page_is_the_message(name: str, message: Message) -> None:
         pytest.param(replace(STATE, mixture=3), "mixture 3 is none", id="unknown mixture"),
         pytest.param(Marks(STATE.head, 9), "begins no byte", id="marks in a byte"),
         pytest.param(replace(LEND, loan=0), "without a number", id="loan without a number"),
+        pytest.param(replace(EXCHANGE, state=StateCode.SPLIT), "to SPLIT", id="exchange to split"),
+        pytest.param(
+            replace(EXCHANGE, head=Head(OTHER, 46, 1 << 32)),
+            "another pair than its head",
+            id="exchange of another pair",
+        ),
+        pytest.param(
+            replace(EXCHANGE, pairs=EXCHANGE.pairs[:1] * 2), "a pair twice", id="exchanged twice"
+        ),
         pytest.param(replace(ANSWER, verdict=5), "verdict 5 is none", id="unknown verdict"),
         pytest.param(replace(ANSWER, first=1), "middle of a byte", id="bits in a byte"),
         pytest.param(replace(ANSWER, next=8), "do not go on", id="marks without end"),
@@ -159,9 +195,15 @@ def test_what_no_honest_peer_says_is_malformed(message: Any, words: str) -> None
 
 
 def test_envelope_of_another_kind_or_version_is_malformed() -> None:
-    for envelope in (Envelope(9, VERSION, b""), Envelope(1, 2, b""), Envelope(0, 1, b"")):
+    for envelope in (Envelope(10, VERSION, b""), Envelope(1, 2, b""), Envelope(0, 1, b"")):
         with pytest.raises(MalformedData, match="not known here"):
             message_of(envelope)
+
+
+@pytest.mark.parametrize("pairs", [0, MOST_EXCHANGED + 1])
+def test_exchange_has_pairs_and_not_too_many(pairs: int) -> None:
+    with pytest.raises(ValueError, match="pairs exchanged at once"):
+        envelope_of(replace(EXCHANGE, pairs=EXCHANGE.pairs[:1] * pairs))
 
 
 def test_more_marks_than_an_answer_holds_are_not_packed() -> None:

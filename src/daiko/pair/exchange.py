@@ -33,6 +33,7 @@ from daiko.pair.live_pair import LivePair
 from daiko.pair.pairs import Pairs
 from daiko.pair.peers import CODES, STATES, Peers, said
 from daiko.pair.state import Cell, Use, Verb, carried_out, use_of_primary
+from daiko.pair.surroundings import SiteRefused
 from daiko.scsi import pair_envelopes as envelopes
 from daiko.scsi.pair_envelopes import Answer, Exchanged, Head, Verdict
 from daiko.scsi.site_values import shortened
@@ -225,6 +226,14 @@ class Exchange:
         return taken(offer.head, wanted[0][1])
 
     async def _lead(self, wanted: Sequence[tuple[PairRecord, PairRecord]]) -> None:
+        """Lead again what was offered: (as it was, as it will be). Raises StoreError, OSError; then
+        nothing was changed."""
+        for _, record in wanted:
+            self._peers.volume(record)
+            try:
+                await self._peers.find(record)
+            except SiteRefused as refused:  # it is found when its site is there again
+                log.warning("volume not found", pair=record.name, error=str(refused))
         async with AsyncExitStack() as locks:
             for record, _ in sorted(wanted, key=lambda each: each[0].name):
                 await locks.enter_async_context(self._followed.pair(record.name).lock)
