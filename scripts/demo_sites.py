@@ -3,9 +3,9 @@
 Tokyo and Osaka each have a first controller and two second controllers: a Daiko that can copy, and
 a tgt that can do nothing. Two volumes lie on both of them, differently at each site. A foreign host
 writes to them all through the initial copy; then the group is split, written to on both sides,
-brought together in either direction, taken over by Osaka when Tokyo dies, and split by an error
-when the link is cut under load. After each step an initiator that is not ours compares byte by
-byte.
+brought together in either direction, swapped to Osaka and back, taken over by Osaka when Tokyo
+dies, and split by an error when the link is cut under load. After each step an initiator that is
+not ours compares byte by byte.
 
 How many bytes passed each link is counted where they pass (`site_network.py`).
 """
@@ -95,12 +95,16 @@ class Demo:
     def typed(self, site: Site, *words: str) -> None:
         console.print(f"[dim]{site.name}$ daiko {' '.join(words)}[/dim]", highlight=False)
 
-    def wait_until_paired(self) -> None:
+    def wait_until_paired(self, leads: Site) -> None:
         words = ("pair", "wait", "db", "--timeout", PATIENCE)
-        self.typed(self.tokyo, *words)
-        self.tokyo.first.cli(*words)
-        states = (f"{pair['name']} is {pair['state']}" for pair in self.tokyo.get("pairs"))
+        self.typed(leads, *words)
+        leads.first.cli(*words)
+        states = (f"{pair['name']} is {pair['state']}" for pair in leads.get("pairs"))
         say(", ".join(states))
+
+    def wait_until_copied(self) -> None:
+        """To Osaka, or in reverse, by Tokyo."""
+        self.wait_until_paired(self.tokyo)
         self.who_moved()
 
     def wait_for_error(self, words: str) -> None:
@@ -164,7 +168,7 @@ def first_copy(demo: Demo) -> dict[str, Any]:
             tokyo,
             *("pair", "create", volume, volume, f"osaka:{volume}", "--group", "db", "--yes"),
         )
-    demo.wait_until_paired()
+    demo.wait_until_copied()
     demo.host.wait(2)
     account = demo.host.rest()
     after = sockets(demo)
@@ -215,7 +219,7 @@ def resync(demo: Demo) -> None:
     said = "2 MiB of it written there by hosts"
     demo.refused(demo.tokyo, "pair", "resync", "db", because=said)
     demo.ask(demo.tokyo, "pair", "resync", "db", "--yes")
-    demo.wait_until_paired()
+    demo.wait_until_copied()
     demo.compare(demo.tokyo, demo.osaka)
 
 
@@ -229,8 +233,23 @@ def resync_reverse(demo: Demo) -> None:
     said = "3 MiB of data will be overwritten, 1 MiB of it written there by hosts"
     demo.refused(demo.tokyo, "pair", "resync", "db", "--reverse", because=said)
     demo.ask(demo.tokyo, "pair", "resync", "db", "--reverse", "--yes")
-    demo.wait_until_paired()
+    demo.wait_until_copied()
     demo.compare(demo.tokyo, demo.osaka)
+
+
+def swap(demo: Demo) -> None:
+    """The hosts move to Osaka, as planned, and back."""
+    here = {demo.tokyo.name: demo.osaka, demo.osaka.name: demo.tokyo}
+    for turn, leads in enumerate((demo.tokyo, demo.osaka)):
+        demo.wait_until_paired(leads)
+        demo.ask(leads, "pair", "swap", "db")
+        follows, leads = leads, here[leads.name]
+        states = {pair["name"]: pair["state"] for pair in leads.get("pairs")}
+        demo.check(f"{leads.name} leads, paired", set(states.values()) == {"paired"})
+        cells = range(96 + 64 * turn, 160 + 64 * turn)
+        demo.write(leads, "data", cells, 0xA0 + turn)
+        demo.keep("data", cells, 0xA0 + turn)
+        demo.compare(leads, follows)
 
 
 def take_over(demo: Demo) -> None:
@@ -250,7 +269,7 @@ def take_over(demo: Demo) -> None:
     demo.ask(demo.tokyo, "pair", "show", "data")
     demo.compare(demo.osaka)
     demo.ask(demo.tokyo, "pair", "resync", "db", "--reverse", "--yes")
-    demo.wait_until_paired()
+    demo.wait_until_copied()
     demo.compare(demo.tokyo, demo.osaka)
 
 
@@ -268,7 +287,7 @@ def cut_under_load(demo: Demo) -> None:
     say("the link is mended")
     demo.ask(demo.tokyo, "site", "probe", "osaka")
     demo.ask(demo.tokyo, "pair", "resync", "db", "--yes")
-    demo.wait_until_paired()
+    demo.wait_until_copied()
     demo.compare(demo.tokyo, demo.osaka)
 
 
@@ -381,6 +400,8 @@ def demonstrate(
         resync(demo)
     with demo.stage("resync --reverse"):
         resync_reverse(demo)
+    with demo.stage("swap, and back"):
+        swap(demo)
     if not options.short:
         with demo.stage("Osaka takes over"):
             take_over(demo)

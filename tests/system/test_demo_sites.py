@@ -36,5 +36,8 @@ def test_demo_of_two_sites_verifies_itself_counts_its_links_and_leaves_nothing(
     assert stages["initial copy under load"]["sent"] >= size
     assert 2 * MIB <= stages["resync"]["sent"] < size
     assert 3 * MIB <= stages["resync --reverse"]["received"] < size
+    there_and_back = stages["swap, and back"]
+    assert there_and_back["sent"] >= MIB  # what was written in Tokyo
+    assert there_and_back["received"] >= MIB
     assert found["initial_copy"]["host"]["turns"] > 2
     assert list(folder.iterdir()) == []
