@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from processes import Daiko, image, qemu_io
+from processes import PATIENCE, Daiko, ProcessFailed, image, qemu_io
 
 SIZE = 8 << 20
 
@@ -104,3 +106,44 @@ def wait_for_split(daiko: Daiko) -> None:
     """`pair wait` ends with an error, which is what is waited for."""
     done = daiko.cli("pair", "wait", "mirror", "--state", "split", "--timeout", "90", check=False)
     assert "is split by error: site osaka has taken over" in done.stderr
+
+
+@pytest.mark.parametrize("victim", ["who offers the lead", "who takes it"])
+def test_roles_are_exchanged_though_a_side_is_killed_meanwhile(
+    both: tuple[Daiko, Daiko], tmp_path: Path, victim: str
+) -> None:
+    """Wherever the kill falls, in the end one leads, hosts write there, and both are the same."""
+    tokyo, osaka = both
+    tokyo.cli("pair", "create", "mirror", "alpha", "osaka:beta", "--yes")
+    wait(tokyo)
+    dies, words = (tokyo, "lead offered") if victim.endswith("lead") else (osaka, "lead taken")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(tokyo.cli, "pair", "swap", "mirror", check=False)
+        dies.log_with(words)
+        dies.kill()
+        asked.result()
+    dies.start()
+    tokyo.cli("site", "probe", "osaka")
+    leader = who_leads(tokyo, osaka)
+    wait(leader)
+    qemu_io(leader.url(0), "write -P 6 3M 1M")
+    other = osaka if leader is tokyo else tokyo
+    with pytest.raises(ProcessFailed, match="LUN is write protected"):
+        qemu_io(other.url(0), "write -P 7 0 64k")
+    files = [tmp_path / f"{volume}.img" for volume in ("alpha", "beta")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    leader.cli("pair", "swap", "mirror")
+    assert who_leads(tokyo, osaka) is other
+    qemu_io(other.url(0), "read -P 6 3M 1M", "write -P 8 3M 1M")
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def who_leads(*sites: Daiko) -> Daiko:
+    """Asked until one does, and no other."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        lead = [site for site in sites if not shown(site)["is_followed"]]
+        assert len(lead) < 2
+        if lead:
+            return lead[0]
+    raise AssertionError("nobody leads")
