@@ -16,15 +16,15 @@ ELSEWHERE = "unix:/nobody/listens/here"
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "columns"),
     [
-        pytest.param(["--version"], id="done"),
-        pytest.param(["volume", "ls", "--json"], id="unreachable"),
-        pytest.param(["volume", "no-such-verb"], id="usage"),
-        pytest.param(["serve", "--iqn", "wrong"], id="serve"),
+        pytest.param(["--version"], "80", id="done"),
+        pytest.param(["volume", "ls", "--json"], "80", id="unreachable"),
+        pytest.param(["volume", "no-such-verb"], "60", id="narrow"),
+        pytest.param(["volume", "no-such-verb"], "120", id="wide"),
+        pytest.param(["serve", "--iqn", "wrong"], "80", id="serve"),
     ],
 )
-@pytest.mark.parametrize("columns", ["60", "120"])
 def test_says_and_returns_what_the_command_does(arguments: list[str], columns: str) -> None:
     environment = {**os.environ, "DAIKO_API": ELSEWHERE, "COLUMNS": columns}
     command = [*loaded_daiko.COMMAND, *arguments]
