@@ -10,9 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import processes
+
 # A deadline would make a property test a timing test: it fails on a busy machine.
 settings.register_profile("daiko", settings.default, deadline=None)
 settings.load_profile("daiko")
+
+# Where it is set, each of the hundreds of processes that are started makes byte code anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+processes.FORKS = True
 
 SOURCES = str(Path(__file__).parent.parent / "src")
 

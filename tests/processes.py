@@ -26,10 +26,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
+
+import loaded_daiko
 
 PATIENCE = 60.0
 """Seconds after which a process that says nothing has failed. No test waits for it to pass."""
@@ -37,6 +40,9 @@ PATIENCE = 60.0
 READY = "ready"
 """The last line that `daiko serve` prints once everything answers."""
 
+FORKS = False
+"""Whether `daiko` is forked from a process that has loaded it (loaded_daiko.py): for tests, which
+start it hundreds of times. Demonstrations and benchmarks start it as everybody does."""
 
 _CHOICE = random.SystemRandom()
 """Not the random numbers of the tests, which are the same in every worker."""
@@ -82,7 +88,7 @@ class Process:
         self.folder = folder
         self.name = name
         self.log = folder / f"{name}.log"
-        self.popen: subprocess.Popen[bytes] | None = None
+        self.popen: subprocess.Popen[bytes] | loaded_daiko.Popen | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -117,13 +123,17 @@ class Process:
         """Start, and wait until it is ready. Raises ProcessFailed."""
         assert self.popen is None, f"{self.name} is running already"
         with self.log.open("ab") as log:
-            self.popen = subprocess.Popen(
-                self.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self.environment(),
-            )
+            command, environment = self.command(), self.environment()
+            if is_forked(command, environment):
+                self.popen = loaded_daiko.Popen(command[3:], environment, stderr=log)
+            else:
+                self.popen = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment,
+                )
         try:
             self.wait_ready()
         except BaseException:
@@ -399,22 +409,55 @@ def run(
     *command: str | Path, check: bool = True, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Raises ProcessFailed with its output when it fails."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=PATIENCE * 2,
-        env=None if env is None else dict(env),
-        check=False,
-    )
+    done = run_with_input("", *command, env=env)
     if check and done.returncode != 0:
         raise ProcessFailed(
             f"`{shlex.join(str(part) for part in command)}` ended with status {done.returncode}:\n"
             f"{done.stdout}{done.stderr}"
         )
     return done
+
+
+def run_with_input(
+    text: str, *command: str | Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command that reads this text to its end, whatever its exit status."""
+    words = [str(part) for part in command]
+    environment = dict(os.environ if env is None else env)
+    if not is_forked(words, environment):
+        return subprocess.run(
+            words,
+            input=text,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE * 2,
+            env=environment,
+            check=False,
+        )
+    with TemporaryFile() as given, TemporaryFile() as printed, TemporaryFile() as said:
+        given.write(text.encode())
+        given.seek(0)
+        process = loaded_daiko.Popen(
+            words[3:], environment, stdin=given, stdout=printed, stderr=said
+        )
+        try:
+            status = process.wait(PATIENCE * 2)
+        except BaseException:
+            process.kill()
+            raise
+        texts = [_whole(file) for file in (printed, said)]
+    return subprocess.CompletedProcess(words, status, *texts)
+
+
+def _whole(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def is_forked(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Whether a process that has loaded `daiko` stands for this command."""
+    return FORKS and loaded_daiko.stands_for(command, environment)
 
 
 def qemu_io(url: str, *commands: str) -> str:

@@ -232,7 +232,7 @@ async def test_running_job_is_cancelled_once(
     id = (await api.post("/backups", json={"volume": "large", "to": "vault"})).json()["id"]
     await held.reached.wait()
     cancelling = asyncio.ensure_future(api.post(f"/jobs/{id}/cancel"))
-    await system.copy_manager._live[id].halt.wait()
+    await system.copy_manager._in_hand._live[id].halt.wait()
     held.let_go()  # what is in flight comes to its end first
     answer = await cancelling
     assert answer.status_code == 200, answer.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from processes import PATIENCE, Daiko, Tgt, image
+from processes import Daiko, Tgt, image, run_with_input
 
 MIB = 1 << 20
 
@@ -39,14 +38,11 @@ class Site:
         self, *arguments: str, code: int = 0, text: str = "", columns: int = 200
     ) -> subprocess.CompletedProcess[str]:
         """`daiko ARGUMENTS` against the first controller; it must exit with `code`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "daiko", *arguments],
+        done = run_with_input(
+            text,
+            *self.first.program(),
+            *arguments,
             env={**self.environment, "COLUMNS": str(columns)},
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
         )
         assert done.returncode == code, f"{arguments}: {done.stdout}{done.stderr}"
         return done

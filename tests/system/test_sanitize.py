@@ -209,9 +209,12 @@ async def test_failure_at_the_second_controller_while_the_first_was_away_is_repo
         async with host_of(first) as host:
             await overwrite(host, Overwrite(b"x"), immed=1, ause=1)
             await until(lambda: backend.devices[0].held > 0)
+            backend.devices[0].release()
+            await until_progress(host, 0x4000)  # the first controller knows that it was taken over
         await asyncio.to_thread(first.kill)
         backend.faults[0].fail(error=lambda: MediumFailure("bad", writing=True), times=1)
         backend.let_go()
+        await until(lambda: has_failed(backend))
         await asyncio.to_thread(first.start)
         async with host_of(first) as host:
             await until_it_says(host, UNCLEAN)
@@ -239,6 +242,11 @@ async def test_lost_connection_does_not_end_it_and_the_device_is_as_before(tmp_p
             (status,) = (await asyncio.to_thread(first.rest, "GET", "/v1/backends")).json()
             assert (status["connected"], "LU 0" in status["detail"]) == (True, False)
         assert backend.access.count(Opcode.SANITIZE) == 1
+
+
+def has_failed(backend: BackEnd) -> bool:
+    work = backend.units[0].medium.work
+    return work is not None and work.has_failed
 
 
 def url_of(backend: BackEnd, lun: int = 0) -> str:

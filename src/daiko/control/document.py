@@ -357,6 +357,16 @@ class FunctionPart(_Part):
     reason: str
     limits: CopyLimits | None = None
 
+    @classmethod
+    def of(cls, record: FunctionRecord) -> Self:
+        return cls(
+            backend=record.backend,
+            function=record.function,
+            can=record.cell.can,
+            reason=record.cell.reason,
+            limits=record.cell.limits,
+        )
+
 
 class ReachPart(_Part):
     """A cell of the reachability column, by hand."""
@@ -365,6 +375,15 @@ class ReachPart(_Part):
     device: str
     can: bool
     reason: str
+
+    @classmethod
+    def of(cls, record: ReachRecord) -> Self:
+        return cls(
+            backend=record.backend,
+            device=record.device,
+            can=record.cell.can,
+            reason=record.cell.reason,
+        )
 
 
 class Document(_Part):
@@ -449,23 +468,12 @@ class Document(_Part):
                 if not record.is_followed
             },
             function=tuple(
-                FunctionPart(
-                    backend=record.backend,
-                    function=record.function,
-                    can=record.cell.can,
-                    reason=record.cell.reason,
-                    limits=record.cell.limits,
-                )
+                FunctionPart.of(record)
                 for record in store.list(FunctionRecord)
                 if record.cell.known is Known.DECLARED
             ),
             reach=tuple(
-                ReachPart(
-                    backend=record.backend,
-                    device=record.device,
-                    can=record.cell.can,
-                    reason=record.cell.reason,
-                )
+                ReachPart.of(record)
                 for record in store.list(ReachRecord)
                 if record.cell.known is Known.DECLARED
             ),

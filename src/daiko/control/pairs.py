@@ -121,6 +121,12 @@ async def create(
         record = record.model_copy(update={"uuid": uuid4().hex})
         # Not while changes here wait: the other system may ask the same of this one just now.
         await pairs_over_sites.join(system, record)
+    return await _make(system, record)
+
+
+async def _make(system: System, record: PairRecord) -> PairStatus:
+    """Make the pair of this record; the other site, where there is one, has joined it already and
+    leaves it where it cannot be made. Raises Conflict, Unavailable."""
     try:
         async with system.changing:
             check_new(system.store, record)

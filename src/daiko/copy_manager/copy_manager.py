@@ -14,9 +14,8 @@ can no longer be known for the time before, so the report says "not of one insta
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -28,30 +27,22 @@ from daiko.command_control.decision import (
     Undecidable,
     decide,
 )
-from daiko.command_control.function_table import CopyLimits
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Mode, Plan
-from daiko.copy_manager.budget import TransferBudget
-from daiko.copy_manager.checkpoint import Checkpoint
 from daiko.copy_manager.connections import Connections
 from daiko.copy_manager.devices import Devices
-from daiko.copy_manager.error import CopyFailed, CopyRefused, JobNotRunning, NoSuchJob
-from daiko.copy_manager.execution import Execution, Workshop
-from daiko.copy_manager.governor import Governor
+from daiko.copy_manager.error import CopyRefused, JobNotRunning, NoSuchJob
 from daiko.copy_manager.halt import HaltReason
 from daiko.copy_manager.job import JobEvent
-from daiko.copy_manager.lane import Lane
-from daiko.copy_manager.learning import Learning
+from daiko.copy_manager.jobs_in_hand import JobsInHand
 from daiko.copy_manager.other_machines import ConnectionMaker, OtherMachines, WithOtherMachines
 from daiko.copy_manager.pace import Pace
 from daiko.copy_manager.progress import Progress
-from daiko.copy_manager.request import CopyRequest, names_of, pace_of, places_of
+from daiko.copy_manager.request import CopyRequest, names_of, pace_of
 from daiko.copy_manager.retention import Bound, Retention
 from daiko.copy_manager.running_job import RunningJob
 from daiko.copy_manager.settings import CopySettings
-from daiko.copy_manager.source_tracking import CopyWrites, SourceTracking
 from daiko.copy_manager.step_work import StepWork
-from daiko.copy_manager.ticker import tick
 from daiko.mapping.extent import DeviceId
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.state.record import TERMINAL, JobRecord, JobState, SystemRecord, VolumeRecord
@@ -77,17 +68,16 @@ class CopyManager:
         self.other_machines = OtherMachines(devices, connections or Connections(store))
         self._devices: Devices = WithOtherMachines(devices, self.other_machines)
         self.settings = settings or CopySettings()
-        self.budget = TransferBudget(self.settings.buffer_bytes)
         self._wall_clock = wall_clock
-        self._lanes: dict[str, Lane] = {}
-        self._learning = Learning(store, wall_clock)
-        self._writes = CopyWrites()
-        self._live: dict[int, RunningJob] = {}
-        self._stranded: dict[int, JobRecord] = {}
-        """Jobs whose end could not be kept in the store."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = asyncio.Semaphore(self.settings.running_jobs)
         self.retention = Retention(store, self._bound)
+        self._in_hand = JobsInHand(
+            store,
+            self._devices,
+            self.settings,
+            mode_of=self.mode_of,
+            ended=self.retention.wake,
+            wall_clock=wall_clock,
+        )
         self._stopping = False
 
     # --- life -----------------------------------------------------------------------------------
@@ -108,27 +98,19 @@ class CopyManager:
                     + (" while the host's command was carried out" if request.by_host else ""),
                     finished=self._wall_clock(),
                 )
-                await self._keep(job)
+                await self._in_hand.keep(job)
                 continue
             began = record.confirmed_blocks > 0
             job.happen(JobEvent.RESTART, one_instant=record.one_instant and not began)
-            await self._keep(job)
+            await self._in_hand.keep(job)
             log.info("job resumed", job=job.id, confirmed=job.record.confirmed_blocks)
-            self._launch(job)
+            self._in_hand.launch(job)
         self.retention.wake()
 
     async def stop(self) -> None:
         """End in an orderly way: jobs confirm what they did and stay unfinished in the store."""
         self._stopping = True
-        for job in self._live.values():
-            job.halt.request(HaltReason.SHUTDOWN)
-        if self._tasks:
-            _, late = await asyncio.wait(set(self._tasks), timeout=self.settings.stop_seconds)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning("jobs cut off at stop", jobs=len(late))
-                await asyncio.wait(late)
+        await self._in_hand.stop()
         await self.retention.stop(self.settings.stop_seconds)
         await self.other_machines.close()
 
@@ -174,7 +156,7 @@ class CopyManager:
             if record is not None:
                 break
         job = RunningJob(record, request, works, template=template)
-        self._launch(job)
+        self._in_hand.launch(job)
         return job
 
     async def _record(
@@ -215,7 +197,7 @@ class CopyManager:
         return found
 
     def _check_room(self) -> None:
-        unfinished = sum(not job.request.by_host for job in self._live.values())
+        unfinished = self._in_hand.asked_by_administrators
         if unfinished >= self.settings.unfinished_jobs:
             raise CopyRefused(
                 f"{unfinished:,} jobs run or wait already, as many as may",
@@ -225,7 +207,7 @@ class CopyManager:
     async def cancel(self, job: int) -> JobRecord:
         """Take a job back: what is in flight comes to its end, nothing more is copied. Returns
         when it has ended. Raises NoSuchJob, JobNotRunning."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is None:
             raise JobNotRunning(f"job {job} is {self.job(job).state} already")
         live.halt.request(HaltReason.CANCEL)
@@ -235,13 +217,13 @@ class CopyManager:
     async def set_pace(self, job: int, pace: Pace) -> JobRecord:
         """Let a job that waits or runs go at another pace from now on, also after a restart.
         Raises NoSuchJob, JobNotRunning, StoreError."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is None or live.draft.state in TERMINAL:
             state = self.job(job).state if live is None else live.draft.state
             raise JobNotRunning(f"job {job} is {state} already")
         live.ask_pace(pace)
         try:
-            await self._keeper(live)(live)
+            await self._in_hand.keeper(live)(live)
         except StoreError:
             live.ask_pace(live.pacer.pace)  # the next checkpoint must not keep it after all
             raise
@@ -253,10 +235,10 @@ class CopyManager:
 
     def job(self, job: int) -> JobRecord:
         """The record as of now. Raises NoSuchJob."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is not None:
             return live.record
-        record = self._stranded.get(job) or self._store.get(JobRecord, f"{job:012d}")
+        record = self._in_hand.stranded(job) or self._store.get(JobRecord, f"{job:012d}")
         if record is None:
             raise NoSuchJob(job)
         return record
@@ -267,7 +249,7 @@ class CopyManager:
 
     def progress(self, job: int) -> Progress:
         """How far a job is. Raises NoSuchJob."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is not None:
             return live.progress()
         record = self.job(job)
@@ -287,7 +269,7 @@ class CopyManager:
     async def changed(self, job: int, since: int) -> Progress:
         """Wait for news: returns as soon as the version is above `since`, at once for a job that
         has ended. Raises NoSuchJob."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is not None and live.record.state not in TERMINAL:
             await live.changed(since)
             if live.record.state not in TERMINAL:
@@ -296,7 +278,7 @@ class CopyManager:
 
     async def wait(self, job: int) -> JobRecord:
         """The record of a job when it has ended. Raises NoSuchJob."""
-        live = self._live.get(job)
+        live = self._in_hand.find(job)
         if live is not None:
             await live.ended.wait()
             return live.record
@@ -322,125 +304,6 @@ class CopyManager:
         system = self._store.get(SystemRecord, "system")
         return Mode.DELEGATE if system is None else system.mode
 
-    # --- running --------------------------------------------------------------------------------
-
-    def _launch(self, job: RunningJob) -> None:
-        self._live[job.id] = job
-        task = asyncio.create_task(self._live_out(job), name=f"job {job.id}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _live_out(self, job: RunningJob) -> None:
-        try:
-            if job.request.by_host:
-                await self._run(job)
-            else:
-                await self._in_turn(job)
-        except StoreError as error:
-            self._strand(job, error)
-        except Exception:
-            # The edge of the job: nobody above could do more than say that it failed.
-            log.exception("job ended by a defect", job=job.id)
-            job.failure = CopyFailed("a defect of this program ended the job; its log says more")
-            try:
-                await self._conclude(job)
-            except StoreError as error:
-                self._strand(job, error)
-        finally:
-            del self._live[job.id]
-            job.ended.set()
-            job.touch()
-            self.retention.wake()
-
-    def _strand(self, job: RunningJob, error: StoreError) -> None:
-        """Without the store no state can be kept: the record in it still says "unfinished", and
-        the next start takes the job up from its last checkpoint. Until then it has failed."""
-        log.error("job lost its store", job=job.id, error=str(error))
-        job.failure = job.failure or CopyFailed(f"the store failed: {error}")
-        # Past the table of states: an end that could not be recorded is none, whatever it was.
-        # What was shown last stands: no more is in the store.
-        end = {"state": JobState.FAILED, "error": str(job.failure), "finished": self._wall_clock()}
-        self._stranded[job.id] = job.record.model_copy(update=end)
-        job.show(self._stranded[job.id])
-
-    async def _in_turn(self, job: RunningJob) -> None:
-        turn = asyncio.ensure_future(self._turns.acquire())
-        halted = asyncio.ensure_future(job.halt.wait())
-        try:
-            await asyncio.wait({turn, halted}, return_when=asyncio.FIRST_COMPLETED)
-            if turn.done():
-                await self._run(job)
-            else:
-                await self._conclude(job)
-        finally:
-            halted.cancel()
-            if not turn.cancel():
-                self._turns.release()
-
-    async def _run(self, job: RunningJob) -> None:
-        if job.halt.requested:
-            await self._conclude(job)
-            return
-        retries = self.settings.host_retries if job.request.by_host else self.settings.retries
-        if job.draft.state is JobState.QUEUED:
-            # The store hears of it at the first checkpoint: until then there is nothing to keep,
-            # and a crash would begin the job anew.
-            started = job.draft.started or self._wall_clock()
-            job.show(job.happen(JobEvent.START, started=started))
-        tracking = SourceTracking(self._devices, job, self._writes)
-        checkpoint = Checkpoint(job, self._devices, self._keeper(job), retries)
-        workshop = Workshop(
-            self._devices,
-            self.settings,
-            self.budget,
-            self._lane,
-            self._learning.learn,
-            self._writes,
-        )
-        execution = Execution(job, workshop, checkpoint, self.mode_of(job.request), retries)
-        governor = Governor(job.pacer, self._devices.time_commands, places_of(job.record))
-        ticker = asyncio.create_task(
-            tick(job, execution, checkpoint, tracking, governor, self.settings)
-        )
-        try:
-            governor.look()  # nothing is copied before
-            await execution.run()
-        except CopyFailed as failure:
-            job.failure = failure
-        finally:
-            ticker.cancel()
-            await asyncio.wait({ticker})
-            tracking.end()
-            governor.end()
-        await self._conclude(job)
-
-    async def _conclude(self, job: RunningJob) -> None:
-        """The job's last state; a job that stops with the controller stays as it is."""
-        now = self._wall_clock()
-        if job.failure is not None:
-            job.happen(JobEvent.FAIL, error=str(job.failure), finished=now)
-        elif all(work.is_copied for work in job.works):
-            if job.draft.state is JobState.QUEUED:
-                job.happen(JobEvent.START, started=job.draft.started or now)
-            job.happen(JobEvent.FINISH, finished=now)
-        elif job.halt.reason is HaltReason.CANCEL:
-            job.happen(JobEvent.CANCEL, finished=now)
-        elif job.request.by_host:
-            job.happen(JobEvent.ABANDON, error="the controller was stopped", finished=now)
-        await self._keep(job)
-        log.info("job ended", job=job.id, state=str(job.record.state), error=job.record.error)
-
-    def _keeper(self, job: RunningJob) -> Callable[[RunningJob], Awaitable[None]]:
-        """What puts the job's draft into the store, and shows it. A host's job is never resumed:
-        what it confirms on its way need not be kept."""
-        return _keep_nothing if job.request.by_host else self._keep
-
-    async def _keep(self, job: RunningJob) -> None:
-        """Put the job as it is now into the store, then show it. Raises StoreError."""
-        record = job.update()
-        await self._store.put(record)
-        job.show(record)
-
     def _bound(self, by_host: bool) -> Bound:
         if by_host:
             return Bound(self.settings.host_jobs_kept, self.settings.steps_kept)
@@ -449,15 +312,6 @@ class CopyManager:
             SystemRecord.model_fields["jobs_kept"].default if system is None else system.jobs_kept
         )
         return Bound(jobs, self.settings.steps_kept)
-
-    # --- what a job needs -----------------------------------------------------------------------
-
-    def _lane(self, backend: str, limits: CopyLimits) -> Lane:
-        port = self._devices.second_controller(backend)
-        lane = self._lanes.get(backend)
-        if lane is None or lane.port is not port:
-            lane = self._lanes[backend] = Lane(port, limits, self.settings)
-        return lane
 
     def _segments(self, request: CopyRequest) -> list[RequestedSegment]:
         segments = []
@@ -473,10 +327,6 @@ class CopyManager:
                 )
             )
         return segments
-
-
-async def _keep_nothing(job: RunningJob) -> None:
-    job.show_unkept()
 
 
 _ENDED = 1 << 62
