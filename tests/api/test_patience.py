@@ -81,13 +81,17 @@ async def test_patience_with_a_back_end_is_changed_at_once_and_kept(
         assert answer.status_code == 201, answer.text
         assert answer.json()["patience"] == {
             "command": 30, "abort": 15, "reset": 30, "ping_interval": 5, "ping_timeout": 10,
+            "reconnect": 30,
         }  # fmt: skip
-        answer = await api.patch("/backends/sd", json={"patience": {"abort": 120, "command": 60}})
+        answer = await api.patch(
+            "/backends/sd", json={"patience": {"abort": 120, "command": 60, "reconnect": 4}}
+        )
         assert answer.status_code == 200, answer.text
         assert answer.json()["patience"]["abort"] == 120
         controller = system._inventory.attachment("sd").controller
         assert controller is not None
         assert (controller.settings.abort_timeout, controller.command_timeout) == (120, 60)
+        assert controller._paths.settings.grace == 4
         session = controller._paths.session
         assert session is not None
         assert session._upkeep.settings.abort_timeout == 120

@@ -89,6 +89,7 @@ def test_lost_secondary_splits_the_pair_and_a_resync_copies_only_what_differs(
     try:
         rig.first.cli("pair", "create", "p", "lun0", "lun1", "--yes")
         rig.wait_until_paired()
+        rig.first.cli("backend", "set", "sd1", "--reconnect-timeout", "1")
         rig.below[1].kill()
         qemu_io(rig.first.url(0), "write -P 0x55 3M 64k")
         waited = rig.first.cli("pair", "wait", "p", check=False)

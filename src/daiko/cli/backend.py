@@ -143,6 +143,10 @@ def set_backend(
     ping_timeout: Annotated[
         float | None, _seconds("--ping-timeout", "For its answer to a ping.")
     ] = None,
+    reconnect_timeout: Annotated[
+        float | None,
+        _seconds("--reconnect-timeout", "For a lost connection to come back; then commands fail."),
+    ] = None,
     json: option.Json = False,
 ) -> None:
     """Change how many seconds a second controller may take, from now on. For an array with slow
@@ -153,6 +157,7 @@ def set_backend(
         "reset": reset_timeout,
         "ping_interval": ping_interval,
         "ping_timeout": ping_timeout,
+        "reconnect": reconnect_timeout,
     }
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:

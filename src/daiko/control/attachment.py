@@ -351,6 +351,7 @@ def settings_of(patience: Patience) -> InitiatorSettings:
         reset_timeout=patience.reset,
         ping_interval=patience.ping_interval,
         ping_timeout=patience.ping_timeout,
+        grace=patience.reconnect,
     )
 
 

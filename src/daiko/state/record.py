@@ -158,6 +158,9 @@ class Patience(BaseModel):
     """Of silence, after which it is pinged."""
     ping_timeout: float = Field(default=10.0, ge=1, le=3600)
     """For the answer to a ping; then the connection is dropped."""
+    reconnect: float = Field(default=30.0, ge=1, le=3600)
+    """For a connection that was lost to come back; then the commands that wait for it fail, and a
+    pair or a migration goes on without what lies there."""
 
 
 class BackendRecord(Record):

@@ -51,6 +51,10 @@ class ChangePatience(BaseModel, extra="forbid"):
     ping_timeout: float | None = Field(
         default=None, description="For its answer; then the connection is dropped"
     )
+    reconnect: float | None = Field(
+        default=None,
+        description="For a lost connection to come back; then the commands that wait for it fail",
+    )
 
 
 class ChangeBackend(BaseModel, extra="forbid"):
