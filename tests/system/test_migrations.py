@@ -100,7 +100,8 @@ async def test_killed_under_load_it_goes_on_and_nothing_acknowledged_is_lost(
     try:
         new = f"iscsi://{below[1].portal}/{below[1].iqn}"
         await asyncio.to_thread(first.cli, "backend", "add", "new", new)
-        await asyncio.to_thread(first.cli, "backend", "set", "new", "--command-timeout", "1")
+        patience = ("--command-timeout", "1", "--reconnect-timeout", "1")
+        await asyncio.to_thread(first.cli, "backend", "set", "new", *patience)
         await load.progress(50)
         move = ("volume", "migrate", "lun0")
         await asyncio.to_thread(first.cli, *move, "--to", "new/0", "--pace", "300KiB/s")
