@@ -4,8 +4,9 @@ power, volumes over them, a store that can end the controller at a commit, and r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import selectors
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -183,10 +184,22 @@ class Disk(BlockDevice):
         self._carry_out(change, done)
 
 
-class StillLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time stands still unless it is told to pass."""
+class NoFiles(selectors.SelectSelector):
+    """Nothing is watched, so nothing has to be asked of the operating system in each turn."""
 
-    now = 0.0
+    def select(self, timeout: float | None = None) -> list[Any]:
+        return []
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time stands still unless it is told to pass, and that nothing outside
+    reaches. What a callback raises is kept in `raised`."""
+
+    def __init__(self) -> None:
+        super().__init__(NoFiles())
+        self.now = 0.0
+        self.raised: list[BaseException] = []
+        self.set_exception_handler(self._keep)
 
     def time(self) -> float:
         return self.now
@@ -194,7 +207,38 @@ class StillLoop(asyncio.SelectorEventLoop):
     @property
     def is_still(self) -> bool:
         """Nothing but the passing of time would make anything move."""
-        return not self._ready  # type: ignore[attr-defined]
+        timers = self._scheduled  # type: ignore[attr-defined]
+        return not self._ready and not (  # type: ignore[attr-defined]
+            timers and timers[0]._when <= self.now
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is called inside finds the loop running."""
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    def go_on(self, is_enough: Callable[[], bool]) -> None:
+        """Turn until nothing moves any more, or it is enough; at least once."""
+        with self.running():
+            for _ in range(20_000):
+                self._run_once()  # type: ignore[attr-defined]
+                if is_enough() or self.is_still:
+                    return
+        raise AssertionError("it never comes to rest")
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context and "exception" in context:
+            self.raised.append(context["exception"])
+
+    def _make_self_pipe(self) -> None:
+        """No other thread wakes it."""
+
+    def _close_self_pipe(self) -> None:
+        """There is none."""
 
 
 class World:
@@ -253,7 +297,7 @@ class World:
         while tasks := asyncio.all_tasks(self.loop):
             for task in tasks:
                 task.cancel()
-            self.loop.run_until_complete(self._until_still(None, dying=True))
+            self._go_on(dying=True)
         for disk in self.disks.values():
             disk.is_deaf = False
         self.loop.close()
@@ -266,10 +310,10 @@ class World:
         self.loop.close()
 
     def run(self, work: Any) -> Any:
-        """Run a coroutine until it has ended, or nothing moves any more, or the controller is
-        dead; its result, None where it has not ended."""
+        """Run a coroutine until nothing moves any more, or the controller is dead; its result, None
+        where it has not ended."""
         task = self.loop.create_task(work)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         if task.done() and not task.cancelled():
             return task.result()
         return None
@@ -277,11 +321,11 @@ class World:
     def finish(self, work: Any) -> Any:
         """As `run`, but what it waits for comes: late answers arrive."""
         task = self.loop.create_task(work)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         if not task.done() and not self.is_dead:
             for disk in self.disks.values():
                 self.call(disk.release)
-            self.loop.run_until_complete(self._until_still(task))
+            self._go_on()
         return task.result() if task.done() and not task.cancelled() else None
 
     def let_rounds(self, pieces: int) -> None:
@@ -293,15 +337,13 @@ class World:
     def call(self, function: Callable[[], None]) -> None:
         """Call something on the event loop, and let everything go on until nothing moves."""
 
-        async def call() -> None:
+        with self.loop.running():
             function()
-
-        self.loop.run_until_complete(call())
         self.settle()
 
     def settle(self) -> None:
         """Let everything go on until nothing moves any more."""
-        self.loop.run_until_complete(self._until_still(None))
+        self._go_on()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, in steps, and what is due happen."""
@@ -309,17 +351,9 @@ class World:
             self.loop.now += seconds / 4
             self.settle()
 
-    async def _until_still(self, task: asyncio.Task[Any] | None, *, dying: bool = False) -> None:
-        await asyncio.sleep(0)
-        for _ in range(20_000):
-            if (
-                (self.is_dead and not dying)
-                or self.loop.is_still
-                or (task is not None and task.done())
-            ):
-                return
-            await asyncio.sleep(0)
-        raise AssertionError("it never comes to rest")
+    def _go_on(self, *, dying: bool = False) -> None:
+        self.loop.go_on(lambda: self.is_dead and not dying)
+        assert not self.loop.raised, self.loop.raised
 
 
 class InlineWorkers:

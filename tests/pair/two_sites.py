@@ -311,7 +311,7 @@ class TwoSites(World):
         """As `run`, for the controller of a site."""
         context = self.controllers[site].context.copy()
         task = self.loop.create_task(work, context=context)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         return task.result() if task.done() and not task.cancelled() else None
 
     def call_at(self, site: str, function: Callable[[], None]) -> None:
@@ -364,7 +364,7 @@ class TwoSites(World):
         ]:
             for task in tasks:
                 task.cancel()
-            self.loop.run_until_complete(self._until_still(None, dying=True))
+            self._go_on(dying=True)
         disk.is_deaf = False
         self._lose_link()
         self.settle()
