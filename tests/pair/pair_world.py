@@ -58,6 +58,8 @@ class Disk(BlockDevice):
         self.is_slow = False
         self.is_late = False
         """While it is slow: it carries out changes late, not only answers late."""
+        self.stuck = 0
+        """So many changes more are carried out and answered late, and nothing else is."""
         self.is_deaf = False
         """Whoever asks is dead already."""
         self.generation = 0
@@ -87,36 +89,42 @@ class Disk(BlockDevice):
         self.stable[:] = self.now
         self.generation += 1
 
-    def release(self) -> None:
-        """Late answers come."""
-        self.is_slow = False
-        self._late = []
+    def release(self, *, newest_first: bool = False) -> None:
+        """Late answers come. `newest_first`: of changes that were sent together the last was
+        carried out first."""
+        self.is_slow, self.stuck = False, 0
+        late, self._late = self._late, []
         held, self._held = self._held, []
+        if newest_first:
+            late = [change for change in reversed(late) if change in held]
+            held = [*late, *(each for each in held if each not in late)]
         for answer in held:
             answer()
 
     def forget_answers(self) -> None:
         """Those who would get them are gone."""
         self._held.clear()
+        self._late.clear()
+        self.is_slow, self.stuck = False, 0
 
     @property
     def answers_held(self) -> int:
         return len(self._held)
 
-    def _answer(self, answer: Callable[[], None]) -> None:
-        if self.is_slow:
+    def _answer(self, answer: Callable[[], None], *, is_stuck: bool = False) -> None:
+        if self.is_slow or is_stuck:
             self._held.append(answer)
         else:
             answer()
 
-    def _end(self, done: Done) -> None:
+    def _end(self, done: Done, *, is_stuck: bool = False) -> None:
         generation = self.generation
 
         def answer() -> None:
             lost = self.generation != generation
             done(Unreachable("the connection was lost") if lost else None)
 
-        self._answer(answer)
+        self._answer(answer, is_stuck=is_stuck)
 
     # What it is asked
 
@@ -146,10 +154,12 @@ class Disk(BlockDevice):
             self.stable[lba : lba + len(values)] = values
 
     def _carry_out(self, change: Callable[[], None], done: Done) -> None:
-        if self.is_slow and self.is_late:
+        is_stuck = self.stuck > 0
+        if is_stuck or (self.is_slow and self.is_late):
+            self.stuck -= is_stuck
             self._held.append(change)
             self._late.append(change)
-            self._end(done)
+            self._end(done, is_stuck=is_stuck)
         else:
             change()
             self._end(done)
@@ -284,7 +294,6 @@ class World:
         self.is_dead = True
         for disk in self.disks.values():
             disk.forget_answers()
-            disk.is_slow = False
             disk.is_deaf = True
         for pair in [] if self.pairs is None else self.pairs.all():
             for side in pair.sides:
