@@ -69,6 +69,30 @@ def test_copy_waits_for_what_hosts_of_the_other_site_had_sent(machine: TwoSitesM
     assert states(machine) == (PairState.PAIRED, PairState.PAIRED)
 
 
+def test_what_was_written_after_a_take_over_can_be_kept_when_the_leader_is_back(
+    machine: TwoSitesMachine,
+) -> None:
+    """Killed under load, the leader means to copy when it is back, and finds that it may not; so
+    the secondary has not become a mixture."""
+    machine.write(LEADER, 5, 3)
+    machine.crash(LEADER, "", is_back=False)
+    machine.holds()
+    machine.take_over()
+    machine.write(FOLLOWER, 20, 3)
+    machine.holds()
+    machine.site_comes_back(LEADER)
+    machine.holds()
+    machine.time_passes(40.0)
+    assert states(machine) == (PairState.SPLIT_BY_ERROR, PairState.SWAPPED)
+    value = machine.value
+
+    machine.ask(Verb.RESYNC_REVERSE)
+    machine.time_passes(8.0)
+
+    assert states(machine) == (PairState.PAIRED, PairState.PAIRED)
+    assert machine.world.disks["alpha"].now[20] == value
+
+
 @pytest.mark.parametrize("age", range(12))
 def test_envelope_that_comes_late_is_stale(machine: TwoSitesMachine, age: int) -> None:
     machine.ask(Verb.SPLIT)

@@ -251,6 +251,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
         assert leads.state not in COPIES, self._say()
         if follows.taken_over:
             assert leads.state is not PairState.PAIRED, self._say()
+            # What is there can be kept: `resync --reverse` is not refused for a mixture.
+            assert leads.mixture != leads.secondary, self._say()
         else:
             assert leads.state is follows.state, self._say()
             assert leads.sequence >= follows.sequence, self._say()
