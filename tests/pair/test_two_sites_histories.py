@@ -69,6 +69,16 @@ def test_copy_waits_for_what_hosts_of_the_other_site_had_sent(machine: TwoSitesM
     assert states(machine) == (PairState.PAIRED, PairState.PAIRED)
 
 
+def test_reverse_copy_waits_for_what_hosts_of_the_leader_had_sent(machine: TwoSitesMachine) -> None:
+    machine.change_while_writes_are_under_way(
+        state=PairState.SPLIT, slow=LEADER, verb=Verb.RESYNC_REVERSE, writes=FOLLOWER, lba=5,
+        is_cut=False, stuck=1, newest_first=False, commits=-1,
+    )  # fmt: skip
+    machine.holds()
+    machine.time_passes(8.0)
+    assert states(machine) == (PairState.PAIRED, PairState.PAIRED)
+
+
 def test_what_was_written_after_a_take_over_can_be_kept_when_the_leader_is_back(
     machine: TwoSitesMachine,
 ) -> None:

@@ -273,9 +273,9 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.ask(verb)
 
     @rule(
-        state=st.sampled_from([None, PairState.PAIRED, PairState.PAIRED, PairState.SPLIT]),
-        slow=st.sampled_from([FOLLOWER, FOLLOWER, LEADER]),
-        verb=st.sampled_from([None, None, None, *VERBS]),
+        state=st.sampled_from([PairState.PAIRED, PairState.SPLIT, None]),
+        slow=st.sampled_from([FOLLOWER, LEADER]),
+        verb=st.sampled_from([None, Verb.RESYNC_REVERSE, None, *VERBS]),
         writes=st.sampled_from([FOLLOWER, FOLLOWER, LEADER]),
         lba=blocks,
         is_cut=st.booleans(),
