@@ -43,7 +43,7 @@ bench: setup          ## the benchmarks; results in bench/results/latest.json
 soak: setup           ## verified load for SECONDS_OF_SOAK (1800) while everything round it fails
 	@PYTHONPATH=tests .venv/bin/python -m soak.run --seconds $(SECONDS_OF_SOAK) $(ARGS)
 
-soak-pairs: setup     ## KILLS (200) random kills round a pair, then HISTORIES (10000) of its model
+soak-pairs: setup     ## KILLS (200) random kills round a pair, then HISTORIES (10000) of each model
 	@PYTHONPATH=tests .venv/bin/python -m soak.pairs --kills $(KILLS) --histories $(HISTORIES)
 
 conformance: setup    ## libiscsi's suite on every kind of LU; writes docs/conformance.md

@@ -89,6 +89,14 @@ class SimulatedDisk:
         self.calls_left = None
         return self
 
+    def left_behind(self) -> SimulatedDisk:
+        """The file as a process that ends now leaves it; what that still does does not reach it."""
+        disk = SimulatedDisk()
+        disk._pages = {page: list(versions) for page, versions in self._pages.items()}
+        disk._length = list(self._length)
+        disk.is_removed = self.is_removed
+        return disk.opened()
+
     def cut_power(self, choose: Callable[[int], int]) -> None:
         """Keep one version of each page: `choose` is given how many there are."""
         for versions in self._pages.values():

@@ -4,8 +4,9 @@ power, volumes over them, a store that can end the controller at a commit, and r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import selectors
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,8 @@ class Disk(BlockDevice):
         self.is_slow = False
         self.is_late = False
         """While it is slow: it carries out changes late, not only answers late."""
+        self.stuck = 0
+        """So many changes more are carried out and answered late, and nothing else is."""
         self.is_deaf = False
         """Whoever asks is dead already."""
         self.generation = 0
@@ -86,36 +89,42 @@ class Disk(BlockDevice):
         self.stable[:] = self.now
         self.generation += 1
 
-    def release(self) -> None:
-        """Late answers come."""
-        self.is_slow = False
-        self._late = []
+    def release(self, *, newest_first: bool = False) -> None:
+        """Late answers come. `newest_first`: of changes that were sent together the last was
+        carried out first."""
+        self.is_slow, self.stuck = False, 0
+        late, self._late = self._late, []
         held, self._held = self._held, []
+        if newest_first:
+            late = [change for change in reversed(late) if change in held]
+            held = [*late, *(each for each in held if each not in late)]
         for answer in held:
             answer()
 
     def forget_answers(self) -> None:
         """Those who would get them are gone."""
         self._held.clear()
+        self._late.clear()
+        self.is_slow, self.stuck = False, 0
 
     @property
     def answers_held(self) -> int:
         return len(self._held)
 
-    def _answer(self, answer: Callable[[], None]) -> None:
-        if self.is_slow:
+    def _answer(self, answer: Callable[[], None], *, is_stuck: bool = False) -> None:
+        if self.is_slow or is_stuck:
             self._held.append(answer)
         else:
             answer()
 
-    def _end(self, done: Done) -> None:
+    def _end(self, done: Done, *, is_stuck: bool = False) -> None:
         generation = self.generation
 
         def answer() -> None:
             lost = self.generation != generation
             done(Unreachable("the connection was lost") if lost else None)
 
-        self._answer(answer)
+        self._answer(answer, is_stuck=is_stuck)
 
     # What it is asked
 
@@ -145,10 +154,12 @@ class Disk(BlockDevice):
             self.stable[lba : lba + len(values)] = values
 
     def _carry_out(self, change: Callable[[], None], done: Done) -> None:
-        if self.is_slow and self.is_late:
+        is_stuck = self.stuck > 0
+        if is_stuck or (self.is_slow and self.is_late):
+            self.stuck -= is_stuck
             self._held.append(change)
             self._late.append(change)
-            self._end(done)
+            self._end(done, is_stuck=is_stuck)
         else:
             change()
             self._end(done)
@@ -183,10 +194,22 @@ class Disk(BlockDevice):
         self._carry_out(change, done)
 
 
-class StillLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time stands still unless it is told to pass."""
+class NoFiles(selectors.SelectSelector):
+    """Nothing is watched, so nothing has to be asked of the operating system in each turn."""
 
-    now = 0.0
+    def select(self, timeout: float | None = None) -> list[Any]:
+        return []
+
+
+class StillLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time stands still unless it is told to pass, and that nothing outside
+    reaches. What a callback raises is kept in `raised`."""
+
+    def __init__(self) -> None:
+        super().__init__(NoFiles())
+        self.now = 0.0
+        self.raised: list[BaseException] = []
+        self.set_exception_handler(self._keep)
 
     def time(self) -> float:
         return self.now
@@ -194,7 +217,38 @@ class StillLoop(asyncio.SelectorEventLoop):
     @property
     def is_still(self) -> bool:
         """Nothing but the passing of time would make anything move."""
-        return not self._ready  # type: ignore[attr-defined]
+        timers = self._scheduled  # type: ignore[attr-defined]
+        return not self._ready and not (  # type: ignore[attr-defined]
+            timers and timers[0]._when <= self.now
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is called inside finds the loop running."""
+        asyncio._set_running_loop(self)
+        try:
+            yield
+        finally:
+            asyncio._set_running_loop(None)
+
+    def go_on(self, is_enough: Callable[[], bool]) -> None:
+        """Turn until nothing moves any more, or it is enough; at least once."""
+        with self.running():
+            for _ in range(20_000):
+                self._run_once()  # type: ignore[attr-defined]
+                if is_enough() or self.is_still:
+                    return
+        raise AssertionError("it never comes to rest")
+
+    def _keep(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context and "exception" in context:
+            self.raised.append(context["exception"])
+
+    def _make_self_pipe(self) -> None:
+        """No other thread wakes it."""
+
+    def _close_self_pipe(self) -> None:
+        """There is none."""
 
 
 class World:
@@ -240,7 +294,6 @@ class World:
         self.is_dead = True
         for disk in self.disks.values():
             disk.forget_answers()
-            disk.is_slow = False
             disk.is_deaf = True
         for pair in [] if self.pairs is None else self.pairs.all():
             for side in pair.sides:
@@ -253,7 +306,7 @@ class World:
         while tasks := asyncio.all_tasks(self.loop):
             for task in tasks:
                 task.cancel()
-            self.loop.run_until_complete(self._until_still(None, dying=True))
+            self._go_on(dying=True)
         for disk in self.disks.values():
             disk.is_deaf = False
         self.loop.close()
@@ -266,10 +319,10 @@ class World:
         self.loop.close()
 
     def run(self, work: Any) -> Any:
-        """Run a coroutine until it has ended, or nothing moves any more, or the controller is
-        dead; its result, None where it has not ended."""
+        """Run a coroutine until nothing moves any more, or the controller is dead; its result, None
+        where it has not ended."""
         task = self.loop.create_task(work)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         if task.done() and not task.cancelled():
             return task.result()
         return None
@@ -277,11 +330,11 @@ class World:
     def finish(self, work: Any) -> Any:
         """As `run`, but what it waits for comes: late answers arrive."""
         task = self.loop.create_task(work)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         if not task.done() and not self.is_dead:
             for disk in self.disks.values():
                 self.call(disk.release)
-            self.loop.run_until_complete(self._until_still(task))
+            self._go_on()
         return task.result() if task.done() and not task.cancelled() else None
 
     def let_rounds(self, pieces: int) -> None:
@@ -293,15 +346,13 @@ class World:
     def call(self, function: Callable[[], None]) -> None:
         """Call something on the event loop, and let everything go on until nothing moves."""
 
-        async def call() -> None:
+        with self.loop.running():
             function()
-
-        self.loop.run_until_complete(call())
         self.settle()
 
     def settle(self) -> None:
         """Let everything go on until nothing moves any more."""
-        self.loop.run_until_complete(self._until_still(None))
+        self._go_on()
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, in steps, and what is due happen."""
@@ -309,17 +360,9 @@ class World:
             self.loop.now += seconds / 4
             self.settle()
 
-    async def _until_still(self, task: asyncio.Task[Any] | None, *, dying: bool = False) -> None:
-        await asyncio.sleep(0)
-        for _ in range(20_000):
-            if (
-                (self.is_dead and not dying)
-                or self.loop.is_still
-                or (task is not None and task.done())
-            ):
-                return
-            await asyncio.sleep(0)
-        raise AssertionError("it never comes to rest")
+    def _go_on(self, *, dying: bool = False) -> None:
+        self.loop.go_on(lambda: self.is_dead and not dying)
+        assert not self.loop.raised, self.loop.raised
 
 
 class InlineWorkers:

@@ -1,15 +1,25 @@
 """A pair over two sites through every history that Hypothesis finds: hosts at both, verbs of the
-leader, taking over, a link that goes, controllers that are killed, also round a commit.
+leader, taking over; a link that goes, also at any envelope, and envelopes that come late; disks
+that fail, that are slow, and that lose their power; controllers that are killed, also round a
+commit; sites that stay down; bitmaps that are lost.
 
 The oracle knows of each side which values a block may hold by what its own hosts wrote. After every
 step:
 
-- *paired means equal*, unless the site that follows has taken over;
-- *a region that is marked nowhere is equal*;
-- *nobody but its hosts changes a side* that is not being copied to by a verb of the leader: neither
-  what hosts wrote after a take-over, nor what the leader's hosts wrote, is lost.
+- *paired means equal*, unless the site that follows has taken over (a disk that lost its power is
+  noticed when the pair settles, or at the next command over the link);
+- *a region that is marked nowhere is equal*, on stable storage as well;
+- *a write that is acknowledged* is on both sides, or the leader's pair is not paired any more;
+- *nobody but its hosts changes a side* that is not being copied to: neither what hosts wrote after
+  a take-over, nor what the leader's hosts wrote, is lost;
+- *nobody takes over a mixture*;
+- *no state that is older* is taken, and after a take-over none but one by which an administrator at
+  the leader said whose data counts.
 
-DAIKO_PAIR_HISTORIES and DAIKO_PAIR_STEPS are as in `test_pair_model.py`; a tenth as many.
+And when all has been well for a while: nothing copies any more, and both sites know the same.
+
+DAIKO_PAIR_HISTORIES, DAIKO_PAIR_STEPS and DAIKO_PAIR_SHRINK are as in `test_pair_model.py`; of the
+first, a tenth unless DAIKO_PAIR_SITE_HISTORIES says how many.
 """
 
 from __future__ import annotations
@@ -26,17 +36,38 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from daiko.device.error import DeviceError
 from daiko.pair.error import VerbRefused
 from daiko.pair.followed import LETS_IN, CannotTakeOver
-from daiko.pair.state import USES, Use, Verb
+from daiko.pair.state import COPIES, USES, Use, Verb
 from daiko.pair.surroundings import SiteRefused
+from daiko.pair.write_path import Way
 from daiko.state.pair_record import PairRecord, PairState
 
+from .pair_link import FOLLOWER, LEADER, VOLUMES, Fault
 from .pair_world import ALL_PIECES, BLOCK, BLOCKS, REGION_BLOCKS
-from .two_sites import FOLLOWER, LEADER, VOLUMES, TwoSites, led
+from .two_sites import TwoSites, led
 
-HISTORIES = int(os.environ.get("DAIKO_PAIR_HISTORIES", "400")) // 10
+HISTORIES = int(
+    os.environ.get("DAIKO_PAIR_SITE_HISTORIES")
+    or int(os.environ.get("DAIKO_PAIR_HISTORIES", "400")) // 10
+)
 VERBS = [Verb.SPLIT, Verb.RESYNC, Verb.RESYNC, Verb.RESYNC_REVERSE]
 sites = st.sampled_from([LEADER, FOLLOWER])
-pieces = st.sampled_from([ALL_PIECES, ALL_PIECES, 0, 1, 3, 7])
+pieces = st.sampled_from([ALL_PIECES, 0, 1, 3, 7])
+blocks = st.integers(0, BLOCKS - 1)
+kept = st.integers(0, 0xFFFF)
+"""What a power cut leaves of what nothing was asked to keep."""
+BITS_PAGE, HEADER_PAGE = 3, 0
+
+
+class Written:
+    """A write of a host."""
+
+    def __init__(self, blocks: range, value: int, others: list[Written]) -> None:
+        self.blocks = blocks
+        self.value = value
+        self.others = list(others)
+        """That were under way at the same time: of these any may have been carried out last."""
+        for other in others:
+            other.others.append(self)
 
 
 class TwoSitesMachine(RuleBasedStateMachine):
@@ -49,81 +80,126 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.world = TwoSites(self.folder)
         self.may_hold: dict[str, list[set[int]]] = {}
         self.is_copied_to = {LEADER: True, FOLLOWER: True}
-        """Since the last step, by a verb of the leader or by mirroring."""
+        """In the last step, or in this one."""
         self.waiting = {LEADER: 0, FOLLOWER: 0}
-        self.under_way: dict[str, list[tuple[range, int]]] = {LEADER: [], FOLLOWER: []}
-        """Blocks and value of each write that was not answered."""
+        self.under_way: dict[str, list[Written]] = {LEADER: [], FOLLOWER: []}
+        """Writes that were not answered."""
         self.value = 0
         self.wrong: list[str] = []
+        self.power_was_lost = False
+        """Of a disk, and perhaps nobody has noticed yet."""
+        self.stays_down = False
+        """Whoever dies at a commit."""
 
     def teardown(self) -> None:
         self.world.close()
         shutil.rmtree(self.folder)
 
-    @initialize(pieces=pieces)
-    def create(self, pieces: int) -> None:
+    @initialize(pieces=pieces, is_well=st.sampled_from([True, True, False]))
+    def create(self, pieces: int, is_well: bool) -> None:
         self.world.pieces_left = pieces
-        self.world.became_paired = self._became_paired
+        self.world.kept[LEADER].told = self._leader_says
+        self.world.kept[FOLLOWER].told = self._follower_says
         self.world.create(led())
-
-    def _became_paired(self, before: PairRecord) -> None:
-        """Also of a verb that waited, and took effect in a later step."""
-        if before.state is PairState.REVERSE_COPYING:
-            self.is_copied_to[LEADER] = True
+        if is_well:
+            self.all_is_well()
 
     def _record(self, site: str) -> PairRecord:
         return self.world.kept[site]["p"]
 
+    def _is_up(self, site: str) -> bool:
+        return site in self.world.controllers
+
+    # --- what comes into the stores
+
+    def _leader_says(self, record: PairRecord) -> None:
+        if record.state is PairState.PAIRED:
+            self.world.is_mixture = False
+        elif record.state is PairState.REVERSE_COPYING:
+            self.is_copied_to[LEADER] = True
+
+    def _follower_says(self, record: PairRecord) -> None:
+        if record.state in LETS_IN:
+            self.is_copied_to[FOLLOWER] = True
+        before = self.world.kept[FOLLOWER].history[:-1]
+        if not before:
+            return
+        if record.sequence < before[-1].sequence:
+            self.wrong.append(f"an older state was taken: {record.sequence}")
+        if before[-1].taken_over and not record.taken_over:
+            said = [each for each in self.world.kept[LEADER].history if each.settles]
+            if record.sequence not in [each.sequence for each in said]:
+                self.wrong.append("a state was taken that does not settle a take-over")
+        if record.taken_over and not before[-1].taken_over and self.world.is_mixture:
+            self.wrong.append("a mixture was taken over")
+
     # --- hosts
 
-    @rule(site=sites, lba=st.integers(0, BLOCKS - 1), count=st.integers(1, 2 * REGION_BLOCKS))
+    @rule(site=sites, lba=blocks, count=st.integers(1, 2 * REGION_BLOCKS))
     def write(self, site: str, lba: int, count: int) -> None:
+        if not self._is_up(site):
+            return
         count = min(count, BLOCKS - lba)
         self.value = value = self.value % 250 + 1
         controller = self.world.controllers[site]
-        record = self._record(site)
-        uses = USES[record.state]
+        uses = USES[self._record(site).state]
         use = uses.primary if site == LEADER else uses.secondary
+        layer = controller.volume.layer
+        is_refused = use is Use.PROTECTED and layer is not None and layer.way != Way.HOLD
         held = self.may_hold[site]
-        if use is not Use.PROTECTED:
-            for block in range(lba, lba + count):
+        written = Written(range(lba, lba + count), value, self.under_way[site])
+        if not is_refused:
+            for block in written.blocks:
                 held[block] = held[block] | {value}
         self.waiting[site] += 1
-        under_way = (range(lba, lba + count), value)
-        self.under_way[site].append(under_way)
+        self.under_way[site].append(written)
+        generations = self._generations()
 
         def done(error: DeviceError | None) -> None:
             if controller.is_dead:
                 return
             self.waiting[site] -= 1
-            self.under_way[site].remove(under_way)
+            self.under_way[site].remove(written)
             if error is None:
-                if use is Use.PROTECTED:
+                if is_refused:
                     self.wrong.append("a side that is protected took a write")
-                for block in range(lba, lba + count):
-                    held[block] = {value}
+                if generations == self._generations():
+                    self._acknowledged(site, written)
 
         front = controller.volume.front
         data = bytes([value]) * (BLOCK * count)
         self.world.call_at(site, lambda: front.write(lba, data, done))
 
+    def _generations(self) -> list[int]:
+        return [disk.generation for disk in self.world.disks.values()]
+
+    def _acknowledged(self, site: str, written: Written) -> None:
+        """A host hears that its write is done; no disk lost its power meanwhile."""
+        for block in written.blocks:
+            others = {other.value for other in written.others if block in other.blocks}
+            self.may_hold[site][block] = {written.value} | others
+        is_paired = self._record(LEADER).state is PairState.PAIRED
+        if site == LEADER and is_paired and not self._record(FOLLOWER).taken_over:
+            alpha, beta = self.world.disks["alpha"].now, self.world.disks["beta"].now
+            part = slice(written.blocks.start, written.blocks.stop)
+            if alpha[part] != beta[part]:
+                self.wrong.append(f"acknowledged on one side of a pair that is paired: {part}")
+
     # --- administrators
 
     @rule(verb=st.sampled_from(VERBS))
     def ask(self, verb: Verb) -> None:
-        before = self._record(LEADER).sequence
+        if not self._is_up(LEADER):
+            return
         try:
             self.world.run_at(LEADER, self.world.controllers[LEADER].pairs.verb("p", verb))
         except (VerbRefused, SiteRefused):
             return
-        if self._record(LEADER).sequence != before:
-            if verb is Verb.RESYNC:
-                self.is_copied_to[FOLLOWER] = True
-            elif verb is Verb.RESYNC_REVERSE:
-                self.is_copied_to[LEADER] = True
 
     @rule()
     def take_over(self) -> None:
+        if not self._is_up(FOLLOWER):
+            return
         try:
             self.world.run_at(FOLLOWER, self.world.controllers[FOLLOWER].followed.take_over("p"))
         except CannotTakeOver:
@@ -137,8 +213,16 @@ class TwoSitesMachine(RuleBasedStateMachine):
 
     @rule()
     def heal(self) -> None:
-        if not self.world.link_is_up:
+        if not self.world.wire.is_up:
             self.world.heal_link()
+
+    @rule(envelopes=st.integers(1, 4), fault=st.sampled_from(Fault))
+    def envelope_goes_wrong(self, envelopes: int, fault: Fault) -> None:
+        self.world.wire.envelopes_left, self.world.wire.fault = envelopes, fault
+
+    @rule(age=st.integers(0, 11))
+    def envelope_comes_late(self, age: int) -> None:
+        self.world.deliver_late(age)
 
     @rule(seconds=st.sampled_from([1.0, 8.0, 40.0]))
     def time_passes(self, seconds: float) -> None:
@@ -147,14 +231,33 @@ class TwoSitesMachine(RuleBasedStateMachine):
     @rule()
     def all_is_well(self) -> None:
         """For a while: what has begun comes to its end."""
-        self.disks_are_back()
+        world = self.world
+        world.wire.envelopes_left = -1
+        for controller in world.controllers.values():
+            controller.commits_left = -1
         for site in (LEADER, FOLLOWER):
+            world.heal_disk(site)
             self.late_answers(site)
-        self.world.let_rounds(ALL_PIECES)
+            self.site_comes_back(site)
+        world.let_rounds(ALL_PIECES)
         self.heal()
-        self.world.pass_time(40.0)
+        looks = world.controllers[LEADER].site_pairs
+        world.run_at(LEADER, looks.ask([self._record(LEADER)]))  # as `daiko pair show` does
+        for _ in range(2):
+            world.pass_time(40.0)
+        leads, follows = self._record(LEADER), self._record(FOLLOWER)
+        self.power_was_lost = False
+        assert not any(self.waiting.values()), self._say()
+        assert leads.state not in COPIES, self._say()
+        if follows.taken_over:
+            assert leads.state is not PairState.PAIRED, self._say()
+            # What is there can be kept: `resync --reverse` is not refused for a mixture.
+            assert leads.mixture != leads.secondary, self._say()
+        else:
+            assert leads.state is follows.state, self._say()
+            assert leads.sequence >= follows.sequence, self._say()
 
-    @rule(lba=st.integers(0, BLOCKS - 1), verb=st.sampled_from(VERBS))
+    @rule(lba=blocks, verb=st.sampled_from(VERBS))
     def site_is_lost_and_comes_back(self, lba: int, verb: Verb) -> None:
         """What the sites are two for."""
         self.cut()
@@ -169,9 +272,124 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.holds()
         self.ask(verb)
 
+    @rule(
+        state=st.sampled_from([PairState.PAIRED, PairState.SPLIT, None]),
+        slow=st.sampled_from([FOLLOWER, LEADER]),
+        verb=st.sampled_from([None, Verb.RESYNC_REVERSE, None, *VERBS]),
+        writes=st.sampled_from([FOLLOWER, FOLLOWER, LEADER]),
+        lba=blocks,
+        is_cut=st.booleans(),
+        stuck=st.integers(0, 2),
+        newest_first=st.booleans(),
+        commits=st.sampled_from([-1, -1, 0]),
+    )
+    def change_while_writes_are_under_way(
+        self,
+        state: PairState | None,
+        slow: str,
+        verb: Verb | None,
+        writes: str,
+        lba: int,
+        is_cut: bool,
+        stuck: int,
+        newest_first: bool,
+        commits: int,
+    ) -> None:
+        """`state`: all is well and the pair is like this before. `verb`: None is taking over. Hosts
+        write before it and, held back, while it is done; who does it dies at a commit or not."""
+        if state is not None:
+            self.all_is_well()
+            self.ask(Verb.RESYNC)
+            self.world.pass_time(8.0)
+            if state is PairState.SPLIT:
+                self.ask(Verb.SPLIT)
+            self.holds()
+        with self.world.slow(slow, stuck=stuck, newest_first=newest_first):
+            self.write(LEADER, lba, 3)
+            self.write(FOLLOWER, lba, 3)
+            if is_cut:
+                self.cut()
+            if verb is None:
+                self.take_over()
+            else:
+                self.ask(verb)
+            self.holds()
+            self.write(writes, lba, 2)
+            self.holds()
+            decider = FOLLOWER if verb is None else LEADER
+            if self._is_up(decider):
+                self.world.controllers[decider].commits_left = commits
+                self.world.controllers[decider].killed_after_commit = False
+        self.holds()
+
+    @rule(
+        pieces=st.integers(0, 3),
+        lost=st.sampled_from(["disk", "site", "link", ""]),
+        verb=st.sampled_from(VERBS),
+    )
+    def round_is_broken_off(self, pieces: int, lost: str, verb: Verb) -> None:
+        """While second controllers write past the door: what the leader loses."""
+        self.all_is_well()
+        self.ask(Verb.SPLIT)
+        self.write(LEADER, 0, BLOCKS)
+        self.world.let_rounds(pieces)
+        self.ask(Verb.RESYNC)
+        self.holds()
+        if lost == "disk":
+            self.disk_is_lost(LEADER)
+        elif lost == "site":
+            self._goes_down(LEADER)
+        elif lost == "link":
+            self.cut()
+        self.world.let_rounds(ALL_PIECES)
+        self.world.pass_time(8.0)
+        self.holds()
+        self.site_comes_back(LEADER)
+        self.ask(verb)
+        self.take_over()
+        self.write(FOLLOWER, BLOCKS - 7, 7)
+        self.holds()
+        self.second_controllers_go_on()
+        self.holds()
+
+    @rule(
+        site=sites,
+        lba=blocks,
+        kept=kept,
+        of_all=st.booleans(),
+        is_cut=st.booleans(),
+        seconds=st.sampled_from([0.0, 8.0]),
+    )
+    def power_is_lost_after_a_write(
+        self, site: str, lba: int, kept: int, of_all: bool, is_cut: bool, seconds: float
+    ) -> None:
+        """Of a pair that is paired: before or after it was settled. `of_all`: not of the disk
+        alone."""
+        self.all_is_well()
+        self.ask(Verb.RESYNC)
+        self.world.pass_time(8.0)
+        self.write(LEADER, lba, 5)
+        self.world.pass_time(seconds)
+        if is_cut:
+            self.cut()
+            self.heal()
+        if of_all:
+            self.site_loses_power(site, kept, True)
+        else:
+            self.disk_loses_power(site, kept)
+        self.holds()
+        self.world.pass_time(8.0)
+        self.holds()
+        self.all_is_well()
+
     @rule(pieces=pieces)
     def rounds(self, pieces: int) -> None:
         self.world.let_rounds(pieces)
+
+    @rule()
+    def second_controllers_go_on(self) -> None:
+        """With what they copy past the door, whoever still knows of it."""
+        self.world.end_commands()
 
     @rule(site=sites)
     def disk_is_lost(self, site: str) -> None:
@@ -179,9 +397,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
 
     @rule()
     def disks_are_back(self) -> None:
-        for disk in self.world.disks.values():
-            disk.heal()
-        self.world.settle()
+        for site in (LEADER, FOLLOWER):
+            self.world.heal_disk(site)
 
     @rule(site=sites, late=st.booleans())
     def disk_is_slow(self, site: str, late: bool) -> None:
@@ -193,62 +410,126 @@ class TwoSitesMachine(RuleBasedStateMachine):
     def late_answers(self, site: str) -> None:
         self.world.call(self.world.disks[VOLUMES[site]].release)
 
+    @rule(site=sites, kept=kept)
+    def disk_loses_power(self, site: str, kept: int) -> None:
+        self.world.reset_disk(site, kept)
+        self._power_lost(site)
+
+    def _power_lost(self, site: str) -> None:
+        """What hosts had not flushed may be gone: they are told, by a unit attention."""
+        now = self.world.disks[VOLUMES[site]].now
+        self.may_hold[site] = [
+            held | {value} for held, value in zip(self.may_hold[site], now, strict=True)
+        ]
+        self.power_was_lost = True
+
+    @rule(
+        site=sites,
+        lost=st.sampled_from(["", "", "", "file", "bits", "header"]),
+        is_back=st.sampled_from([True, True, False]),
+    )
+    def crash(self, site: str, lost: str, is_back: bool) -> None:
+        """`lost`: of its bitmaps."""
+        self._goes_down(site)
+        if lost:
+            page = {"bits": BITS_PAGE, "header": HEADER_PAGE, "file": None}[lost]
+            self.world.lose_bitmap(site, page)
+        if is_back:
+            self.world.start_site(site)
+
+    @rule(site=sites, kept=kept, is_back=st.sampled_from([True, True, False]))
+    def site_loses_power(self, site: str, kept: int, is_back: bool) -> None:
+        if self._is_up(site):
+            self.world.cut_power_of(site, kept)
+            self._power_lost(site)
+            self._forget_hosts(site)
+        if is_back:
+            self.site_comes_back(site)
+
     @rule(site=sites)
-    def crash(self, site: str) -> None:
-        self.world.kill_site(site)
+    def site_comes_back(self, site: str) -> None:
+        if not self._is_up(site):
+            self.world.start_site(site)
+
+    def _goes_down(self, site: str) -> None:
+        if self._is_up(site):
+            self.world.kill_site(site)
+            self._forget_hosts(site)
+
+    def _forget_hosts(self, site: str) -> None:
         self.waiting[site] = 0
         self.under_way[site].clear()
-        self.world.start_site(site)
 
-    @rule(site=sites, commits=st.integers(0, 1), after=st.booleans())
-    def die_at_a_commit(self, site: str, commits: int, after: bool) -> None:
-        self.world.controllers[site].commits_left = commits
-        self.world.controllers[site].killed_after_commit = after
+    @rule(site=sites, commits=st.integers(0, 1), after=st.booleans(), stays_down=st.booleans())
+    def die_at_a_commit(self, site: str, commits: int, after: bool, stays_down: bool) -> None:
+        if self._is_up(site):
+            self.world.controllers[site].commits_left = commits
+            self.world.controllers[site].killed_after_commit = after
+            self.stays_down = stays_down
 
     # --- what must hold
 
     @invariant()
     def holds(self) -> None:
-        if not self.world.controllers:
+        if "p" not in self.world.kept[LEADER]:
             return
         self.world.settle()
         while dead := [s for s, each in self.world.controllers.items() if each.is_dead]:
-            self.crash(dead[0])
-        assert not self.wrong
-        leads, follows = self._record(LEADER), self._record(FOLLOWER)
-        copied = {
-            LEADER: leads.state is PairState.REVERSE_COPYING or leads.mixture == leads.primary,
-            FOLLOWER: follows.state in LETS_IN or follows.mixture == follows.secondary,
-        }
+            self._goes_down(dead[0])
+            if not self.stays_down:
+                self.world.start_site(dead[0])
+        assert not self.wrong, self.wrong
+        self._hosts_data_is_kept()
+        if not any(self.waiting.values()):
+            self._sides_are_as_it_is_said()
+
+    def _hosts_data_is_kept(self) -> None:
         for site, volume in VOLUMES.items():
             now = self.world.disks[volume].now
-            if site not in self.may_hold or copied[site] or self.is_copied_to[site]:
+            if site not in self.may_hold or self.is_copied_to[site]:
                 self.may_hold[site] = [{value} for value in now]
-                for blocks, value in self.under_way[site]:
-                    for block in blocks:
-                        self.may_hold[site][block].add(value)
+                for written in self.under_way[site]:
+                    for block in written.blocks:
+                        self.may_hold[site][block].add(written.value)
             for block, value in enumerate(now):
                 assert value in self.may_hold[site][block], (
                     f"{self._say()}: block {block} of {volume} is {value}, "
                     f"may be {self.may_hold[site][block]}"
                 )
-        self.is_copied_to = copied
-        if any(self.waiting.values()):
+        self.is_copied_to = {
+            LEADER: self._record(LEADER).state is PairState.REVERSE_COPYING,
+            FOLLOWER: self._record(FOLLOWER).state in LETS_IN,
+        }
+
+    def _sides_are_as_it_is_said(self) -> None:
+        """Nothing of hosts is under way."""
+        leads, follows = self._record(LEADER), self._record(FOLLOWER)
+        alpha, beta = self.world.disks["alpha"], self.world.disks["beta"]
+        if leads.state is not PairState.PAIRED or alpha.now == beta.now:
+            self.power_was_lost = False
+        elif self._is_up(LEADER) and not follows.taken_over and not self.power_was_lost:
+            assert alpha.now == beta.now, self._say()
+        if not (self._is_up(LEADER) and self._is_up(FOLLOWER)):
             return
-        alpha, beta = self.world.disks["alpha"].now, self.world.disks["beta"].now
-        if leads.state is PairState.PAIRED and not follows.taken_over:
-            assert alpha == beta, self._say()
         pair = self.world.controllers[LEADER].pairs.pair("p")
         there = self.world.controllers[FOLLOWER].followed.pair("p").side
-        for region in range((BLOCKS + REGION_BLOCKS - 1) // REGION_BLOCKS):
-            sides = (*pair.sides, there)
-            if not any(side.bitmap.regions.any_in(region, region) for side in sides):
+        marked = pair.primary.bitmap.regions.copy()
+        marked.update(pair.secondary.bitmap.regions)
+        marked.update(there.bitmap.regions)
+        for region in range(marked.regions):
+            if not marked.any_in(region, region):
                 part = slice(region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS)
-                assert alpha[part] == beta[part], f"{self._say()}: region {region}"
+                assert alpha.now[part] == beta.now[part], f"{self._say()}: region {region}"
+                assert alpha.stable[part] == beta.stable[part], (
+                    f"{self._say()}: region {region} on stable storage"
+                )
 
     def _say(self) -> str:
         leads, follows = self._record(LEADER), self._record(FOLLOWER)
-        return f"{leads.state} ({leads.reason}) / {follows.state} ({follows.reason})"
+        return (
+            f"{leads.state} {leads.sequence} ({leads.reason}) / "
+            f"{follows.state} {follows.sequence} ({follows.reason})"
+        )
 
 
 TwoSitesMachine.TestCase.settings = settings(

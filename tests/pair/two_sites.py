@@ -1,35 +1,35 @@
-"""Two sites in one event loop: a first controller that leads a pair, one that follows, and the link
-between them, which carries packed envelopes and the commands to the volume that is followed."""
+"""Two sites in one event loop: a first controller that leads a pair, one that follows, the link
+between them (`pair_link.py`), and second controllers that copy past both, as long as the volume is
+lent. The files of the bitmaps lie on disks that forget, at a power cut, what was not synced."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 from weakref import WeakKeyDictionary
 
-from daiko.backend.site_session import SiteUnavailable
 from daiko.control.site_pairs import SitePairs
 from daiko.copy_manager.pace import Pace
-from daiko.device.block import BlockDevice, Buffer, Done, ReadDone
-from daiko.device.error import DeviceError, Unreachable
 from daiko.mapping.range_set import RangeSet
+from daiko.pair.differential_bitmap import DifferentialBitmap
 from daiko.pair.exchange import Exchange
 from daiko.pair.followed import FollowedPairs
 from daiko.pair.pairs import Pairs
 from daiko.pair.peer_door import PeerDoor
 from daiko.pair.peers import Peers
-from daiko.pair.surroundings import RoundFailed, Workshop
-from daiko.scsi.site_values import Envelope, OfferedVolume
+from daiko.pair.surroundings import RoundFailed, SiteRefused, Workshop
 from daiko.state.pair_record import PairRecord, PairState
+from simulated_disk import PAGE, SimulatedDisk
 
+from .pair_link import FOLLOWER, LEADER, NAA, OTHER, VOLUMES, Link, Wire
 from .pair_world import (
-    BLOCK,
-    BLOCKS,
     GRANULARITY,
     QUICK,
     DirectCopies,
@@ -40,11 +40,7 @@ from .pair_world import (
     World,
 )
 
-LEADER, FOLLOWER = "tokyo", "osaka"
-OTHER = {LEADER: FOLLOWER, FOLLOWER: LEADER}
-VOLUMES = {LEADER: "alpha", FOLLOWER: "beta"}
 UUID = bytes(range(16))
-NAA = {LEADER: "6" + "0" * 30 + "1", FOLLOWER: "6" + "0" * 30 + "2"}
 
 _life: ContextVar[Controller | None] = ContextVar("life", default=None)
 """The controller for which something runs."""
@@ -59,7 +55,7 @@ class Controller:
         self.commits_left = -1
         self.killed_after_commit = False
         self.is_dead = False
-        self.became_paired = world.became_paired
+        self.became_paired: Callable[[PairRecord], None] = lambda before: None
         self.context: Context = copy_context()
         self.context.run(_life.set, self)
         self.volume = SiteSide(site, world.disks[VOLUMES[site]])
@@ -69,11 +65,13 @@ class Controller:
         store = cast("Any", SiteStore(cast("Any", self)))
         workers = cast("Any", InlineWorkers())
         folder = world.folder / site
-        rounds = cast("Any", SiteRounds(world))
+        self.rounds = SiteRounds(world, self)
         self.pairs = Pairs(
             store,
             volume,
-            Workshop(rounds, lambda place, times: lambda: None, QUICK, self.peers),
+            Workshop(
+                cast("Any", self.rounds), lambda place, times: lambda: None, QUICK, self.peers
+            ),
             folder,
             workers=workers,
             clock=lambda: 1.0,
@@ -88,6 +86,7 @@ class Controller:
             followed=self.followed,
             exchange=self.exchange,
             peers=self.peers,
+            lent=self.rounds,
             changing=asyncio.Lock(),
         )
         self.site_pairs = SitePairs(cast("Any", self.system))
@@ -98,8 +97,31 @@ class Controller:
         self.site_pairs.start()
 
 
+class Command:
+    """A copy of a few blocks to the other site's volume that a second controller carries out when
+    it likes."""
+
+    def __init__(self, world: TwoSites, at: int, values: bytes) -> None:
+        self._there = world.disks["beta"]
+        self._at = at
+        self._values = values
+
+    def carry_out(self) -> None:
+        if not self._there.is_down:
+            end = self._at + len(self._values)
+            self._there.now[self._at : end] = self._values
+            self._there.stable[:] = self._there.now
+
+
 class SiteRounds(DirectCopies):
-    """Rounds that write at once what the link and the door let through."""
+    """Rounds, piece by piece: to the other site by second controllers, which go past the link and
+    the door while the volume is lent (as `control.lent_volumes`), else through both."""
+
+    def __init__(self, world: TwoSites, owner: Controller) -> None:
+        super().__init__(world)
+        self._sites = world
+        self._owner = owner
+        self._is_busy = False
 
     async def copy(
         self,
@@ -109,29 +131,104 @@ class SiteRounds(DirectCopies):
         ranges: Sequence[tuple[int, int]],
         pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
-        world = cast("TwoSites", self._world)
-        here, there = (world.disks[name.rpartition(":")[2]] for name in (source, destination))
-        generations = world.link_generation, here.generation, there.generation
+        here, there = (self._sites.disks[name.rpartition(":")[2]] for name in (source, destination))
+        if ":" not in destination:
+            async for confirmed in self._pieces(here, there, ranges, self._led):
+                yield confirmed
+            return
+        record = self._owner.records[pair]
+        loan = self._sites.new_loan()
+        self._is_busy, has_ended = True, False
+        failure = None
+        try:
+            why_not = await self._owner.peers.lend(record, loan)
+            way = self._led if why_not else self._past_the_door
+            async for confirmed in self._pieces(here, there, ranges, way):
+                yield confirmed
+            has_ended = True
+        except SiteRefused as refused:
+            raise RoundFailed(str(refused)) from refused
+        finally:
+            self._is_busy = False
+            failure = await self._ended(record, loan)
+        if has_ended and failure is not None:
+            raise failure
+
+    async def give_back_what_is_left(self, record: PairRecord) -> None:
+        """`LentVolumes.give_back_what_is_left`."""
+        loan = self._owner.peers.loan(record)
+        if loan and not self._is_busy:
+            await self._ended(record, loan)
+
+    async def _ended(self, record: PairRecord, loan: int) -> RoundFailed | None:
+        if self._owner.is_dead:
+            return None
+        if self._sites.disks["alpha"].is_down:
+            return RoundFailed("the second controller does not say whether it still writes")
+        self._sites.end_commands()
+        try:
+            await self._owner.peers.give_back(record, loan)
+        except SiteRefused as refused:
+            return RoundFailed(str(refused))
+        return None
+
+    async def _pieces(
+        self,
+        here: Disk,
+        there: Disk,
+        ranges: Sequence[tuple[int, int]],
+        copy: Callable[[Disk, Disk, int, int], Any],
+    ) -> AsyncGenerator[RangeSet, None]:
+        before = self._sites.wire.generation, here.generation, there.generation
         confirmed = RangeSet()
         for first, blocks in ranges:
             for at in range(first, first + blocks, 5):
                 count = min(5, first + blocks - at)
-                while not world.pieces_left:
-                    await world.rounds_go.wait()
-                world.pieces_left -= 1
-                await asyncio.sleep(0)
-                now = world.link_generation, here.generation, there.generation
-                if not world.link_is_up or now != generations:
-                    raise RoundFailed("the link or a disk was lost")
                 if here.is_down or there.is_down:
                     raise RoundFailed("a disk is down")
-                door = world.controllers[FOLLOWER].volume.door(LEADER)
-                if there is world.disks["beta"] and not door.is_open:
-                    raise RoundFailed("the door is closed")
-                there.now[at : at + count] = here.now[at : at + count]
-                there.stable[:] = there.now
+                await copy(here, there, at, count)
+                if before[1:] != (here.generation, there.generation):
+                    raise RoundFailed("a disk was lost")
                 confirmed.add(at, count)
                 yield confirmed.copy()
+
+    async def _led(self, here: Disk, there: Disk, at: int, count: int) -> None:
+        world, generation = self._sites, self._sites.wire.generation
+        values = bytes(here.now[at : at + count])
+        await self._turn()
+        if not world.wire.is_up or world.wire.generation != generation:
+            raise RoundFailed("the link was lost")
+        if here.is_down or there.is_down:
+            raise RoundFailed("a disk is down")
+        if there is world.disks["beta"]:
+            if not world.controllers[FOLLOWER].volume.door(LEADER).is_open:
+                raise RoundFailed("the door is closed")
+            world.is_mixture |= there.now[at : at + count] != values
+        there.now[at : at + count] = values
+        there.stable[:] = there.now
+
+    async def _past_the_door(self, here: Disk, there: Disk, at: int, count: int) -> None:
+        world = self._sites
+        values = bytes(here.now[at : at + count])
+        command = Command(world, at, values)
+        world.commands.append(command)
+        world.is_mixture |= there.now[at : at + count] != values
+        try:
+            await self._turn()
+            if here.is_down or there.is_down:
+                raise RoundFailed("a disk is down")
+            command.carry_out()
+        finally:
+            # Else nobody knows whether it has ended.
+            if not self._owner.is_dead and not here.is_down and command in world.commands:
+                world.commands.remove(command)
+
+    async def _turn(self) -> None:
+        """Wait until a piece may be copied."""
+        while not self._sites.pieces_left:
+            await self._sites.rounds_go.wait()
+        self._sites.pieces_left -= 1
+        await asyncio.sleep(0)
 
 
 class SiteStore(KillingStore):
@@ -155,125 +252,47 @@ class SiteSide(Volume):
     def __init__(self, site: str, disk: Disk) -> None:
         super().__init__(VOLUMES[site], disk)
         self.naa = NAA[site]
+        self.has_to_tell_of_a_reset = False
+        """To the other site, with its next command."""
         self._door = PeerDoor(disk)
 
     def door(self, site: str) -> PeerDoor:
         return self._door
 
 
-class Link:
-    """What one controller has of the other site (`backend.site_link.SiteLink`)."""
+class Records(dict[str, PairRecord]):
+    """What a store holds, and all that it held."""
 
-    def __init__(self, world: TwoSites, owner: Controller) -> None:
-        self._world = world
-        self._owner = owner
-        self._answered: Sequence[Envelope] = ()
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[PairRecord] = []
+        self.told: Callable[[PairRecord], None] = lambda record: None
+        """Called with each as it comes in."""
 
-    @property
-    def generation(self) -> int:
-        return self._world.link_generation
-
-    def _peer(self) -> Controller:
-        peer = self._world.controllers.get(OTHER[self._owner.site])
-        if peer is None or peer.is_dead or self._owner.is_dead or not self._world.link_is_up:
-            raise SiteUnavailable("the link is down")
-        return peer
-
-    async def _at_peer(self, work: Callable[[Controller], Any]) -> Any:
-        """What it does there goes on, whatever becomes of the link meanwhile."""
-        peer, generation = self._peer(), self.generation
-        task = self._world.loop.create_task(work(peer), context=peer.context.copy())
-        lost = self._world.link_lost
-        waiting = asyncio.ensure_future(lost.wait())
-        try:
-            await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-        if not task.done() or task.cancelled() or self.generation != generation:
-            raise SiteUnavailable("the link went down")
-        return task.result()
-
-    async def send_pair(self, lun: int, envelope: Envelope) -> None:
-        await self._at_peer(lambda peer: peer.site_pairs.receive(self._owner.site, lun, envelope))
-
-    async def pair_answers(self, lun: int) -> Sequence[Envelope]:
-        found: Sequence[Envelope] = await self._at_peer(
-            lambda peer: peer.site_pairs.answer(self._owner.site, lun)
-        )
-        return found
-
-    async def volumes(self) -> dict[int, OfferedVolume]:
-        site = self._peer().site
-        name = VOLUMES[site]
-        return {1: OfferedVolume(1, name, BLOCK, BLOCKS, bytes.fromhex(NAA[site]))}
-
-    version = (1, 2)
-
-    async def device(self, lun: int) -> BlockDevice:
-        self._peer()
-        return LinkDevice(self)
-
-
-class LinkDevice(BlockDevice):
-    """The other site's volume over the link, past its door."""
-
-    def __init__(self, link: Link) -> None:
-        self.block_size = BLOCK
-        self.blocks = BLOCKS
-        self.capabilities = link._peer().volume.device.capabilities
-        self._link = link
-
-    def _send(self, send: Callable[[BlockDevice, ReadDone], None], done: ReadDone) -> None:
-        world, owner = self._link._world, self._link._owner
-        is_answered = False
-
-        def answer(error: DeviceError | None, data: Buffer = b"") -> None:
-            nonlocal is_answered
-            if not is_answered:
-                is_answered = True
-                world.outstanding.discard(lose)
-                if not owner.is_dead:
-                    owner.context.copy().run(done, error, data)
-
-        def lose() -> None:
-            answer(Unreachable("the link was lost"))
-
-        try:
-            peer = self._link._peer()
-        except SiteUnavailable as error:
-            answer(Unreachable(str(error)))
-            return
-        world.outstanding.add(lose)
-        peer.context.copy().run(send, peer.volume.door(owner.site), answer)
-
-    def read(self, lba: int, blocks: int, done: ReadDone) -> None:
-        self._send(lambda door, answer: door.read(lba, blocks, answer), done)
-
-    def write(self, lba: int, data: Buffer, done: Done, fua: bool = False) -> None:
-        kept = bytes(data)
-        self._send(
-            lambda door, answer: door.write(lba, kept, lambda error: answer(error, b""), fua),
-            lambda error, data: done(error),
-        )
-
-    def flush(self, done: Done) -> None:
-        self._send(
-            lambda door, answer: door.flush(lambda error: answer(error, b"")),
-            lambda error, data: done(error),
-        )
+    def __setitem__(self, name: str, record: PairRecord) -> None:
+        super().__setitem__(name, record)
+        self.history.append(record)
+        self.told(record)
 
 
 class TwoSites(World):
     """Both sites, and the link."""
 
     def __init__(self, folder: Path) -> None:
-        self.kept: dict[str, dict[str, PairRecord]] = {LEADER: {}, FOLLOWER: {}}
+        self.kept = {LEADER: Records(), FOLLOWER: Records()}
         self.controllers: dict[str, Controller] = {}
-        self.link_is_up = True
-        self.link_generation = 0
-        self.outstanding: set[Callable[[], None]] = set()
         super().__init__(folder, list(VOLUMES.values()))
-        self.link_lost = asyncio.Event()
+        self.wire = Wire()
+        self.commands: list[Command] = []
+        """Of second controllers, under way."""
+        self.is_mixture = False
+        """Something was copied to the side that follows since both were the same."""
+        self._loans = 0
+        self._boots = {LEADER: 1, FOLLOWER: 1}
+        self._files: dict[Path, SimulatedDisk] = {}
+        self._open = DifferentialBitmap.open
+        self._opening = mock.patch.object(DifferentialBitmap, "open", self._open_bitmap)
+        self._opening.start()
         self._runs_for: WeakKeyDictionary[Any, Controller | None] = WeakKeyDictionary()
         self.loop.set_task_factory(self._task)
 
@@ -291,6 +310,31 @@ class TwoSites(World):
     def is_dead(self, dead: bool) -> None:
         """It is said of a controller."""
 
+    # --- files
+
+    def _open_bitmap(self, path: Path, **settings: Any) -> DifferentialBitmap:
+        boot = self._boots[path.parent.name].to_bytes(16, "big")
+        return self._open(path, **settings, boot_id=boot, open_file=self._file)
+
+    def _file(self, path: Path) -> SimulatedDisk:
+        found = self._files.get(path)
+        if found is None or found.is_removed:
+            found = self._files[path] = SimulatedDisk()
+        return found
+
+    def _files_of(self, site: str) -> list[Path]:
+        return sorted(path for path in self._files if path.parent.name == site)
+
+    def lose_bitmap(self, site: str, page: int | None) -> None:
+        """Of a controller that does not run: a page of each of its bitmaps, or (None) all."""
+        for path in self._files_of(site):
+            if page is None:
+                del self._files[path]
+            else:
+                self._files[path].damage(page, b"\xa5" * PAGE)
+
+    # --- controllers
+
     def create(self, record: PairRecord) -> None:
         """The pair, at both sites."""
         for site in (FOLLOWER, LEADER):
@@ -305,7 +349,10 @@ class TwoSites(World):
         self.run_at(LEADER, self.controllers[LEADER].pairs.create(record))
 
     def start_site(self, site: str) -> None:
+        """A controller comes up, where none runs."""
         controller = self.controllers[site] = Controller(self, site)
+        if site == LEADER:
+            self.end_commands()  # it logs in to second controllers: sessions of before have ended
         self.run_at(site, controller.start())
         self.settle()
         self._link_is_there()
@@ -314,51 +361,22 @@ class TwoSites(World):
         """As `run`, for the controller of a site."""
         context = self.controllers[site].context.copy()
         task = self.loop.create_task(work, context=context)
-        self.loop.run_until_complete(self._until_still(task))
+        self._go_on()
         return task.result() if task.done() and not task.cancelled() else None
 
     def call_at(self, site: str, function: Callable[[], None]) -> None:
         """As `call`, for the controller of a site."""
         self.call(lambda: self.controllers[site].context.copy().run(function))
 
-    def cut_link(self) -> None:
-        """Nothing passes; what was on the way may have come, and nobody hears of it."""
-        self.link_is_up = False
-        self._lose_link()
-        self.settle()
-
-    def heal_link(self) -> None:
-        self.link_is_up = True
-        self._link_is_there()
-
-    def _lose_link(self) -> None:
-        self.link_generation += 1
-
-        def lose() -> None:
-            self.link_lost.set()
-            self.link_lost = asyncio.Event()
-            for answer in list(self.outstanding):
-                answer()
-
-        self.loop.call_soon(lose)
-
-    def _link_is_there(self) -> None:
-        if self.link_is_up and len(self.controllers) == 2 and not self.is_dead:
-            for site, controller in self.controllers.items():
-                self.call_at(site, partial(controller.system.sites.on_up, OTHER[site]))
-
     def kill_site(self, site: str) -> None:
         """Its controller is killed; the other one sees the link go."""
         controller = self.controllers.pop(site)
         controller.is_dead = True
+        for path in self._files_of(site):
+            self._files[path] = self._files[path].left_behind()
         disk = self.disks[VOLUMES[site]]
         disk.forget_answers()
-        disk.is_slow = False
         disk.is_deaf = True
-        sides = [side for pair in controller.pairs.all() for side in pair.sides]
-        for side in [*sides, *(pair.side for pair in controller.followed.all())]:
-            if side.bitmap._file is not None:
-                side.bitmap._file.close()
         for handle in list(self.loop._scheduled):  # type: ignore[attr-defined]
             if handle._context.get(_life) is controller:
                 handle.cancel()
@@ -367,15 +385,101 @@ class TwoSites(World):
         ]:
             for task in tasks:
                 task.cancel()
-            self.loop.run_until_complete(self._until_still(None, dying=True))
+            self._go_on(dying=True)
         disk.is_deaf = False
         self._lose_link()
+        self.settle()
+
+    def cut_power_of(self, site: str, kept: int) -> None:
+        """All of a site stops at once: of what its disks and files were not asked to keep, `kept`
+        says what is there afterwards."""
+        self.kill_site(site)
+        self._boots[site] += 1
+        for path in self._files_of(site):
+            self._files[path].cut_power(lambda versions: kept % versions)
+        if site == LEADER:
+            self.commands.clear()
+        self.disks[VOLUMES[site]].lose_power(kept)
+
+    def reset_disk(self, site: str, kept: int) -> None:
+        """Only its second controller loses its power, and is there again."""
+        disk = self.disks[VOLUMES[site]]
+        self.call(disk.release)
+        disk.lose_power(kept)
+        if site == LEADER:
+            self.end_commands()
+        elif site in self.controllers:
+            self.controllers[site].volume.has_to_tell_of_a_reset = True
+        self.settle()
+
+    def heal_disk(self, site: str) -> None:
+        """It is reached again; what was under way there ended with the session of before."""
+        disk = self.disks[VOLUMES[site]]
+        if disk.is_down:
+            disk.heal()
+            self.end_commands()
         self.settle()
 
     def close(self) -> None:
         for site in list(self.controllers):
             self.kill_site(site)
         self.loop.close()
+        self._opening.stop()
+
+    # --- between the sites
+
+    def cut_link(self) -> None:
+        """Nothing passes; what was on the way may have come, and nobody hears of it."""
+        self.drop_link()
+        self.settle()
+
+    def drop_link(self) -> None:
+        """As `cut_link`, from within."""
+        self.wire.is_up = False
+        self._lose_link()
+
+    def heal_link(self) -> None:
+        self.wire.is_up = True
+        self._link_is_there()
+
+    def _lose_link(self) -> None:
+        self.wire.generation += 1
+        for controller in self.controllers.values():
+            controller.volume.has_to_tell_of_a_reset = False
+        self.loop.call_soon(self.wire.lose)
+
+    def _link_is_there(self) -> None:
+        if self.wire.is_up and len(self.controllers) == 2 and not self.is_dead:
+            for site, controller in self.controllers.items():
+                self.call_at(site, partial(controller.system.sites.on_up, OTHER[site]))
+
+    def deliver_late(self, age: int) -> None:
+        """One of the last envelopes arrives, for the first time or again."""
+        if age < len(self.wire.sent):
+            site, envelope = self.wire.sent[-1 - age]
+            receiver = self.controllers.get(OTHER[site])
+            if receiver is not None:
+                self.run_at(receiver.site, receiver.site_pairs.receive(site, 0, envelope))
+
+    def new_loan(self) -> int:
+        self._loans += 1
+        return self._loans
+
+    def end_commands(self) -> None:
+        """Second controllers carry out what is under way."""
+        for command in self.commands:
+            command.carry_out()
+        self.commands.clear()
+
+    @contextmanager
+    def slow(self, site: str, *, stuck: int, newest_first: bool) -> Iterator[None]:
+        """Its disk carries out what it is sent at the end of this, and answers then: so many
+        changes, or (0) everything."""
+        disk = self.disks[VOLUMES[site]]
+        disk.stuck = stuck
+        disk.is_slow = disk.is_late = not stuck
+        yield
+        self.call(partial(disk.release, newest_first=newest_first))
 
 
 def led(**changes: Any) -> PairRecord:

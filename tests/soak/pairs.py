@@ -1,9 +1,10 @@
-"""`make soak-pairs`: the two long tests of pairs.
+"""`make soak-pairs`: the long tests of pairs.
 
 KILLS random kill -9 of the first controller and of both second controllers under verified load
 (`pair_load.py`): nothing that was acknowledged is lost, and a pair that says paired has two sides
 that are the same.
-Then HISTORIES generated histories of the model (`tests/pair/test_pair_model.py`).
+Then HISTORIES generated histories of each model: of a pair within one system, and of one over two
+sites (`tests/pair/test_pair_model.py`, `test_two_sites_model.py`).
 """
 
 from __future__ import annotations
@@ -58,8 +59,13 @@ def main() -> int:
             "-n0",
             "--timeout=0",
             str(TESTS / "pair" / "test_pair_model.py"),
+            str(TESTS / "pair" / "test_two_sites_model.py"),
         ],
-        env={**os.environ, "DAIKO_PAIR_HISTORIES": str(options.histories)},
+        env={
+            **os.environ,
+            "DAIKO_PAIR_HISTORIES": str(options.histories),
+            "DAIKO_PAIR_SITE_HISTORIES": str(options.histories),
+        },
         check=False,
     ).returncode
 

@@ -35,6 +35,7 @@ from daiko.scsi.pair_envelopes import (
     Lend,
     Marks,
     Message,
+    Mixture,
     Return,
     State,
     Verdict,
@@ -292,6 +293,9 @@ class SitePairs:
             await self._concede(pair)
         elif answer.taken_over and not record.settles:
             await self._fail(pair, f"site {site} has taken over")
+            if answer.mixture is Mixture.NONE:
+                # We were about to copy to it, or it would not have been taken over.
+                await self._system.pairs.secondary_is_whole(pair.name)
         elif answer.head.sequence > record.sequence:
             await self._fail(
                 pair, f"site {site} knows a later state of this pair: our store is an older one"

@@ -28,6 +28,7 @@ from daiko.pair.live_pair import LivePair
 from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side, stream_of
 from daiko.pair.state import (
+    COPIES,
     EVENTS,
     Answer,
     Cell,
@@ -203,6 +204,19 @@ class Group:
             await self._keep(records.values(), ())
             for name, record in records.items():
                 await self.pairs[name].use_pace(record)
+
+    async def secondary_is_whole(self, pair: LivePair) -> None:
+        """The other site knows that nothing was copied to the secondary since it was no mixture;
+        that is in the store when this returns. While it copies, nothing changes."""
+        async with self._lock:
+            record = pair.record
+            is_known = record.state in COPIES or record.mixture != record.secondary
+            if is_known or pair.name not in self.pairs:
+                return
+            record = record.model_copy(update={"mixture": ""})
+            await self._insist([record])
+            pair.record = record
+            self._tell()
 
     async def happened(self, pair: LivePair, event: PairEvent, why: str) -> None:
         """Something happened to a pair: the states that follow are in the store when this

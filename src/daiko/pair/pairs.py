@@ -184,6 +184,11 @@ class Pairs:
         pair = self.pair(name)
         await self._group_of(pair).happened(pair, PairEvent.FAIL, why)
 
+    async def secondary_is_whole(self, name: str) -> None:
+        """`Group.secondary_is_whole`. Raises NoSuchPair."""
+        pair = self.pair(name)
+        await self._group_of(pair).secondary_is_whole(pair)
+
     async def set_pace(self, name: str, pace: str) -> None:
         """Let a pair, or those of a group, copy at another pace, as `copy_manager/pace.py` reads
         it. Raises NoSuchPair, StoreError."""
