@@ -62,7 +62,7 @@ class Peer:
             SiteIn.ASK_FUNCTION: [CELL],
             SiteIn.FUNCTION_TABLE: [CELL],
         }
-        self.version = (1, 1)
+        self.version = (1, 2)
         self.generation = 7
         self.refusals: dict[int, Sense] = {}
         """Service action of SITE IN -> what it is refused with."""
@@ -149,7 +149,7 @@ async def test_link_comes_up_and_knows_the_other_system(rig: Rig) -> None:
     assert link.status.state is LinkState.CONNECTING
     status = await reaches(link, LinkState.UP)
     assert status.detail == f"through {rig.target.portal}"
-    assert (link.greeting, link.version) == (GREETING, (1, 1))
+    assert (link.greeting, link.version) == (GREETING, (1, 2))
     assert link.clock_difference is not None
     assert rig.identities == [GREETING.identity.hex()]
 
@@ -197,7 +197,7 @@ async def test_other_major_version_is_incompatible(rig: Rig, version: tuple[int,
     assert "version {}.{}".format(*version) in status.detail
     with pytest.raises(SiteUnavailable, match="incompatible"):
         await link.volumes()
-    rig.peer.version = (1, 1)
+    rig.peer.version = (1, 2)
     assert (await link.probe()).state is LinkState.UP
 
 
@@ -352,7 +352,7 @@ async def test_answer_that_cannot_be_becomes_the_state_of_the_link(
         ),
         pytest.param(
             lambda action, start: replace(
-                Page.of(action, [VOLUME]), total=0xFFFF, version=(1, 1)
+                Page.of(action, [VOLUME]), total=0xFFFF, version=(1, 2)
             ).pack(),
             "announces 65535", id="more than there can be",
         ),
@@ -363,7 +363,7 @@ async def test_answer_that_cannot_be_becomes_the_state_of_the_link(
             "each of 3 readings", id="another generation on every page",
         ),
         pytest.param(
-            lambda action, start: replace(Page.of(action, [VOLUME]), version=(1, 2)).pack(),
+            lambda action, start: replace(Page.of(action, [VOLUME]), version=(1, 3)).pack(),
             "by turns", id="another minor version",
         ),
     ],

@@ -41,7 +41,7 @@ from daiko.scsi.site_values import (
 )
 
 ACTION = int(SiteIn.VOLUME_MAPPING)
-VERSION = (1, 1)
+VERSION = (1, 2)
 NAA = bytes.fromhex("602da100000000000000000000000001")
 DESIGNATOR = bytes.fromhex("01030010") + NAA
 VOLUME = OfferedVolume(1, "alpha", 512, 16, NAA)
@@ -217,8 +217,8 @@ def test_device_that_is_ours_as_well_may_be_as_we_know_it(own: Ours) -> None:
             id="it changes all the time",
         ),
         pytest.param(
-            [pages_of(HONEST, 2)[0], pages_of(HONEST, 2, version=(1, 2))[1]],
-            "versions 1.1 and 1.2 by turns",
+            [pages_of(HONEST, 2)[0], pages_of(HONEST, 2, version=(1, 3))[1]],
+            "versions 1.2 and 1.3 by turns",
             id="another version between pages",
         ),
         pytest.param(

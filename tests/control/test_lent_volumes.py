@@ -228,7 +228,7 @@ async def led(rig: Rig, words: str) -> None:
 async def test_older_peer_lends_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.volumes()
     monkeypatch.setattr("daiko.pair.peers.LENDS", (1, 9))
-    await led(rig, "site osaka speaks version 1.1 of the protocol, and volumes are lent from 1.9")
+    await led(rig, "site osaka speaks version 1.2 of the protocol, and volumes are lent from 1.9")
 
 
 async def test_peer_that_does_not_lend(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_link_is_up_in_both_directions(both: tuple[Daiko, Daiko]) -> None:
     for here in both:
         found = shown(here, "probe")
         assert found["state"] == "up"
-        assert found["protocol"] == "1.1"
+        assert found["protocol"] == "1.2"
         assert len(found["logins"]) == 1
         assert found["chap"]["secret_is_set"]
     listed = cli(both[0], "site", "ls").stdout

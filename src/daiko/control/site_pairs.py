@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from daiko.control import names, pair_checks
+from daiko.control import earlier_states, names, pair_checks
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.pair.followed import no_pair, writes_past
 from daiko.pair.live_pair import LivePair
-from daiko.pair.peers import CODES, head
+from daiko.pair.peers import CODES, head, is_known
 from daiko.pair.state import EVENTS, PairEvent
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi import sense
@@ -41,7 +41,7 @@ from daiko.scsi.pair_envelopes import (
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.site_parameters import DESCRIPTOR_LENGTH, HEADER_LENGTH
 from daiko.scsi.site_values import Envelope, shortened
-from daiko.state.pair_record import PairRecord
+from daiko.state.pair_record import PairRecord, Update
 from daiko.state.record import SiteRecord, VolumeRecord
 from daiko.state.store import StoreError
 
@@ -70,6 +70,7 @@ class SitePairs:
         """Compare with every site whose link comes up from now on."""
         self._system.sites.on_up = lambda site: self._spawn(self._compare(site))
         self._spawn(self._compare_again())
+        self._spawn(earlier_states.ask_leaders(self._system))
 
     async def stop(self) -> None:
         """Compare no more."""
@@ -148,7 +149,8 @@ class SitePairs:
         elif not isinstance(message, Ask):
             verdict, reason = Verdict.REFUSED, "this site leads the pair"
         at = Head(message.head.pair, message.head.request, record.sequence)
-        return Answer(at, verdict, CODES[record.state], reason=reason)
+        good = int(pair.good_as_of or 0)
+        return Answer(at, verdict, CODES[record.state], reason=reason, good_as_of=good)
 
     def _led(self, site: str, uuid: bytes) -> LivePair | None:
         wanted = (uuid.hex(), site)
@@ -201,7 +203,7 @@ class SitePairs:
         pair_checks.check_names(system.store, join.name, join.group)
         pair_checks.check_free(system.store, [volume])
         now = time.time()
-        return PairRecord(
+        record = PairRecord(
             name=join.name,
             primary=f"{site}:{join.primary}",
             secondary=join.secondary,
@@ -216,7 +218,10 @@ class SitePairs:
             peer_naa=join.primary_naa.hex(),
             sequence=join.head.sequence,
             is_followed=True,
+            update=Update.ASYNC if join.is_async else Update.SYNC,
         )
+        pair_checks.check_group(system.store, record)
+        return record
 
     # --- both sides compared
 
@@ -277,9 +282,10 @@ class SitePairs:
         else:
             if answer.loan:
                 await self._system.lent.give_back_what_is_left(record)
-            if answer.state is not CODES[record.state]:
+            if not is_known(record, answer):
                 await peers.tell(record)
             await peers.find(record)
+            pair.hurry()
 
     async def _fail(self, pair: LivePair, why: str) -> None:
         if PairEvent.FAIL in EVENTS[pair.record.state]:

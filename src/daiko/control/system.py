@@ -187,6 +187,7 @@ class System:
         await self.pairs.stop()
         await self.migrations.stop()
         await self.followed.stop()
+        await self.peers.telling.stop()
         await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +107,7 @@ class LivePair:
         self._work: asyncio.Task[None] | None = None
         self._losses: list[Loss] = []
         self._telling: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -182,15 +184,21 @@ class LivePair:
         if journal.ended and applier.trouble and not journal.is_drained:
             state = f"{journal.ended}; {applier.trouble}"
         oldest = next(iter(journal.waiting), None)
-        is_earlier = bool(self.record.term) and journal.is_whole
         return JournalStatus(
             state,
             size=journal.capacity,
             used=journal.used,
             behind_bytes=journal.behind_bytes,
             behind_seconds=0.0 if oldest is None else max(0.0, now - oldest.time),
-            good_as_of=(journal.good_as_of or None) if is_earlier else None,
+            good_as_of=self.good_as_of,
         )
+
+    @property
+    def good_as_of(self) -> float | None:
+        """`JournalStatus.good_as_of`."""
+        if self.applier is None or not self.record.term or not self.applier.journal.is_whole:
+            return None
+        return self.applier.journal.good_as_of or None
 
     def _marked_here(self) -> int:
         """Bytes in regions that are marked on either side."""
@@ -374,7 +382,7 @@ class LivePair:
                 await self.primary.flush()
                 event = PairEvent.DRAINED
             else:
-                await self._enter()
+                await self._enter(copier)
                 await copier.run()
         except DeviceError as error:
             await self._happened(self, PairEvent.FAIL, f"{self.primary.volume.name}: {error}")
@@ -393,14 +401,36 @@ class LivePair:
         finally:
             governing.cancel()
 
-    async def _enter(self) -> None:
+    async def _enter(self, copier: Copier) -> None:
         """Before a copy between two sites: the other one holds its hosts back, and what it has
         marked is copied as well. Its marks are kept there until both sides are the same. Raises
-        SiteRefused, OSError (the differential bitmap)."""
-        if self._sites is not None:
-            marks = await self._sites.enter(self.record)
-            await self.lead.bitmap.mark_regions(marks)
-            self.lead.layer.stale.update(marks)
+        OSError (the differential bitmap); SiteRefused, but of an asynchronous pair, where it is
+        tried for as long as it takes."""
+        if self._sites is None:
+            return
+        tries, waits = 0, self._workshop.settings.retry_seconds
+        while True:
+            self._hurry.clear()
+            try:
+                marks = await self._sites.enter(self.record)
+                break
+            except SiteRefused as refused:
+                if self.applier is None:
+                    raise
+                copier.trouble = str(refused)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(waits[min(tries, len(waits) - 1)]):
+                    await self._hurry.wait()
+            tries += 1
+        copier.trouble = ""
+        await self.lead.bitmap.mark_regions(marks)
+        self.lead.layer.stale.update(marks)
+
+    def hurry(self) -> None:
+        """The other site is there again: what is tried again is tried now."""
+        self._hurry.set()
+        if self.applier is not None:
+            self.applier.hurry()
 
     async def _stay_equal(self) -> None:
         event, reason = PairEvent.DIFFER, "a connection was lost before a flush over it"

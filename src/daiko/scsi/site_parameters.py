@@ -29,7 +29,7 @@ from daiko.scsi.layout import Buffer, Layout, MalformedData, number, octets
 
 MAGIC: Final = b"DAIK"
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 """The version of the protocol that this program speaks."""
 
 LONGEST_PAGE: Final = 2 << 20
