@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,7 +105,8 @@ class Disk(BlockDevice):
 
     def _answer(self, answer: Callable[[], None]) -> None:
         if self.is_slow:
-            self._held.append(answer)
+            context = copy_context()  # whoever lets the answers come, they are for who asked
+            self._held.append(lambda: context.run(answer))
         else:
             answer()
 

@@ -4,7 +4,7 @@ between them, which carries packed envelopes and the commands to the volume that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,10 @@ OTHER = {LEADER: FOLLOWER, FOLLOWER: LEADER}
 VOLUMES = {LEADER: "alpha", FOLLOWER: "beta"}
 UUID = bytes(range(16))
 NAA = {LEADER: "6" + "0" * 30 + "1", FOLLOWER: "6" + "0" * 30 + "2"}
+NAA_OF = {
+    "alpha": NAA[LEADER], "beta": NAA[FOLLOWER],
+    "gamma": "6" + "0" * 30 + "3", "delta": "6" + "0" * 30 + "4",
+}  # fmt: skip
 
 _life: ContextVar[Controller | None] = ContextVar("life", default=None)
 """The controller for which something runs."""
@@ -61,8 +65,9 @@ class Controller:
         self.became_paired = world.became_paired
         self.context: Context = copy_context()
         self.context.run(_life.set, self)
-        self.volume = SiteSide(site, world.disks[VOLUMES[site]])
-        volume = {self.volume.name: self.volume}.__getitem__
+        self.volumes = {name: SiteSide(name, world.disks[name]) for name in world.volumes_of[site]}
+        self.volume = self.volumes[VOLUMES[site]]
+        volume = self.volumes.__getitem__
         link = {OTHER[site]: Link(world, self)}
         self.peers = Peers(cast("Any", link.__getitem__), volume, QUICK)
         store = cast("Any", SiteStore(cast("Any", self)))
@@ -122,8 +127,9 @@ class SiteRounds(DirectCopies):
                     raise RoundFailed("the link or a disk was lost")
                 if here.is_down or there.is_down:
                     raise RoundFailed("a disk is down")
-                door = world.controllers[FOLLOWER].volume.door(LEADER)
-                if there is world.disks["beta"] and not door.is_open:
+                name = destination.rpartition(":")[2]
+                followed = world.controllers[FOLLOWER].volumes.get(name)
+                if followed is not None and not followed.door(LEADER).is_open:
                     raise RoundFailed("the door is closed")
                 there.now[at : at + count] = here.now[at : at + count]
                 there.stable[:] = there.now
@@ -149,9 +155,9 @@ class SiteStore(KillingStore):
 class SiteSide(Volume):
     """The volume of one site, and the door for the other."""
 
-    def __init__(self, site: str, disk: Disk) -> None:
-        super().__init__(VOLUMES[site], disk)
-        self.naa = NAA[site]
+    def __init__(self, name: str, disk: Disk) -> None:
+        super().__init__(name, disk)
+        self.naa = NAA_OF[name]
         self._door = PeerDoor(disk)
 
     def door(self, site: str) -> PeerDoor:
@@ -200,24 +206,25 @@ class Link:
         return found
 
     async def volumes(self) -> dict[int, OfferedVolume]:
-        site = self._peer().site
-        name = VOLUMES[site]
-        return {1: OfferedVolume(1, name, BLOCK, BLOCKS, bytes.fromhex(NAA[site]))}
+        return {
+            lun: OfferedVolume(lun, name, BLOCK, BLOCKS, bytes.fromhex(NAA_OF[name]))
+            for lun, name in enumerate(self._peer().volumes, 1)
+        }
 
     version = (1, 0)
 
     async def device(self, lun: int) -> BlockDevice:
-        self._peer()
-        return LinkDevice(self)
+        return LinkDevice(self, list(self._peer().volumes)[lun - 1])
 
 
 class LinkDevice(BlockDevice):
     """The other site's volume over the link, past its door."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, name: str) -> None:
+        self._name = name
         self.block_size = BLOCK
         self.blocks = BLOCKS
-        self.capabilities = link._peer().volume.device.capabilities
+        self.capabilities = link._peer().volumes[name].device.capabilities
         self._link = link
 
     def _send(self, send: Callable[[BlockDevice, ReadDone], None], done: ReadDone) -> None:
@@ -241,7 +248,7 @@ class LinkDevice(BlockDevice):
             answer(Unreachable(str(error)))
             return
         world.outstanding.add(lose)
-        peer.context.copy().run(send, peer.volume.door(owner.site), answer)
+        peer.context.copy().run(send, peer.volumes[self._name].door(owner.site), answer)
 
     def read(self, lba: int, blocks: int, done: ReadDone) -> None:
         self._send(lambda door, answer: door.read(lba, blocks, answer), done)
@@ -263,13 +270,15 @@ class LinkDevice(BlockDevice):
 class TwoSites(World):
     """Both sites, and the link."""
 
+    volumes_of: Mapping[str, Sequence[str]] = {LEADER: ["alpha"], FOLLOWER: ["beta"]}
+
     def __init__(self, folder: Path) -> None:
         self.kept: dict[str, dict[str, PairRecord]] = {LEADER: {}, FOLLOWER: {}}
         self.controllers: dict[str, Controller] = {}
         self.link_is_up = True
         self.link_generation = 0
         self.outstanding: set[Callable[[], None]] = set()
-        super().__init__(folder, list(VOLUMES.values()))
+        super().__init__(folder, [name for names in self.volumes_of.values() for name in names])
         self.link_lost = asyncio.Event()
         self._runs_for: WeakKeyDictionary[Any, Controller | None] = WeakKeyDictionary()
         self.loop.set_task_factory(self._task)
@@ -291,11 +300,14 @@ class TwoSites(World):
     def create(self, record: PairRecord) -> None:
         """The pair, at both sites."""
         for site in (FOLLOWER, LEADER):
-            self.start_site(site)
+            if site not in self.controllers:
+                self.start_site(site)
+        secondary = record.secondary.partition(":")[2]
         follows = record.model_copy(
             update={
-                "primary": f"{LEADER}:alpha", "secondary": "beta", "mixture": "beta",
-                "site": LEADER, "peer_naa": NAA[LEADER], "is_followed": True,
+                "primary": f"{LEADER}:{record.primary}", "secondary": secondary,
+                "mixture": secondary, "site": LEADER, "peer_naa": NAA_OF[record.primary],
+                "is_followed": True,
             }
         )  # fmt: skip
         self.run_at(FOLLOWER, self.controllers[FOLLOWER].followed.create(follows))
@@ -348,10 +360,14 @@ class TwoSites(World):
         """Its controller is killed; the other one sees the link go."""
         controller = self.controllers.pop(site)
         controller.is_dead = True
-        disk = self.disks[VOLUMES[site]]
-        disk.forget_answers()
-        disk.is_slow = False
-        disk.is_deaf = True
+        disks = [self.disks[name] for name in self.volumes_of[site]]
+        for disk in disks:
+            disk.forget_answers()
+            disk.is_slow = False
+            disk.is_deaf = True
+        for pair in controller.pairs.all():
+            if pair.applier is not None:
+                pair.applier.journal._file.close()
         sides = [side for pair in controller.pairs.all() for side in pair.sides]
         for side in [*sides, *(pair.side for pair in controller.followed.all())]:
             if side.bitmap._file is not None:
@@ -365,7 +381,8 @@ class TwoSites(World):
             for task in tasks:
                 task.cancel()
             self.loop.run_until_complete(self._until_still(None, dying=True))
-        disk.is_deaf = False
+        for disk in disks:
+            disk.is_deaf = False
         self._lose_link()
         self.settle()
 

@@ -149,7 +149,7 @@ class SitePairs:
         elif not isinstance(message, Ask):
             verdict, reason = Verdict.REFUSED, "this site leads the pair"
         at = Head(message.head.pair, message.head.request, record.sequence)
-        good = int(pair.good_as_of or 0)
+        good = int(self._system.pairs.good_as_of(pair) or 0)
         return Answer(at, verdict, CODES[record.state], reason=reason, good_as_of=good)
 
     def _led(self, site: str, uuid: bytes) -> LivePair | None:
@@ -274,7 +274,7 @@ class SitePairs:
         if answer.verdict is Verdict.UNKNOWN:
             await self._fail(pair, f"site {site} has no such pair any more")
         elif answer.taken_over and not record.settles:
-            await self._fail(pair, f"site {site} has taken over")
+            await self._system.pairs.taken_over(record, f"site {site} has taken over")
         elif answer.head.sequence > record.sequence:
             await self._fail(
                 pair, f"site {site} knows a later state of this pair: our store is an older one"

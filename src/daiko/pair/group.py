@@ -11,7 +11,8 @@ secondaries that are left would go on to receive writes that depend on one that 
 Asynchronous pairs share a journal, and an applier (`applier.py`). A split of these is of the
 instant at which it was asked for: what is in the journal then comes to the secondary, what hosts
 write meanwhile does not, and then the state changes. When the journal ends, all that are paired
-begin to copy what differs, each after the last entry of the journal has been applied.
+begin to copy what differs, all of them when the last entry of the journal has been applied and
+nothing keeps any of them from being copied to: until then hosts can be sent to their secondaries.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from daiko.pair.live_pair import LivePair
 from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side, stream_of
 from daiko.pair.state import (
+    COPIES,
     EVENTS,
     Answer,
     Cell,
@@ -153,7 +155,7 @@ class Group:
             await self._go_on(concerned, found)
             raise
         records = {
-            name: carried_out(found[name], cell, now)
+            name: self.pairs[name].as_chosen(carried_out(found[name], cell, now))
             for name, cell in cells.items()
             if cell.state is not None
         }
@@ -188,6 +190,16 @@ class Group:
                 pair.answer_losses()
                 return
             concerned = [pair]
+            if event is PairEvent.DRAINED:
+                if self._has_undrained:
+                    await self._stand_still(concerned)
+                    await self._act(concerned, {})  # it waits for the others
+                    return
+                concerned += [
+                    other
+                    for other in self.pairs.values()
+                    if other is not pair and other.record.is_draining
+                ]
             is_of_all = event is PairEvent.FAIL or pair.record.is_async
             if is_of_all and pair.record.state is PairState.PAIRED:
                 concerned += [
@@ -225,6 +237,19 @@ class Group:
             self.resume()
             self._tell()
 
+    async def secondary_is_whole(self, pair: LivePair, sequence: int) -> None:
+        """The secondary is no mixture, though a state before this sequence was about to copy over
+        it: the site that has it had not agreed to that."""
+        async with self._lock:
+            record = pair.record
+            is_that = record.mixture == record.secondary and record.sequence <= sequence
+            if not is_that or record.state in COPIES or pair.name not in self.pairs:
+                return
+            record = record.model_copy(update={"mixture": ""})
+            await self._insist([record])
+            pair.record = record
+            self._tell()
+
     # --- the journal ----------------------------------------------------------------------------
 
     def _target(self, stream: bytes) -> tuple[Side, PairedDevice] | None:
@@ -242,6 +267,17 @@ class Group:
             if pair.record.state is PairState.PAIRED:
                 await self.happened(pair, PairEvent.DIFFER, why)
 
+    async def drained(self) -> None:
+        """Wait until every secondary that is an earlier state may be copied to. Until then none is,
+        so that hosts can be sent to all of them."""
+        self._tell()
+        while self._has_undrained:
+            await self.changed()
+
+    @property
+    def _has_undrained(self) -> bool:
+        return any(pair.record.is_draining and not pair.is_drained for pair in self.pairs.values())
+
     @property
     def _is_ending(self) -> bool:
         """The journal takes no entries, and there are some that are waited for, or pairs that have
@@ -249,8 +285,8 @@ class Group:
         journal = None if self.applier is None else self.applier.journal
         if journal is None or not journal.ended:
             return False
-        are_paired = any(pair.record.state is PairState.PAIRED for pair in self.pairs.values())
-        return are_paired or not journal.is_drained
+        are_in_it = any(pair.record.term for pair in self.pairs.values())
+        return are_in_it or not journal.is_drained
 
     def _begin_anew(self) -> str | None:
         """Let a journal that has ended take entries again; or why that cannot be."""

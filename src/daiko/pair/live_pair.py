@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,11 @@ class LivePair:
         self._settler = Settler(self.sides)
         self.applier: Applier | None = None
         """Of the group's journal; None where the pair is not asynchronous."""
+        self.is_drained = False
+        """Of a pair that is draining: all of the journal is on its secondary, and nothing keeps it
+        from being copied to."""
+        self.others_drained: Callable[[], Awaitable[None]] | None = None
+        """Returns when that is so of all pairs of the group that are draining."""
         self._journal_path: JournalPath | None = None
         self._journal_settler: Settler | None = None
         self._copier: Copier | None = None
@@ -222,6 +227,12 @@ class LivePair:
         """Of a pair over two sites; else None."""
         return self._workshop.sites if self.record.site else None
 
+    def as_chosen(self, record: PairRecord) -> PairRecord:
+        """The record after a verb. Of a take-over that was not known when the verb was given,
+        nobody has said that it may be undone."""
+        knows = self._sites is not None and self._sites.has_taken_over(self.record)
+        return record.model_copy(update={"settles": record.settles and knows})
+
     # --- acting by the record -------------------------------------------------------------------
 
     def install(self) -> None:
@@ -305,6 +316,7 @@ class LivePair:
             work.cancel()
             await asyncio.wait({work})
         self._copier = None
+        self.is_drained = False
 
     async def settle(self) -> None:
         """Bring both sides to stable storage, and take the marks of what is the same. What cannot
@@ -377,12 +389,15 @@ class LivePair:
         try:
             if self.applier is not None:
                 await self.applier.drained()
+            await self._enter(copier)
             if self.record.is_draining:
                 # Before anything is copied over a secondary that is whole now.
                 await self.primary.flush()
+                self.is_drained = True
                 event = PairEvent.DRAINED
-            else:
-                await self._enter(copier)
+            if self.others_drained is not None:
+                await self.others_drained()
+            if event is not PairEvent.DRAINED:
                 await copier.run()
         except DeviceError as error:
             await self._happened(self, PairEvent.FAIL, f"{self.primary.volume.name}: {error}")

@@ -152,6 +152,11 @@ class Peers:
         answer = self._said.get(record.uuid)
         return answer.marked if isinstance(answer, Answer) else 0
 
+    def has_taken_over(self, record: PairRecord) -> bool:
+        """`OtherSites.has_taken_over`."""
+        answer = self._said.get(record.uuid)
+        return isinstance(answer, Answer) and answer.taken_over
+
     def notes(self, record: PairRecord) -> tuple[str, ...]:
         """`OtherSites.notes`."""
         answer = self._said.get(record.uuid, "it was not asked yet")

@@ -107,6 +107,10 @@ class OtherSites(Protocol):
         """Bytes that the other site has marked and this one not, as it said last."""
         ...
 
+    def has_taken_over(self, record: PairRecord) -> bool:
+        """Whether the other site said last that its hosts use its volume, without us."""
+        ...
+
     def notes(self, record: PairRecord) -> tuple[str, ...]:
         """What an administrator should know of the other site."""
         ...
