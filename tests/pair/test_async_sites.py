@@ -381,6 +381,8 @@ def test_secondaries_are_an_earlier_state_whenever_they_may_be_taken_over(
         assert not was_earlier
         _bring_back(world)
         return
+    for name in PRIMARY_OF:
+        world.call(world.disks[name].release)  # it waits for what was under way
     if was_earlier:  # else an administrator had split it, or a part of it
         hosts.check()
     at_instant = {name: bytes(world.disks[name].now) for name in PRIMARY_OF}

@@ -70,6 +70,12 @@ def _after(record: PairRecord, event: PairEvent, now: float, why: str) -> PairRe
     return moved(record, EVENTS[record.state][event], now, reason=why)
 
 
+def _as_chosen(record: PairRecord, knew: bool) -> PairRecord:
+    """The record after a verb. Of a take-over that was not known when the verb was given, nobody
+    has said that it may be undone."""
+    return record if knew else record.model_copy(update={"settles": False})
+
+
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -130,13 +136,16 @@ class Group:
         done: none where there was nothing to do. What is in the journal comes to the secondaries
         before, unless it has to be `at_once`. Raises VerbRefused, StoreError; then nothing was
         changed."""
+        taken_over = {name for name in names if self.pairs[name].other_has_taken_over}
         async with self._lock:
             try:
-                return await self._do(names, verb, at_once=at_once)
+                return await self._do(names, verb, taken_over, at_once=at_once)
             finally:
                 self.resume()
 
-    async def _do(self, names: Sequence[str], verb: Verb, *, at_once: bool) -> list[LivePair]:
+    async def _do(
+        self, names: Sequence[str], verb: Verb, taken_over: set[str], *, at_once: bool
+    ) -> list[LivePair]:
         going = _going({name: self.pairs[name].record for name in names}, verb)
         concerned = [self.pairs[name] for name in going]
         if not at_once:
@@ -155,7 +164,7 @@ class Group:
             await self._go_on(concerned, found)
             raise
         records = {
-            name: self.pairs[name].as_chosen(carried_out(found[name], cell, now))
+            name: _as_chosen(carried_out(found[name], cell, now), name in taken_over)
             for name, cell in cells.items()
             if cell.state is not None
         }

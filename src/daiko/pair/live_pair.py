@@ -227,11 +227,10 @@ class LivePair:
         """Of a pair over two sites; else None."""
         return self._workshop.sites if self.record.site else None
 
-    def as_chosen(self, record: PairRecord) -> PairRecord:
-        """The record after a verb. Of a take-over that was not known when the verb was given,
-        nobody has said that it may be undone."""
-        knows = self._sites is not None and self._sites.has_taken_over(self.record)
-        return record.model_copy(update={"settles": record.settles and knows})
+    @property
+    def other_has_taken_over(self) -> bool:
+        """Whether the other site said last that its hosts use its volume, without us."""
+        return self._sites is not None and self._sites.has_taken_over(self.record)
 
     # --- acting by the record -------------------------------------------------------------------
 
