@@ -174,7 +174,7 @@ class Link:
 
     @property
     def generation(self) -> int:
-        return self._world.link_generation
+        return self._world.link_generation + self._world.resets_told
 
     def _peer(self) -> Controller:
         peer = self._world.controllers.get(OTHER[self._owner.site])
@@ -184,7 +184,7 @@ class Link:
 
     async def _at_peer(self, work: Callable[[Controller], Any]) -> Any:
         """What it does there goes on, whatever becomes of the link meanwhile."""
-        peer, generation = self._peer(), self.generation
+        peer, generation = self._peer(), self._world.link_generation
         task = self._world.loop.create_task(work(peer), context=peer.context.copy())
         lost = self._world.link_lost
         waiting = asyncio.ensure_future(lost.wait())
@@ -192,7 +192,7 @@ class Link:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if not task.done() or task.cancelled() or self.generation != generation:
+        if not task.done() or task.cancelled() or self._world.link_generation != generation:
             raise SiteUnavailable("the link went down")
         return task.result()
 
@@ -247,6 +247,10 @@ class LinkDevice(BlockDevice):
         except SiteUnavailable as error:
             answer(Unreachable(str(error)))
             return
+        disk = world.disks[self._name]
+        if world.generation_told.setdefault(self._name, disk.generation) != disk.generation:
+            world.generation_told[self._name] = disk.generation
+            world.resets_told += 1  # as a unit attention, and the command is sent again
         world.outstanding.add(lose)
         peer.context.copy().run(send, peer.volumes[self._name].door(owner.site), answer)
 
@@ -277,6 +281,9 @@ class TwoSites(World):
         self.controllers: dict[str, Controller] = {}
         self.link_is_up = True
         self.link_generation = 0
+        self.resets_told = 0
+        """How often the link was told that a disk there may have lost what its cache held."""
+        self.generation_told: dict[str, int] = {}
         self.outstanding: set[Callable[[], None]] = set()
         super().__init__(folder, [name for names in self.volumes_of.values() for name in names])
         self.link_lost = asyncio.Event()
