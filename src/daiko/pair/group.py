@@ -76,6 +76,10 @@ def _as_chosen(record: PairRecord, knew: bool) -> PairRecord:
     return record if knew else record.model_copy(update={"settles": False})
 
 
+def _has_undrained(pairs: Iterable[LivePair]) -> bool:
+    return any(pair.record.is_draining and not pair.is_drained for pair in pairs)
+
+
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -200,7 +204,7 @@ class Group:
                 return
             concerned = [pair]
             if event is PairEvent.DRAINED:
-                if self._has_undrained:
+                if _has_undrained(self.pairs.values()):
                     await self._stand_still(concerned)
                     await self._act(concerned, {})  # it waits for the others
                     return
@@ -280,12 +284,8 @@ class Group:
         """Wait until every secondary that is an earlier state may be copied to. Until then none is,
         so that hosts can be sent to all of them."""
         self._tell()
-        while self._has_undrained:
+        while _has_undrained(self.pairs.values()):
             await self.changed()
-
-    @property
-    def _has_undrained(self) -> bool:
-        return any(pair.record.is_draining and not pair.is_drained for pair in self.pairs.values())
 
     @property
     def _is_ending(self) -> bool:
