@@ -11,6 +11,7 @@ import pytest
 
 from daiko.device.error import DeviceError, Unsupported
 from daiko.pair.error import VerbRefused
+from daiko.pair.journal_file import Entry
 from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
 from daiko.state.pair_record import PairRecord, PairState, Update
@@ -276,6 +277,30 @@ def test_a_pair_of_the_group_is_split_alone_and_its_entries_are_nobodys(world: W
     world.disks["b"].heal()
     world.run(world.pairs.verb("p", Verb.RESYNC))
     _converge(world)
+
+
+def test_entries_that_are_nobodys_are_not_even_read(world: World) -> None:
+    hosts = _make(world)
+    for name in PRIMARY_OF:
+        world.disks[name].cut()
+    for block in range(20):
+        hosts.write("a", block)
+    assert world.pairs is not None
+    applier = world.pairs.pair("p").applier
+    assert applier is not None
+    read: list[int] = []
+    fetch = applier.journal.fetch
+
+    async def fetched(entries: list[Entry]) -> list[bytes]:
+        read.append(len(entries))
+        return await fetch(entries)
+
+    applier.journal.fetch = fetched  # type: ignore[method-assign]
+    world.run(world.pairs.verb("g", Verb.SPLIT, at_once=True))
+    world.settle()
+    assert applier.journal.is_drained
+    assert not any(read)
+    assert applier.journal.used == 0
 
 
 def test_every_change_of_blocks_comes_to_the_secondary(world: World) -> None:

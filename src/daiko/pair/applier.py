@@ -144,6 +144,10 @@ class Applier:
 
     async def _apply(self, batch: list[Entry]) -> None:
         """Raises DeviceError, and OSError where the journal cannot be read."""
+        if not any(self._target(entry.stream) for entry in batch):
+            self.journal.has_applied(batch)
+            await asyncio.sleep(0)  # there may be many of them
+            return
         found = await self.journal.fetch(batch)
         work = [
             (entry, data, *target)
