@@ -173,7 +173,6 @@ async def test_a_full_journal_ends_in_copying_and_comes_back(
     ("wanted", "said"),
     [
         ({"fence": Fence.DATA}, "acknowledges what only the primary has"),
-        ({"secondary": "osaka:beta"}, "over two sites"),
         ({"journal": 4096}, "4096 bytes"),
     ],
 )

@@ -64,7 +64,7 @@ async def test_link_is_up_when_both_administrators_have_named_the_other(
     assert state.status.state is LinkState.UP
     assert state.greeting is not None
     assert state.greeting.iqn == osaka.iqn
-    assert state.version == (1, 1)
+    assert state.version == (1, 2)
     assert [login.initiator for login in state.logins] == [osaka.initiator]
     await reaches(tokyo.link(osaka), LinkState.UP)
     assert sites.ls(tokyo.system) == [sites.show(tokyo.system, "osaka")]

@@ -7,6 +7,7 @@ import asyncio
 import selectors
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -113,7 +114,8 @@ class Disk(BlockDevice):
 
     def _answer(self, answer: Callable[[], None], *, is_stuck: bool = False) -> None:
         if self.is_slow or is_stuck:
-            self._held.append(answer)
+            context = copy_context()  # whoever lets the answers come, they are for who asked
+            self._held.append(lambda: context.run(answer))
         else:
             answer()
 

@@ -5,93 +5,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from daiko.device.error import DeviceError, Unsupported
 from daiko.pair.error import VerbRefused
+from daiko.pair.journal_file import Entry
 from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
 from daiko.state.pair_record import PairRecord, PairState, Update
 
+from .acknowledged import Hosts
 from .pair_world import BLOCK, BLOCKS, World
 
 S = PairState
 PRIMARY_OF = {"b": "a", "d": "c"}
 HEADER = 64
-
-
-@dataclass
-class Written:
-    """One block that a host wrote."""
-
-    block: int
-    value: int
-    asked: int
-    """When, in events."""
-    acknowledged: int | None = None
-
-
-class Hosts:
-    """What hosts wrote to the primaries, and what they heard."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.events = 0
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """The sides are the same."""
-        self.first = {name: bytes(disk.now) for name, disk in self.world.disks.items()}
-        self.log: dict[str, list[Written]] = {"a": [], "c": []}
-        self.under_way: list[tuple[str, Written]] = []
-
-    def write(self, volume: str, block: int, count: int = 1) -> None:
-        count = min(count, BLOCKS - block)
-        self.events += 1
-        parts = []
-        for at in range(block, block + count):
-            if any(name == volume and part.block == at for name, part in self.under_way):
-                return  # hosts do not write to one block twice at a time
-            before = [part.value for part in self.log[volume] if part.block == at]
-            value = ((before[-1] if before else self.first[volume][at]) + 1) % 256
-            parts.append(Written(at, value, self.events))
-        self.log[volume] += parts
-        self.under_way += [(volume, part) for part in parts]
-
-        def done(error: DeviceError | None) -> None:
-            assert error is None
-            self.events += 1
-            for part in parts:
-                part.acknowledged = self.events
-                self.under_way.remove((volume, part))
-
-        data = b"".join(bytes([part.value]) * BLOCK for part in parts)
-        front = self.world.volumes[volume].front
-        self.world.call(lambda: front.write(block, data, done))
-
-    def check(self) -> None:
-        """The secondaries are an earlier state of the group: of each write that is there, all that
-        was acknowledged before it was asked for is there as well."""
-        latest = 0
-        positions = {}
-        for secondary, primary in PRIMARY_OF.items():
-            image = self.world.disks[secondary].now
-            for block in range(BLOCKS):
-                writes = [part for part in self.log[primary] if part.block == block]
-                values = [self.first[primary][block], *(part.value for part in writes)]
-                at = len(values) - 1 - values[::-1].index(image[block])
-                positions[primary, block] = at
-                if at:
-                    latest = max(latest, writes[at - 1].asked)
-        for primary, log in self.log.items():
-            seen: dict[int, int] = {}
-            for part in log:
-                seen[part.block] = seen.get(part.block, 0) + 1
-                if part.acknowledged is not None and part.acknowledged < latest:
-                    assert positions[primary, part.block] >= seen[part.block], (primary, part)
 
 
 @pytest.fixture
@@ -120,7 +50,7 @@ def _make(world: World, journal: int = 1 << 16) -> Hosts:
             )
         )
     _converge(world)
-    return Hosts(world)
+    return Hosts(world, PRIMARY_OF, lambda volume: world.volumes[volume].front, world.call)
 
 
 def _converge(world: World) -> None:
@@ -347,6 +277,30 @@ def test_a_pair_of_the_group_is_split_alone_and_its_entries_are_nobodys(world: W
     world.disks["b"].heal()
     world.run(world.pairs.verb("p", Verb.RESYNC))
     _converge(world)
+
+
+def test_entries_that_are_nobodys_are_not_even_read(world: World) -> None:
+    hosts = _make(world)
+    for name in PRIMARY_OF:
+        world.disks[name].cut()
+    for block in range(20):
+        hosts.write("a", block)
+    assert world.pairs is not None
+    applier = world.pairs.pair("p").applier
+    assert applier is not None
+    read: list[int] = []
+    fetch = applier.journal.fetch
+
+    async def fetched(entries: list[Entry]) -> list[bytes]:
+        read.append(len(entries))
+        return await fetch(entries)
+
+    applier.journal.fetch = fetched  # type: ignore[method-assign]
+    world.run(world.pairs.verb("g", Verb.SPLIT, at_once=True))
+    world.settle()
+    assert applier.journal.is_drained
+    assert not any(read)
+    assert applier.journal.used == 0
 
 
 def test_every_change_of_blocks_comes_to_the_secondary(world: World) -> None:

@@ -19,7 +19,7 @@ from daiko.pair.peers import CODES
 from daiko.pair.state import COPIES, USES, Use
 from daiko.pair.write_path import PairedDevice
 from daiko.scsi.pair_envelopes import MOST_MARKS, Head, Marks, Mixture, State, Verdict
-from daiko.state.pair_record import PairRecord, PairState
+from daiko.state.pair_record import PairRecord, PairState, Update
 from daiko.state.sqlite import SqliteStore
 
 BLOCKS = 4096
@@ -153,6 +153,58 @@ async def test_mixture_is_not_taken_over(store: SqliteStore) -> None:
     pairs, _ = await followed(store, record(PairState.SPLIT, mixture="beta"))
     with pytest.raises(CannotTakeOver, match="beta is a mixture"):
         await pairs.take_over("p")
+    await pairs.stop()
+
+
+ASYNC = {"update": Update.ASYNC, "group": "g"}
+
+
+@pytest.mark.parametrize("before", PairState)
+async def test_earlier_state_that_is_copied_to_is_believed_where_both_were_the_same(
+    store: SqliteStore, before: PairState
+) -> None:
+    pairs, volume = await followed(store, record(before, **ASYNC))
+    pair = pairs.pair("p")
+    answer = await pairs.follow(pair, say(PairState.COPYING))
+    is_followed = before in BEFORE[PairState.PAIRED]
+    assert answer.verdict is (Verdict.ACCEPTED if is_followed else Verdict.REFUSED)
+    assert pair.record.is_draining is is_followed
+    if is_followed:
+        assert await can(volume.made)
+        assert "as of when is not known" in pair.status.notes[1]
+        await pairs.take_over("g")
+        assert (pair.record.state, pair.record.taken_over) == (PairState.SWAPPED, True)
+        assert not await can(volume.made)
+    await pairs.stop()
+
+
+async def test_synchronous_pair_that_copies_is_no_earlier_state(store: SqliteStore) -> None:
+    pairs, _ = await followed(store, record(PairState.PAIRED))
+    pair = pairs.pair("p")
+    assert (await pairs.follow(pair, say(PairState.COPYING))).verdict is Verdict.ACCEPTED
+    assert not pair.record.is_draining
+    with pytest.raises(CannotTakeOver, match="it is copying"):
+        await pairs.take_over("p")
+    await pairs.stop()
+
+
+async def test_what_is_good_is_kept_while_it_is_an_earlier_state(store: SqliteStore) -> None:
+    pairs, _ = await followed(store, record(**ASYNC))
+    pair = pairs.pair("p")
+    await pairs.note_good(pair, 5, 100.0)
+    assert not pair.record.good_as_of, "it is a mixture"
+    await pairs.follow(pair, say(PairState.PAIRED))
+    await pairs.note_good(pair, 5, 100.0)
+    assert not pair.record.good_as_of, "of the state before"
+    for moment, kept in ((100.0, 100.0), (110.0, 100.0), (0.0, 100.0), (160.0, 160.0)):
+        await pairs.note_good(pair, 6, moment)
+        found = store.get(PairRecord, "p")
+        assert found is not None
+        assert found.good_as_of == kept
+    await pairs.follow(pair, say(PairState.COPYING, 7))
+    assert pair.record.good_as_of == 160.0
+    await pairs.follow(pair, say(PairState.COPYING, 8, mixture=Mixture.SECONDARY))
+    assert (pair.record.term, pair.record.good_as_of) == (0, 0.0)
     await pairs.stop()
 
 

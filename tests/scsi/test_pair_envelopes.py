@@ -77,7 +77,7 @@ def answers(draw: st.DrawFn) -> Answer:
     return Answer(
         draw(heads), draw(st.sampled_from(Verdict)), draw(st.sampled_from(StateCode)),
         draw(mixtures), draw(st.booleans()), draw(long), draw(text), first, after, bits,
-        draw(loans), draw(st.booleans()),
+        draw(loans), draw(st.booleans()), draw(st.integers(0, 2**32 - 1)),
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ messages = st.one_of(
     st.builds(
         Join, heads, text, text, text, text, naa, naa, st.integers(1, LARGEST_ADDRESS),
         st.sampled_from([512, 4096]), st.integers(12, 20).map(lambda shift: 1 << shift),
-        st.booleans(),
+        st.booleans(), st.booleans(),
     ),
     st.builds(State, heads, states, mixtures, st.booleans(), text),
     st.builds(Marks, heads, bytes_of_regions),

@@ -211,7 +211,8 @@ def swap(
     ] = False,
     json: option.Json = False,
 ) -> None:
-    """Let hosts use the other side. Where the site that leads a pair is lost: take over."""
+    """Let hosts use the other side. Where the site that leads a pair is lost: take over; pairs of
+    an asynchronous group all at once, by its name."""
     _do(context, name, "swap", {"confirmed": yes}, json)
 
 
@@ -369,6 +370,12 @@ def _journal_facts(pair: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _all_the_same(pair: dict[str, Any]) -> str:
+    """What is said of a pair of which nothing is known to differ. Where another site leads an
+    asynchronous one, only that knows how far the secondary is behind."""
+    return "" if pair["is_followed"] and pair["update"] == "async" else ", all the same"
+
+
 def _held_back(pair: dict[str, Any]) -> str:
     by = {"rate": "its rate", "hosts": "the latency of hosts"}.get(pair["limited_by"] or "")
     return f", held back by {by}" if by else ""
@@ -385,7 +392,7 @@ def _show(pair: dict[str, Any]) -> None:
             ("why", pair["reason"]),
             ("group", pair["group"]),
             ("led by", f"site {pair['site']}" if pair["is_followed"] else ""),
-            ("data", same if differs else f"{render.size(pair['size'])}, all the same"),
+            ("data", same if differs else f"{render.size(pair['size'])}{_all_the_same(pair)}"),
             ("differs", f"{render.size(differs)} at most" if differs else ""),
             ("on secondary", f"{render.size(written)} written by hosts" if written else ""),
             (

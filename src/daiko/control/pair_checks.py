@@ -63,9 +63,7 @@ def check_names(store: Store | Transaction, name: str, group: str) -> None:
         raise Conflict("a pair and its group have different names", field="group")
 
 
-def check_update(
-    system: System, update: Update, journal: int, *, fence: Fence, secondary: str
-) -> None:
+def check_update(system: System, update: Update, journal: int, *, fence: Fence) -> None:
     """Raises Invalid where a pair cannot be updated like this."""
     if update is Update.SYNC:
         return
@@ -74,12 +72,6 @@ def check_update(
             "an asynchronous pair acknowledges what only the primary has",
             "fence `data` is for synchronous pairs",
             field="fence",
-        )
-    if ":" in secondary:
-        raise Invalid(
-            "pairs over two sites are not updated asynchronously yet",
-            "make it synchronous, or choose a secondary of this system",
-            field="update",
         )
     if not LEAST_CAPACITY <= journal <= MOST_CAPACITY:
         raise Invalid(
@@ -93,6 +85,30 @@ def check_update(
         )
 
 
+def check_group(found: Store | Transaction, record: PairRecord) -> None:
+    """Raises Conflict where a new pair cannot be in its group: its pairs are led by one site, have
+    their secondaries in one place and are updated alike."""
+    for pair in found.list(PairRecord):
+        if not record.group or pair.group != record.group:
+            continue
+        if pair.is_followed != record.is_followed:
+            who = f"site {pair.site} leads" if pair.is_followed else "this site leads"
+            raise Conflict(
+                f"{who} the pairs of group {record.group}",
+                "choose another name for the group",
+                field="group",
+            )
+        if pair.site != record.site:
+            where = f"at site {pair.site}" if pair.site else "here"
+            place = "primaries" if record.is_followed else "secondaries"
+            raise Conflict(
+                f"the {place} of group {record.group} are {where}",
+                f"all pairs of a consistency group have their {place} in the same place",
+                field="group",
+            )
+        check_same_update(record, pair)
+
+
 def check_same_update(new: PairRecord, other: PairRecord) -> None:
     """Raises Conflict where two pairs of a group are not updated alike."""
     if new.update is not other.update:
@@ -101,7 +117,7 @@ def check_same_update(new: PairRecord, other: PairRecord) -> None:
             "all pairs of a consistency group are updated alike",
             field="update",
         )
-    if new.is_async and new.journal != other.journal:
+    if new.is_async and not new.is_followed and new.journal != other.journal:
         raise Conflict(
             f"the journal of group {new.group} has {other.journal} bytes",
             "the pairs of a consistency group share it: give the same size",

@@ -14,8 +14,8 @@ from daiko.control import jobs, names, pairs_over_sites
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.pair_checks import (
     check_free,
+    check_group,
     check_names,
-    check_same_update,
     check_update,
     not_confirmed,
 )
@@ -59,8 +59,8 @@ def ls(system: System) -> list[PairStatus]:
 
 def show(system: System, name: str) -> PairStatus:
     """One pair. Raises NotFound."""
-    if (followed := pairs_over_sites.followed(system, name)) is not None:
-        return followed.status
+    with suppress(NoSuchPair):
+        return system.followed.pair(name).status
     try:
         return system.pairs.pair(name).status
     except NoSuchPair as missing:
@@ -89,7 +89,7 @@ async def create(
     if group:
         names.name(group, "group")
     check_granularity(granularity)
-    check_update(system, update, journal, fence=fence, secondary=secondary)
+    check_update(system, update, journal, fence=fence)
     wanted = jobs.pace(pace)
     now = time.time()
     record = PairRecord(
@@ -150,10 +150,12 @@ async def do(
     journal of asynchronous pairs comes to the secondaries before, unless it has to be `at_once`.
     Raises NotFound; Conflict where a state does not allow it, the secondaries do not get what is in
     the journal, or data would be lost and that is not `confirmed`."""
-    if (followed := pairs_over_sites.followed(system, name)) is not None:
+    if followed := pairs_over_sites.followed(system, name):
         async with system.changing:
-            await pairs_over_sites.do_followed(system, followed, verb, confirmed=confirmed)
-            return Done((name,), () if verb is Verb.REMOVE else (show(system, name),))
+            await pairs_over_sites.do_followed(system, name, verb, confirmed=confirmed)
+            done_to = tuple(pair.name for pair in followed)
+            there = () if verb is Verb.REMOVE else done_to
+            return Done(done_to, tuple(show(system, each) for each in there))
     async with system.changing:
         records = _records(system, name)
         await pairs_over_sites.check_verb(system, records, verb, confirmed=confirmed)
@@ -171,6 +173,7 @@ async def do(
             raise Conflict(f"{pair} is {state}: {verb} is refused", instead) from refused
         except NoSuchPair as missing:
             raise _missing(missing) from None
+    await system.peers.telling.ended(pair.record.uuid for pair in done)
     left = []
     with suppress(NoSuchPair):
         left = [pair.status for pair in system.pairs.named(name)]
@@ -181,8 +184,8 @@ async def set_pace(system: System, name: str, pace: str) -> list[PairStatus]:
     """Let a pair, or those of a group, copy at another pace from now on. Raises NotFound, Invalid;
     Conflict where another site leads the pair."""
     wanted = jobs.pace(pace)
-    if (followed := pairs_over_sites.followed(system, name)) is not None:
-        site = followed.record.site
+    if followed := pairs_over_sites.followed(system, name):
+        site = followed[0].record.site
         raise Conflict(
             f"site {site} leads {name}, and says how fast it copies",
             f"ask it of the system at site {site}",
@@ -198,8 +201,11 @@ async def effects(system: System, name: str, verb: Verb) -> list[Effect]:
     """What a verb would do to each pair that the name stands for; other sites are asked what they
     have marked. Raises NotFound; Unavailable where a site that has to be asked does not answer,
     Conflict where the verb is refused for a pair over two sites."""
-    if (followed := pairs_over_sites.followed(system, name)) is not None:
-        return [Effect(followed.name, Answer.REFUSED, f"site {followed.record.site} leads it")]
+    if followed := pairs_over_sites.followed(system, name):
+        return [
+            Effect(pair.name, Answer.REFUSED, f"site {pair.record.site} leads it")
+            for pair in followed
+        ]
     records = _records(system, name)
     await pairs_over_sites.check_verb(system, records, verb, confirmed=True)
     return _effects(system, name, verb)
@@ -236,11 +242,11 @@ async def wait(
 
     # Who leads may change meanwhile.
     def is_followed() -> bool:
-        return pairs_over_sites.followed(system, name) is not None
+        return bool(pairs_over_sites.followed(system, name))
 
     def found() -> list[PairStatus]:
         if is_followed():
-            return [show(system, name)]
+            return [pair.status for pair in system.followed.named(name)]
         return [pair.status for pair in system.pairs.named(name)]
 
     try:
@@ -285,16 +291,7 @@ def check_new(found: Store | Transaction, record: PairRecord) -> None:
         second = names.volume_in(found, record.secondary)
         _check_volumes(first, second)
         check_free(found, [first, second])
-    for pair in found.list(PairRecord):
-        if record.group and pair.group == record.group and pair.site != record.site:
-            where = f"at site {pair.site}" if pair.site else "here"
-            raise Conflict(
-                f"the secondaries of group {record.group} are {where}",
-                "all pairs of a consistency group have their secondaries in the same place",
-                field="group",
-            )
-        if record.group and pair.group == record.group:
-            check_same_update(record, pair)
+    check_group(found, record)
 
 
 def _check_volumes(first: VolumeRecord, second: VolumeRecord) -> None:

@@ -198,9 +198,7 @@ def check_new(
         part = document.pair[name]
         record = part.record(name)
         with _named(name):
-            check_update(
-                system, part.update, part.journal, fence=part.fence, secondary=part.secondary
-            )
+            check_update(system, part.update, part.journal, fence=part.fence)
             pairs.check_new(change, record)
         change.put(record)
 

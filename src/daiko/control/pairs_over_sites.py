@@ -12,6 +12,7 @@ from daiko.backend.site_session import LinkState, SiteUnavailable
 from daiko.control import names
 from daiko.control.error import Conflict, Invalid, NotFound, Unavailable
 from daiko.control.pair_checks import not_confirmed
+from daiko.pair.earlier_state import in_words
 from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.followed import CannotTakeOver, FollowedPair, writes_past
 from daiko.pair.peers import head, said
@@ -49,7 +50,10 @@ async def prepare(system: System, record: PairRecord, site: str, volume: str) ->
             "both volumes of a pair have the same size and block size",
             field="secondary",
         )
-    return record.model_copy(update={"site": site, "peer_naa": found.naa.hex(), "sequence": 1})
+    record = record.model_copy(update={"site": site, "peer_naa": found.naa.hex(), "sequence": 1})
+    if why_not := system.peers.why_not_async(record):
+        raise Conflict(why_not, "make it synchronous, or update the program there", field="update")
+    return record
 
 
 async def join(system: System, record: PairRecord) -> None:
@@ -135,30 +139,33 @@ def exchanges(records: Sequence[PairRecord], verb: Verb) -> bool:
     )
 
 
-async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirmed: bool) -> None:
-    """Ask a verb of a pair that another site leads. Raises Conflict."""
-    record = pair.record
+async def do_followed(system: System, name: str, verb: Verb, *, confirmed: bool) -> None:
+    """Ask a verb of a pair, or of a consistency group, that another site leads. Raises Conflict."""
+    records = [pair.record for pair in followed(system, name)]
     if verb is Verb.REMOVE:
-        if record.loan and not confirmed:
-            raise not_confirmed(writes_past(record))
-        await _end_following(system, record)
+        lent = [writes_past(record) for record in records if record.loan]
+        if lent and not confirmed:
+            raise not_confirmed("; ".join(lent))
+        for record in records:
+            await _end_following(system, record)
         return
+    record = records[0]
     if verb is not Verb.SWAP:
         raise Conflict(
-            f"site {record.site} leads {record.name}: {verb} is refused here",
+            f"site {record.site} leads {name}: {verb} is refused here",
             f"ask it of the system at site {record.site}",
         )
     link = system.sites.link(record.site)
     await link.probe()
     if link.status.state is LinkState.UP:
         raise Conflict(
-            f"site {record.site} leads {record.name}, and can be reached: swap is refused here",
+            f"site {record.site} leads {name}, and can be reached: swap is refused here",
             f"ask it of the system at site {record.site}",
         )
     if not confirmed:
+        missing = "; ".join(map(_what_is_missing, records))
         raise not_confirmed(
-            f"site {record.site} cannot be asked ({link.status.state}): what its hosts have "
-            f"written since {record.secondary} was like {record.primary} is not here, and hosts of "
+            f"site {record.site} cannot be asked ({link.status.state}): {missing}, and hosts of "
             "both sites may go on apart"
         )
     try:
@@ -166,9 +173,19 @@ async def do_followed(system: System, pair: FollowedPair, verb: Verb, *, confirm
             why = f"the lead was taken back from site {record.site}, which could not be asked"
             await system.exchange.take_back(record.name, why)
         else:
-            await system.followed.take_over(record.name)
+            await system.followed.take_over(name)
     except (CannotTakeOver, VerbRefused) as error:
-        raise Conflict(f"{record.name}: swap is refused: {error}") from error
+        raise Conflict(f"{name}: swap is refused: {error}") from error
+
+
+def _what_is_missing(record: PairRecord) -> str:
+    """When hosts go over to the secondary, whose leader is lost."""
+    if record.is_earlier_state:
+        return f"{in_words(record)}, and what was written later is not here"
+    return (
+        f"what its hosts have written since {record.secondary} was like {record.primary} is not "
+        "here"
+    )
 
 
 async def _end_following(system: System, record: PairRecord) -> None:
@@ -182,9 +199,10 @@ async def _end_following(system: System, record: PairRecord) -> None:
         log.warning("end of a pair not told", pair=record.name, error=str(refused))
 
 
-def followed(system: System, name: str) -> FollowedPair | None:
-    """The pair of this name that another site leads."""
+def followed(system: System, name: str) -> list[FollowedPair]:
+    """The pairs that another site leads and this name stands for; none where it stands for
+    others."""
     try:
-        return system.followed.pair(name)
+        return system.followed.named(name)
     except NoSuchPair:
-        return None
+        return []

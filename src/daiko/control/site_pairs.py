@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from daiko.control import names, pair_checks
+from daiko.control import earlier_states, names, pair_checks
 from daiko.control.error import Conflict, Invalid, NotFound
 from daiko.pair.error import NoSuchPair, VerbRefused
 from daiko.pair.exchange import is_answer_to, leads_later, taken
 from daiko.pair.followed import FollowedPair, no_pair, writes_past
 from daiko.pair.live_pair import LivePair
-from daiko.pair.peers import CODES, head
+from daiko.pair.peers import CODES, head, is_known
 from daiko.pair.state import EVENTS, PairEvent
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi import sense
@@ -35,7 +35,6 @@ from daiko.scsi.pair_envelopes import (
     Lend,
     Marks,
     Message,
-    Mixture,
     Return,
     State,
     Verdict,
@@ -45,7 +44,7 @@ from daiko.scsi.pair_envelopes import (
 from daiko.scsi.sense import CheckCondition
 from daiko.scsi.site_parameters import DESCRIPTOR_LENGTH, HEADER_LENGTH
 from daiko.scsi.site_values import Envelope, shortened
-from daiko.state.pair_record import PairRecord
+from daiko.state.pair_record import PairRecord, Update
 from daiko.state.record import SiteRecord, VolumeRecord
 from daiko.state.store import StoreError
 
@@ -74,6 +73,7 @@ class SitePairs:
         """Compare with every site whose link comes up from now on."""
         self._system.sites.on_up = lambda site: self._spawn(self.compare(site))
         self._spawn(self._compare_again())
+        self._spawn(earlier_states.ask_leaders(self._system))
 
     async def stop(self) -> None:
         """Compare no more."""
@@ -162,7 +162,9 @@ class SitePairs:
         elif not isinstance(message, Ask):
             verdict, reason = Verdict.REFUSED, "this site leads the pair"
         at = Head(message.head.pair, message.head.request, record.sequence)
-        return Answer(at, verdict, CODES[record.state], reason=reason, leads=True)
+        good = int(self._system.pairs.good_as_of(pair) or 0)
+        state = CODES[record.state]
+        return Answer(at, verdict, state, reason=reason, leads=True, good_as_of=good)
 
     def _led(self, site: str, uuid: bytes) -> LivePair | None:
         wanted = (uuid.hex(), site)
@@ -215,7 +217,7 @@ class SitePairs:
         pair_checks.check_names(system.store, join.name, join.group)
         pair_checks.check_free(system.store, [volume])
         now = time.time()
-        return PairRecord(
+        record = PairRecord(
             name=join.name,
             primary=f"{site}:{join.primary}",
             secondary=join.secondary,
@@ -230,7 +232,10 @@ class SitePairs:
             peer_naa=join.primary_naa.hex(),
             sequence=join.head.sequence,
             is_followed=True,
+            update=Update.ASYNC if join.is_async else Update.SYNC,
         )
+        pair_checks.check_group(system.store, record)
+        return record
 
     # --- both sides compared
 
@@ -292,10 +297,7 @@ class SitePairs:
         elif answer.leads and leads_later(answer.head.sequence, record.sequence):
             await self._concede(pair)
         elif answer.taken_over and not record.settles:
-            await self._fail(pair, f"site {site} has taken over")
-            if answer.mixture is Mixture.NONE:
-                # We were about to copy to it, or it would not have been taken over.
-                await self._system.pairs.secondary_is_whole(pair.name)
+            await self._system.pairs.taken_over(record, f"site {site} has taken over")
         elif answer.head.sequence > record.sequence:
             await self._fail(
                 pair, f"site {site} knows a later state of this pair: our store is an older one"
@@ -303,9 +305,10 @@ class SitePairs:
         else:
             if answer.loan:
                 await self._system.lent.give_back_what_is_left(record)
-            if answer.state is not CODES[record.state]:
+            if not is_known(record, answer):
                 await peers.tell(record)
             await peers.find(record)
+            pair.hurry()
 
     async def _concede(self, pair: LivePair) -> None:
         try:

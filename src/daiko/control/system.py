@@ -195,6 +195,7 @@ class System:
         await self.migrations.stop()
         await self.followed.stop()
         self._bitmap_workers.stop(lambda: None)
+        await self.peers.telling.stop()
         await self.sites.stop()
         await self.copy_manager.stop()
         await self._publication.keepers.settle()

@@ -67,18 +67,26 @@ class CopyManager:
         self._store = store
         self.other_machines = OtherMachines(devices, connections or Connections(store))
         self._devices: Devices = WithOtherMachines(devices, self.other_machines)
-        self.settings = settings or CopySettings()
         self._wall_clock = wall_clock
         self.retention = Retention(store, self._bound)
         self._in_hand = JobsInHand(
             store,
             self._devices,
-            self.settings,
+            settings or CopySettings(),
             mode_of=self.mode_of,
             ended=self.retention.wake,
             wall_clock=wall_clock,
         )
         self._stopping = False
+
+    @property
+    def settings(self) -> CopySettings:
+        """Of jobs; new ones hold for the jobs that begin from then on."""
+        return self._in_hand.settings
+
+    @settings.setter
+    def settings(self, settings: CopySettings) -> None:
+        self._in_hand.settings = settings
 
     # --- life -----------------------------------------------------------------------------------
 

@@ -50,7 +50,8 @@ class JobsInHand:
         """`ended` is told when a job is in hand no more."""
         self._store = store
         self._devices = devices
-        self._settings = settings
+        self.settings = settings
+        """For the jobs that begin from now on; how many run at a time stays."""
         self._mode_of = mode_of
         self._ended = ended
         self._wall_clock = wall_clock
@@ -82,7 +83,7 @@ class JobsInHand:
         for job in self._live.values():
             job.halt.request(HaltReason.SHUTDOWN)
         if self._tasks:
-            _, late = await asyncio.wait(set(self._tasks), timeout=self._settings.stop_seconds)
+            _, late = await asyncio.wait(set(self._tasks), timeout=self.settings.stop_seconds)
             for task in late:
                 task.cancel()
             if late:
@@ -147,7 +148,7 @@ class JobsInHand:
         if job.halt.requested:
             await self._conclude(job)
             return
-        retries = self._settings.host_retries if job.request.by_host else self._settings.retries
+        retries = self.settings.host_retries if job.request.by_host else self.settings.retries
         if job.draft.state is JobState.QUEUED:
             # The store hears of it at the first checkpoint: until then there is nothing to keep,
             # and a crash would begin the job anew.
@@ -157,7 +158,7 @@ class JobsInHand:
         checkpoint = Checkpoint(job, self._devices, self.keeper(job), retries)
         workshop = Workshop(
             self._devices,
-            self._settings,
+            self.settings,
             self.budget,
             self._lane,
             self._learning.learn,
@@ -166,7 +167,7 @@ class JobsInHand:
         execution = Execution(job, workshop, checkpoint, self._mode_of(job.request), retries)
         governor = Governor(job.pacer, self._devices.time_commands, places_of(job.record))
         ticker = asyncio.create_task(
-            tick(job, execution, checkpoint, tracking, governor, self._settings)
+            tick(job, execution, checkpoint, tracking, governor, self.settings)
         )
         try:
             governor.look()  # nothing is copied before
@@ -211,7 +212,7 @@ class JobsInHand:
         port = self._devices.second_controller(backend)
         lane = self._lanes.get(backend)
         if lane is None or lane.port is not port:
-            lane = self._lanes[backend] = Lane(port, limits, self._settings)
+            lane = self._lanes[backend] = Lane(port, limits, self.settings)
         return lane
 
 

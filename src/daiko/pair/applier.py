@@ -12,6 +12,10 @@ Before a batch is sent, it is itself on stable storage here, and so is the check
 what is applied again after a crash of any kind is that batch at most.
 
 A secondary that cannot be reached is tried for as long as it takes; meanwhile the journal grows.
+
+Of a secondary at another site a reset of what lies under it is told with the next command only. So
+nothing counts as being on its stable storage before it has answered one more (a flush reads a block
+by itself, `site_volume.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from functools import partial
 
 import structlog
 
+from daiko.device.awaitable import read
 from daiko.device.block import BlockDevice, Done
 from daiko.device.error import DeviceError, Unreachable
 from daiko.pair.in_flight import InFlight
@@ -30,6 +35,7 @@ from daiko.pair.journal import Journal
 from daiko.pair.journal_file import Entry, Kind
 from daiko.pair.settings import PairSettings
 from daiko.pair.side import Side
+from daiko.pair.surroundings import is_elsewhere
 from daiko.pair.write_path import PairedDevice
 
 log = structlog.get_logger(__name__)
@@ -53,6 +59,7 @@ class Applier:
         self._is_paused = True
         self._wake = asyncio.Event()
         self._moved = asyncio.Event()
+        self._hurry = asyncio.Event()
         journal.when_entered = self._wake.set
 
     def resume(self) -> None:
@@ -66,8 +73,13 @@ class Applier:
         """Apply nothing more; returns when nothing is in flight."""
         self._is_paused = True
         self._wake.set()
+        self._hurry.set()
         if self._work is not None:
             await asyncio.wait({self._work})
+
+    def hurry(self) -> None:
+        """A secondary is there again: try now."""
+        self._hurry.set()
 
     async def reached(self, sequence: int) -> None:
         """Wait until everything up to this sequence has been applied."""
@@ -121,15 +133,21 @@ class Applier:
                 self._tell()
 
     async def _rest(self, seconds: float) -> None:
-        """Until the time is over or it is paused; new entries are no reason to try again."""
+        """Until the time is over, or it is paused or to hurry; new entries are no reason to try
+        again."""
+        self._hurry.clear()
+        if self._is_paused:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not self._is_paused:
-                    self._wake.clear()
-                    await self._wake.wait()
+                await self._hurry.wait()
 
     async def _apply(self, batch: list[Entry]) -> None:
         """Raises DeviceError, and OSError where the journal cannot be read."""
+        if not any(self._target(entry.stream) for entry in batch):
+            self.journal.has_applied(batch)
+            await asyncio.sleep(0)  # there may be many of them
+            return
         found = await self.journal.fetch(batch)
         work = [
             (entry, data, *target)
@@ -144,6 +162,8 @@ class Applier:
                 await requests.send(partial(_send, side.volume.device, entry, data, is_alone))
         if not is_alone:
             await asyncio.gather(*(side.flush() for side in sides))
+        elif is_elsewhere(sides[0].volume):
+            await read(sides[0].volume.device, 0, 1)
         if [side.volume.generations for side in sides] != before:
             raise Unreachable("the connection was lost before what was sent was on stable storage")
         if self.journal.is_drained:  # it was given up meanwhile

@@ -118,6 +118,8 @@ class Copier:
             before = self.left_bytes
             try:
                 await self._rounds()
+                if self._is_patient:
+                    await self.other.flush()  # no host waits for a side that is not there
                 self._go(Way.MIRROR)
                 # What was sent before goes to this side alone, and does not keep its region from
                 # being copied: a copy that reads before it is done would leave it out.

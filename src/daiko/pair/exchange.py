@@ -285,6 +285,8 @@ def _refusal(pair: FollowedPair, offer: envelopes.Exchange, each: Exchanged) -> 
     reason = ""
     if record.loan:
         reason = writes_past(record)
+    elif record.is_async:
+        reason = f"{record.name} is asynchronous"
     elif record.mixture == record.secondary:
         reason = f"{record.secondary} is a mixture"
     elif not record.taken_over and record.state not in HANDS_OVER[STATES[offer.state]]:

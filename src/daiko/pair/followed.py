@@ -22,13 +22,15 @@ and its writes not let in, until an administrator there has said whose data coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
 from daiko.backend.worker import Workers
+from daiko.pair.earlier_state import good_after, in_words, term_after, why_not_taken_over
 from daiko.pair.error import NoSuchPair
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.peer_door import PeerDoor
@@ -36,6 +38,7 @@ from daiko.pair.peers import CODES, STATES
 from daiko.pair.side import Side, landed, no_loss
 from daiko.pair.state import COPIES, USES
 from daiko.pair.surroundings import PairVolume
+from daiko.pair.write_path import Flight
 from daiko.scsi.pair_envelopes import (
     MOST_MARKS,
     Answer,
@@ -71,7 +74,11 @@ LETS_IN: Final = frozenset({_S.COPYING, _S.PAIRED})
 """States in which the leader writes to our volume."""
 
 TAKES_OVER: Final = frozenset({_S.PAIRED, _S.SPLIT, _S.SPLIT_BY_ERROR})
-"""States in which an administrator may let hosts use our volume, if it is no mixture."""
+"""States in which an administrator may let hosts use our volume, if it is no mixture; and while it
+is an earlier state that the leader's journal still comes to."""
+
+GOOD_SECONDS: Final = 60.0
+"""Between two times that the store learns as of when an earlier state is good."""
 
 
 class FollowedVolume(PairVolume, Protocol):
@@ -118,6 +125,8 @@ class FollowedPair:
                 "that it takes it; it is asked again. If it is lost, "
                 f"`daiko pair swap {record.name}` takes the lead back"
             )
+        if record.is_earlier_state:
+            notes.append(in_words(record))
         if record.taken_over:
             notes.append(
                 f"this site has taken over: what counts is said at site {record.site}, by `resync` "
@@ -145,11 +154,15 @@ class FollowedPair:
         if record.state in LETS_IN and not record.taken_over:
             self._door.open_for_writes()
 
-    async def stand_still(self) -> None:
-        """Hold our hosts back and let no write of the leader in; returns when none is under
-        way."""
+    def shut(self) -> tuple[Flight, ...]:
+        """Hold our hosts back and let no write of the leader in. Returns those of its writes that
+        are under way."""
         self.side.hold()
-        writes = self._door.close_for_writes()
+        return self._door.close_for_writes()
+
+    async def stand_still(self) -> None:
+        """`shut`; returns when no write is under way."""
+        writes = self.shut()
         await self.side.drained()
         await landed(writes)
 
@@ -247,6 +260,11 @@ class FollowedPairs:
             raise NoSuchPair(name)
         return self._pairs[name]
 
+    def named(self, name: str) -> list[FollowedPair]:
+        """The pair of this name, or those of the group. Raises NoSuchPair."""
+        of_group = [pair for pair in self.all() if name and pair.record.group == name]
+        return of_group or [self.pair(name)]
+
     def known_as(self, site: str, uuid: bytes) -> FollowedPair | None:
         """The pair with this UUID that this site leads."""
         wanted = uuid.hex()
@@ -290,9 +308,12 @@ class FollowedPairs:
             mixture = {Mixture.NONE: "", Mixture.PRIMARY: before.primary}.get(
                 said.mixture, before.secondary
             )
+            term = term_after(before, state, mixture, said.head.sequence)
             record = before.model_copy(
                 update={
                     "state": state,
+                    "term": term,
+                    "good_as_of": good_after(before, term),
                     "mixture": mixture,
                     "reason": said.reason,
                     "sequence": said.head.sequence,
@@ -337,31 +358,67 @@ class FollowedPairs:
         log.info("volume lent" if loan else "loan returned", pair=pair.name, site=record.site)
         self._tell()
 
-    async def take_over(self, name: str) -> None:
-        """Let hosts use our volume, without the leader. Raises NoSuchPair, CannotTakeOver,
-        StoreError."""
-        pair = self.pair(name)
+    async def note_good(self, pair: FollowedPair, sequence: int, moment: float) -> None:
+        """The leader says, of the state of this sequence, as of when our volume is good (seconds
+        since the epoch; 0 = it is not known). Raises StoreError."""
         async with pair.lock:
-            record = pair.record
+            before = pair.record
+            if not before.is_earlier_state or before.sequence != sequence or not moment:
+                return
+            record = before.model_copy(update={"good_as_of": max(moment, before.good_as_of)})
+            kept = self._store.get(PairRecord, pair.name)
+            if kept is None:
+                return
+            if not kept.good_as_of or moment >= kept.good_as_of + GOOD_SECONDS:
+                await self._store.put(record)
+            pair.record = record
+
+    async def take_over(self, name: str) -> None:
+        """Let hosts use our volume, or those of a consistency group as one, without the leader.
+        Raises NoSuchPair, CannotTakeOver, StoreError; then nothing was done."""
+        found = self.named(name)
+        async with AsyncExitStack() as locks:
+            for pair in found:
+                await locks.enter_async_context(pair.lock)
+            self._check_taking_over(name, [pair.record for pair in found])
+            records = {}
+            for pair in found:
+                record = pair.record
+                earlier = f"; {in_words(record)}" if record.is_earlier_state else ""
+                update = {
+                    "state": _S.SWAPPED,
+                    "taken_over": True,
+                    "reason": f"taken over from site {record.site}{earlier}",
+                    "changed": self._clock(),
+                    "term": 0,
+                }
+                records[pair] = record.model_copy(update=update)
+            await self._become_as_one(records)
+
+    def _check_taking_over(self, name: str, records: list[PairRecord]) -> None:
+        """Raises CannotTakeOver."""
+        for record in records:
+            of = f"{record.name}: " if record.name != name else ""
             if record.taken_over:
-                raise CannotTakeOver("this site has taken over already")
+                raise CannotTakeOver(f"{of}this site has taken over already")
             if record.offered_lead:
-                raise CannotTakeOver("this site led it, and takes the lead back instead")
+                raise CannotTakeOver(f"{of}this site led it, and takes the lead back instead")
             if record.loan:
                 raise CannotTakeOver(writes_past(record))
-            if record.state not in TAKES_OVER:
-                raise CannotTakeOver(f"it is {record.state}")
+            if record.state not in TAKES_OVER and not record.is_draining:
+                raise CannotTakeOver(f"{of}it is {record.state}")
             if record.mixture == record.secondary:
                 raise CannotTakeOver(
                     f"{record.secondary} is a mixture: copying to it has not ended"
                 )
-            update = {
-                "state": _S.SWAPPED,
-                "taken_over": True,
-                "reason": f"taken over from site {record.site}",
-                "changed": self._clock(),
-            }
-            await self._become(pair, record.model_copy(update=update))
+        others = [
+            pair.record
+            for pair in self.all()
+            if pair.record.group == records[0].group and pair.record not in records
+        ]
+        reason = why_not_taken_over(name, records, others)
+        if reason:
+            raise CannotTakeOver(reason)
 
     async def forget(self, name: str) -> None:
         """The pair is no more here; the volume keeps what is on it. Raises NoSuchPair,
@@ -407,12 +464,25 @@ class FollowedPairs:
 
     async def _become(self, pair: FollowedPair, record: PairRecord) -> None:
         """Act by another record, once it is in the store. Raises StoreError; then by the same."""
-        await pair.stand_still()
+        await self._become_as_one({pair: record})
+
+    async def _become_as_one(self, records: Mapping[FollowedPair, PairRecord]) -> None:
+        """Let each of these pairs act by another record, once all are in the store. The leader's
+        writes are shut out of all of them before anything is waited for. Raises StoreError; then
+        by the same."""
+        writes = [flight for pair in records for flight in pair.shut()]
         try:
-            await self._store.put(record)
-            pair.record = record
+            for pair in records:
+                await pair.side.drained()
+            await landed(writes)
+            async with self._store.transaction() as change:
+                for record in records.values():
+                    change.put(record)
+            for pair, record in records.items():
+                pair.record = record
         finally:
-            pair.act()
+            for pair in records:
+                pair.act()
         self._tell()
 
     def _open(self, record: PairRecord, *, is_new: bool) -> FollowedPair:
@@ -454,9 +524,15 @@ def _refusal(pair: FollowedPair, said: State, state: PairState) -> Answer | None
             return pair.answer(
                 said.head, Verdict.REFUSED, f"under this sequence it is {record.state}"
             )
-    elif record.state not in BEFORE[state]:
+    elif record.state not in BEFORE[_S.PAIRED if _is_earlier(record, said) else state]:
         return pair.answer(said.head, Verdict.REFUSED, f"it is {record.state} here, not copied")
     return None
+
+
+def _is_earlier(record: PairRecord, said: State) -> bool:
+    """Whether the leader says of an asynchronous pair that it copies nothing over our volume yet:
+    that can be only where both were the same."""
+    return record.is_async and said.state is StateCode.COPYING and said.mixture is Mixture.NONE
 
 
 def no_pair(head: Head) -> Answer:

@@ -11,7 +11,8 @@ secondaries that are left would go on to receive writes that depend on one that 
 Asynchronous pairs share a journal, and an applier (`applier.py`). A split of these is of the
 instant at which it was asked for: what is in the journal then comes to the secondary, what hosts
 write meanwhile does not, and then the state changes. When the journal ends, all that are paired
-begin to copy what differs, each after the last entry of the journal has been applied.
+begin to copy what differs, all of them when the last entry of the journal has been applied and
+nothing keeps any of them from being copied to: until then hosts can be sent to their secondaries.
 """
 
 from __future__ import annotations
@@ -74,6 +75,16 @@ def _after(record: PairRecord, event: PairEvent, now: float, why: str) -> PairRe
     return moved(record, EVENTS[record.state][event], now, reason=why)
 
 
+def _as_chosen(record: PairRecord, knew: bool) -> PairRecord:
+    """The record after a verb. Of a take-over that was not known when the verb was given, nobody
+    has said that it may be undone."""
+    return record if knew else record.model_copy(update={"settles": False})
+
+
+def _has_undrained(pairs: Iterable[LivePair]) -> bool:
+    return any(pair.record.is_draining and not pair.is_drained for pair in pairs)
+
+
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -134,13 +145,16 @@ class Group:
         done: none where there was nothing to do. What is in the journal comes to the secondaries
         before, unless it has to be `at_once`. Raises VerbRefused, StoreError; then nothing was
         changed."""
+        taken_over = {name for name in names if self.pairs[name].other_has_taken_over}
         async with self._lock:
             try:
-                return await self._do(names, verb, at_once=at_once)
+                return await self._do(names, verb, taken_over, at_once=at_once)
             finally:
                 self.resume()
 
-    async def _do(self, names: Sequence[str], verb: Verb, *, at_once: bool) -> list[LivePair]:
+    async def _do(
+        self, names: Sequence[str], verb: Verb, taken_over: set[str], *, at_once: bool
+    ) -> list[LivePair]:
         concerned = [
             self.pairs[name]
             for name in going({name: self.pairs[name].record for name in names}, verb)
@@ -161,7 +175,7 @@ class Group:
             await self._go_on(concerned, found)
             raise
         records = {
-            name: carried_out(found[name], cell, now)
+            name: _as_chosen(carried_out(found[name], cell, now), name in taken_over)
             for name, cell in cells.items()
             if cell.state is not None
         }
@@ -205,19 +219,6 @@ class Group:
             for name, record in records.items():
                 await self.pairs[name].use_pace(record)
 
-    async def secondary_is_whole(self, pair: LivePair) -> None:
-        """The other site knows that nothing was copied to the secondary since it was no mixture;
-        that is in the store when this returns. While it copies, nothing changes."""
-        async with self._lock:
-            record = pair.record
-            is_known = record.state in COPIES or record.mixture != record.secondary
-            if is_known or pair.name not in self.pairs:
-                return
-            record = record.model_copy(update={"mixture": ""})
-            await self._insist([record])
-            pair.record = record
-            self._tell()
-
     async def happened(self, pair: LivePair, event: PairEvent, why: str) -> None:
         """Something happened to a pair: the states that follow are in the store when this
         returns, however often that has to be tried."""
@@ -227,6 +228,16 @@ class Group:
                 pair.answer_losses()
                 return
             concerned = [pair]
+            if event is PairEvent.DRAINED:
+                if _has_undrained(self.pairs.values()):
+                    await self._stand_still(concerned)
+                    await self._act(concerned, {})  # it waits for the others
+                    return
+                concerned += [
+                    other
+                    for other in self.pairs.values()
+                    if other is not pair and other.record.is_draining
+                ]
             is_of_all = event is PairEvent.FAIL or pair.record.is_async
             if is_of_all and pair.record.state is PairState.PAIRED:
                 concerned += [
@@ -264,6 +275,19 @@ class Group:
             self.resume()
             self._tell()
 
+    async def secondary_is_whole(self, pair: LivePair, sequence: int) -> None:
+        """The secondary is no mixture, though a state before this sequence was about to copy over
+        it: the site that has it had not agreed to that."""
+        async with self._lock:
+            record = pair.record
+            is_that = record.mixture == record.secondary and record.sequence <= sequence
+            if not is_that or record.state in COPIES or pair.name not in self.pairs:
+                return
+            record = record.model_copy(update={"mixture": ""})
+            await self._insist([record])
+            pair.record = record
+            self._tell()
+
     # --- the journal ----------------------------------------------------------------------------
 
     def _target(self, stream: bytes) -> tuple[Side, PairedDevice] | None:
@@ -281,6 +305,13 @@ class Group:
             if pair.record.state is PairState.PAIRED:
                 await self.happened(pair, PairEvent.DIFFER, why)
 
+    async def drained(self) -> None:
+        """Wait until every secondary that is an earlier state may be copied to. Until then none is,
+        so that hosts can be sent to all of them."""
+        self._tell()
+        while _has_undrained(self.pairs.values()):
+            await self.changed()
+
     @property
     def _is_ending(self) -> bool:
         """The journal takes no entries, and there are some that are waited for, or pairs that have
@@ -288,8 +319,8 @@ class Group:
         journal = None if self.applier is None else self.applier.journal
         if journal is None or not journal.ended:
             return False
-        are_paired = any(pair.record.state is PairState.PAIRED for pair in self.pairs.values())
-        return are_paired or not journal.is_drained
+        are_in_it = any(pair.record.term for pair in self.pairs.values())
+        return are_in_it or not journal.is_drained
 
     def _begin_anew(self) -> str | None:
         """Let a journal that has ended take entries again; or why that cannot be."""

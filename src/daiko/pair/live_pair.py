@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +101,18 @@ class LivePair:
         self._settler = Settler(self.sides)
         self.applier: Applier | None = None
         """Of the group's journal; None where the pair is not asynchronous."""
+        self.is_drained = False
+        """Of a pair that is draining: all of the journal is on its secondary, and nothing keeps it
+        from being copied to."""
+        self.others_drained: Callable[[], Awaitable[None]] | None = None
+        """Returns when that is so of all pairs of the group that are draining."""
         self._journal_path: JournalPath | None = None
         self._journal_settler: Settler | None = None
         self._copier: Copier | None = None
         self._work: asyncio.Task[None] | None = None
         self._losses: list[Loss] = []
         self._telling: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -182,15 +189,21 @@ class LivePair:
         if journal.ended and applier.trouble and not journal.is_drained:
             state = f"{journal.ended}; {applier.trouble}"
         oldest = next(iter(journal.waiting), None)
-        is_earlier = bool(self.record.term) and journal.is_whole
         return JournalStatus(
             state,
             size=journal.capacity,
             used=journal.used,
             behind_bytes=journal.behind_bytes,
             behind_seconds=0.0 if oldest is None else max(0.0, now - oldest.time),
-            good_as_of=(journal.good_as_of or None) if is_earlier else None,
+            good_as_of=self.good_as_of,
         )
+
+    @property
+    def good_as_of(self) -> float | None:
+        """`JournalStatus.good_as_of`."""
+        if self.applier is None or not self.record.term or not self.applier.journal.is_whole:
+            return None
+        return self.applier.journal.good_as_of or None
 
     def _marked_here(self) -> int:
         """Bytes in regions that are marked on either side."""
@@ -213,6 +226,11 @@ class LivePair:
     def _sites(self) -> OtherSites | None:
         """Of a pair over two sites; else None."""
         return self._workshop.sites if self.record.site else None
+
+    @property
+    def other_has_taken_over(self) -> bool:
+        """Whether the other site said last that its hosts use its volume, without us."""
+        return self._sites is not None and self._sites.has_taken_over(self.record)
 
     # --- acting by the record -------------------------------------------------------------------
 
@@ -309,6 +327,7 @@ class LivePair:
             work.cancel()
             await asyncio.wait({work})
         self._copier = None
+        self.is_drained = False
 
     async def settle(self) -> None:
         """Bring both sides to stable storage, and take the marks of what is the same. What cannot
@@ -381,12 +400,15 @@ class LivePair:
         try:
             if self.applier is not None:
                 await self.applier.drained()
+            await self._enter(copier)
             if self.record.is_draining:
                 # Before anything is copied over a secondary that is whole now.
                 await self.primary.flush()
+                self.is_drained = True
                 event = PairEvent.DRAINED
-            else:
-                await self._enter()
+            if self.others_drained is not None:
+                await self.others_drained()
+            if event is not PairEvent.DRAINED:
                 await copier.run()
         except DeviceError as error:
             await self._happened(self, PairEvent.FAIL, f"{self.primary.volume.name}: {error}")
@@ -405,14 +427,36 @@ class LivePair:
         finally:
             governing.cancel()
 
-    async def _enter(self) -> None:
+    async def _enter(self, copier: Copier) -> None:
         """Before a copy between two sites: the other one holds its hosts back, and what it has
         marked is copied as well. Its marks are kept there until both sides are the same. Raises
-        SiteRefused, OSError (the differential bitmap)."""
-        if self._sites is not None:
-            marks = await self._sites.enter(self.record)
-            await self.lead.bitmap.mark_regions(marks)
-            self.lead.layer.stale.update(marks)
+        OSError (the differential bitmap); SiteRefused, but of an asynchronous pair, where it is
+        tried for as long as it takes."""
+        if self._sites is None:
+            return
+        tries, waits = 0, self._workshop.settings.retry_seconds
+        while True:
+            self._hurry.clear()
+            try:
+                marks = await self._sites.enter(self.record)
+                break
+            except SiteRefused as refused:
+                if self.applier is None:
+                    raise
+                copier.trouble = str(refused)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(waits[min(tries, len(waits) - 1)]):
+                    await self._hurry.wait()
+            tries += 1
+        copier.trouble = ""
+        await self.lead.bitmap.mark_regions(marks)
+        self.lead.layer.stale.update(marks)
+
+    def hurry(self) -> None:
+        """The other site is there again: what is tried again is tried now."""
+        self._hurry.set()
+        if self.applier is not None:
+            self.applier.hurry()
 
     async def _stay_equal(self) -> None:
         event, reason = PairEvent.DIFFER, "a connection was lost before a flush over it"

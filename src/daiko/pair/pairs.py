@@ -136,6 +136,14 @@ class Pairs:
             return sorted(group.pairs.values(), key=lambda pair: pair.name)
         return [self.pair(name)]
 
+    def good_as_of(self, pair: LivePair) -> float | None:
+        """`LivePair.good_as_of`; None also while something is copied to another secondary of its
+        group: that is no earlier state."""
+        group = self._group_of(pair).pairs.values()
+        if any(other.record.state in COPIES and not other.record.term for other in group):
+            return None
+        return pair.good_as_of
+
     def effects(self, name: str, verb: Verb) -> list[Effect]:
         """What a verb would do, before it does. Raises NoSuchPair."""
         return [_effect(pair, verb) for pair in self.named(name)]
@@ -184,10 +192,13 @@ class Pairs:
         pair = self.pair(name)
         await self._group_of(pair).happened(pair, PairEvent.FAIL, why)
 
-    async def secondary_is_whole(self, name: str) -> None:
-        """`Group.secondary_is_whole`. Raises NoSuchPair."""
-        pair = self.pair(name)
-        await self._group_of(pair).secondary_is_whole(pair)
+    async def taken_over(self, record: PairRecord, why: str) -> None:
+        """The other site has taken over, as it said when our record was this one. Raises
+        NoSuchPair."""
+        pair = self.pair(record.name)
+        group = self._group_of(pair)
+        await group.happened(pair, PairEvent.FAIL, why)
+        await group.secondary_is_whole(pair, record.sequence + 1)
 
     async def set_pace(self, name: str, pace: str) -> None:
         """Let a pair, or those of a group, copy at another pace, as `copy_manager/pace.py` reads
@@ -245,6 +256,8 @@ class Pairs:
                 group.applier.journal.forget()
             raise
         pair.applier = group.applier
+        if group.applier is not None:
+            pair.others_drained = group.drained
         self._groups[key] = group
         group.pairs[record.name] = pair
         pair.install()

@@ -20,6 +20,7 @@ from daiko.mapping.region_bitmap import RegionBitmap
 from daiko.pair.settings import PairSettings
 from daiko.pair.site_volume import FAILURES, SiteVolume
 from daiko.pair.surroundings import PairVolume, SiteRefused
+from daiko.pair.telling import Telling
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.pair_envelopes import (
     Answer,
@@ -51,6 +52,8 @@ LENDS: Final = (1, 1)
 """Version of the protocol from which on volumes are lent."""
 EXCHANGES: Final = (1, 2)
 """Version from which on roles are exchanged."""
+FOLLOWS_ASYNC: Final = (1, 2)
+"""Version from which on who follows knows what an asynchronous pair is."""
 
 CODES: Final = {
     PairState.COPYING: StateCode.COPYING,
@@ -82,6 +85,8 @@ class Peers:
         """Pair (UUID) -> the volume at the other site."""
         self._said: dict[str, Answer | str] = {}
         """Pair (UUID) -> what its other site answered last, or why it did not."""
+        self.telling = Telling()
+        """Of asynchronous pairs: their hosts do not wait for that."""
 
     # --- OtherSites
 
@@ -97,6 +102,12 @@ class Peers:
 
     async def tell(self, record: PairRecord) -> None:
         """`OtherSites.tell`."""
+        if record.is_async:
+            self.telling.begin(record.uuid, self._tell(record))
+        else:
+            await self._tell(record)
+
+    async def _tell(self, record: PairRecord) -> None:
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 answer = await self.state(record)
@@ -111,7 +122,8 @@ class Peers:
 
     async def enter(self, record: PairRecord) -> RegionBitmap:
         """`OtherSites.enter`."""
-        tries = iter(self._settings.retry_seconds)
+        # Of an asynchronous pair the one who asks tries for as long as it takes.
+        tries = iter(() if record.is_async else self._settings.retry_seconds)
         while True:
             try:
                 return await self._enter(record)
@@ -129,6 +141,12 @@ class Peers:
     async def leave(self, record: PairRecord) -> None:
         """`OtherSites.leave`."""
         self.forget(record)
+        if record.is_async:
+            self.telling.begin(record.uuid, self._tell_of_end(record))
+        else:
+            await self._tell_of_end(record)
+
+    async def _tell_of_end(self, record: PairRecord) -> None:
         try:
             async with asyncio.timeout(TELL_SECONDS):
                 await self.exchange(record.site, Leave(head(record)))
@@ -139,6 +157,11 @@ class Peers:
         """`OtherSites.marked_bytes`."""
         answer = self._said.get(record.uuid)
         return answer.marked if isinstance(answer, Answer) else 0
+
+    def has_taken_over(self, record: PairRecord) -> bool:
+        """`OtherSites.has_taken_over`."""
+        answer = self._said.get(record.uuid)
+        return isinstance(answer, Answer) and answer.taken_over
 
     def notes(self, record: PairRecord) -> tuple[str, ...]:
         """`OtherSites.notes`."""
@@ -153,7 +176,7 @@ class Peers:
             )
         if answer.verdict is Verdict.UNKNOWN:
             return (f"site {record.site} has no such pair any more; `daiko pair rm` ends it here",)
-        if STATES.get(answer.state) is not record.state:
+        if not is_known(record, answer):
             return (f"site {record.site} does not know of this state yet",)
         return ()
 
@@ -168,7 +191,7 @@ class Peers:
                 head(record), record.name, record.group, record.primary,
                 record.secondary.partition(":")[2], bytes.fromhex(own.naa),
                 bytes.fromhex(record.peer_naa), own.blocks, own.block_size, record.granularity,
-                record.power_safe,
+                record.power_safe, record.is_async,
             ),
         )  # fmt: skip
 
@@ -211,6 +234,18 @@ class Peers:
         answer = await self._noted(record, Return(head(record), loan))
         if answer.verdict not in (Verdict.ACCEPTED, Verdict.UNKNOWN):
             raise SiteRefused(f"site {record.site} does not take a loan back: {said(answer)}")
+
+    def why_not_async(self, record: PairRecord) -> str:
+        """Why the other site cannot follow this pair, where it is asynchronous; "" = it can. Raises
+        SiteRefused."""
+        version = self.link(record.site).version or (0, 0)
+        if not record.is_async or version >= FOLLOWS_ASYNC:
+            return ""
+        spoken, least = (f"{major}.{minor}" for major, minor in (version, FOLLOWS_ASYNC))
+        return (
+            f"site {record.site} speaks version {spoken} of the protocol, and asynchronous pairs "
+            f"are followed from {least} on"
+        )
 
     def knows_loans(self, record: PairRecord) -> bool:
         """Whether the protocol that the other site speaks has loans. Raises SiteRefused."""
@@ -303,6 +338,14 @@ class Peers:
             if answer.next <= first or answer.next >= marks.regions:
                 raise SiteRefused(f"site {record.site} comes to no end with its marks")
             first = answer.next
+
+
+def is_known(record: PairRecord, answer: Answer) -> bool:
+    """Whether a site that follows knows of the state that our record has. A copying asynchronous
+    pair may be in one of two."""
+    if record.is_async and answer.head.sequence != record.sequence:
+        return False
+    return STATES.get(answer.state) is record.state
 
 
 def head(record: PairRecord) -> Head:

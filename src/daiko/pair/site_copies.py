@@ -24,7 +24,7 @@ from daiko.device.error import DeviceError
 from daiko.mapping.range_set import RangeSet
 from daiko.pair.in_flight import InFlight
 from daiko.pair.operation import copy_blocks
-from daiko.pair.surroundings import Copies, PairVolume, RoundFailed
+from daiko.pair.surroundings import Copies, PairVolume, RoundFailed, is_elsewhere
 
 PIECE_BYTES: Final = 1 << 20
 """Of one read and write."""
@@ -85,7 +85,7 @@ class SiteCopies:
         one, other = self._volume(pair, source), self._volume(pair, destination)
         if one is None or other is None:
             return self._own.copy(pair, source, destination, ranges, pace)
-        if _is_elsewhere(other):
+        if is_elsewhere(other):
             return self._copy_there(pair, source, destination, ranges, pace)
         return self._copy(pair, one, other, ranges, pace)
 
@@ -114,7 +114,7 @@ class SiteCopies:
         pace: Pace,
     ) -> AsyncGenerator[RangeSet, None]:
         pacer = self._pacers[pair] = Pacer(pace)
-        own = [volume.name for volume in (source, destination) if not _is_elsewhere(volume)]
+        own = [volume.name for volume in (source, destination) if not is_elsewhere(volume)]
         governor = Governor(pacer, self._measure, own)
         governing = asyncio.create_task(governor.run(), name=f"pace of round of {pair}")
         confirmed = RangeSet()
@@ -133,11 +133,6 @@ class SiteCopies:
         finally:
             self._pacers.pop(pair, None)
             governing.cancel()
-
-
-def _is_elsewhere(volume: PairVolume) -> bool:
-    """Whether a volume is another site's, which is called `SITE:VOLUME`."""
-    return ":" in volume.name
 
 
 def _portions(ranges: Sequence[tuple[int, int]], most: int) -> list[list[tuple[int, int]]]:

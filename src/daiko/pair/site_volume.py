@@ -4,7 +4,8 @@ The link may not be up when the pair needs the volume first (this controller has
 the volume may be at another LUN later. So the pair has a device of its own that stays the same, and
 what it is sent goes to the device of the link, once that is found. Until then requests wait, as
 they do in a session that was lost, and for as long; then they end with Unreachable, and the pair is
-split by error.
+split by error. Of an asynchronous pair they end so at once: it tries again by itself, as soon as
+the volume is found, and nobody else has to wait for them.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ _CAPABILITIES: Final = Capabilities(
 class SiteDevice(BlockDevice):
     """The volume's device at the link, once it is found."""
 
-    def __init__(self, name: str, blocks: int, block_size: int) -> None:
+    def __init__(self, name: str, blocks: int, block_size: int, patience: float = PATIENCE) -> None:
+        """`patience`: seconds that requests wait."""
         self.blocks = blocks
         self.block_size = block_size
         self.capabilities = _CAPABILITIES
         self._name = name
+        self._patience = patience
         self._below: BlockDevice | None = None
         self._waiting: list[tuple[Callable[[BlockDevice], None], Callable[[DeviceError], None]]]
         self._waiting = []
@@ -89,12 +92,14 @@ class SiteDevice(BlockDevice):
         if self._below is not None:
             go_on(self._below)
             return
+        if not self._patience:
+            fail(Unreachable(f"{self._name}: its site has not shown it yet"))
+            return
         self._waiting.append((go_on, fail))
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(
-                PATIENCE, self._give_up, f"its site did not show it within {PATIENCE:g} s"
-            )
+            why = f"its site did not show it within {self._patience:g} s"
+            self._timer = loop.call_later(self._patience, self._give_up, why)
 
     def _give_up(self, why: str) -> None:
         for _, fail in self._take_waiting():
@@ -121,7 +126,8 @@ class SiteVolume:
         self.naa = record.peer_naa
         self.blocks = blocks
         self.block_size = block_size
-        self.device = SiteDevice(self.name, blocks, block_size)
+        patience = 0.0 if record.is_async else PATIENCE
+        self.device = SiteDevice(self.name, blocks, block_size, patience)
         self._link = link
 
     @property

@@ -59,6 +59,11 @@ class PairVolume(Protocol):
         ...
 
 
+def is_elsewhere(volume: PairVolume) -> bool:
+    """Whether a volume is another site's, which is called `SITE:VOLUME`."""
+    return ":" in volume.name
+
+
 @dataclass(frozen=True, slots=True)
 class Workshop:
     """What all pairs work with."""
@@ -84,12 +89,14 @@ class OtherSites(Protocol):
 
     async def tell(self, record: PairRecord) -> None:
         """Let the other site act by a state that is in the store, where it can be reached; it does
-        when this returns. What it did not hear it is told when it is there again."""
+        when this returns, but for asynchronous pairs, whose hosts do not wait for that. What it did
+        not hear it is told when it is there again."""
         ...
 
     async def enter(self, record: PairRecord) -> RegionBitmap:
         """The other site has to act by this state, in which one side is copied to the other, before
-        that begins: see that it does. Returns its marks. Raises SiteRefused, after tries."""
+        that begins: see that it does. Returns its marks. Raises SiteRefused, after tries; of an
+        asynchronous pair after one."""
         ...
 
     async def leave(self, record: PairRecord) -> None:
@@ -98,6 +105,10 @@ class OtherSites(Protocol):
 
     def marked_bytes(self, record: PairRecord) -> int:
         """Bytes that the other site has marked and this one not, as it said last."""
+        ...
+
+    def has_taken_over(self, record: PairRecord) -> bool:
+        """Whether the other site said last that its hosts use its volume, without us."""
         ...
 
     def notes(self, record: PairRecord) -> tuple[str, ...]:

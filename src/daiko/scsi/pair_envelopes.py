@@ -110,6 +110,7 @@ _JOIN = Layout(
     number("block_size", 40, 4),
     number("granularity", 44, 4),
     bit("power_safe", 48, 0),
+    bit("is_async", 48, 1),
 )
 _STATE = Layout(
     "StateContents",
@@ -141,6 +142,7 @@ _ANSWER = Layout(
     number("first", 16, 8),
     number("next", 24, 8),
     number("length", 32, 4),
+    number("good_as_of", 36, 4),
 )
 
 
@@ -186,6 +188,8 @@ class Join:
     granularity: int
     """Bytes a region of the differential bitmaps of both sides."""
     power_safe: bool
+    is_async: bool = False
+    """The secondary is an earlier state: it gets what hosts write later, in order."""
 
     def tail(self) -> bytes:
         """What follows the head. Raises ValueError where something does not fit."""
@@ -210,7 +214,7 @@ class Join:
             raise MalformedData("JOIN: an identity that is no NAA 6")
         return cls(
             head, name, group, primary, secondary, said.primary_naa, said.secondary_naa,
-            said.blocks, said.block_size, size, bool(said.power_safe),
+            said.blocks, said.block_size, size, bool(said.power_safe), bool(said.is_async),
         )  # fmt: skip
 
 
@@ -412,6 +416,10 @@ class Answer:
     """The loan that was not returned yet; 0 = none, or the speaker knows of no loans."""
     leads: bool = False
     """The speaker leads the pair; else it follows, or is of a version that does not say."""
+    good_as_of: int = 0
+    """Of who leads an asynchronous pair: the secondary has everything that was acknowledged before,
+    in whole seconds since the epoch, and is an earlier state of its whole group. 0 = it is none,
+    or that is not known."""
 
     def tail(self) -> bytes:
         """What follows the head. Raises ValueError where something does not fit."""
@@ -420,7 +428,7 @@ class Answer:
         fixed = _ANSWER.pack(
             verdict=self.verdict, state=self.state, mixture=self.mixture,
             taken_over=self.taken_over, marked=self.marked, first=self.first, next=self.next,
-            length=len(self.bits), loan=self.loan, leads=self.leads,
+            length=len(self.bits), loan=self.loan, leads=self.leads, good_as_of=self.good_as_of,
         )  # fmt: skip
         return fixed + counted_text(self.reason) + self.bits
 
@@ -443,7 +451,7 @@ class Answer:
             _code("ANSWER: state", StateCode, said.state),
             _code("ANSWER: mixture", Mixture, said.mixture),
             bool(said.taken_over), said.marked, reason, said.first, said.next, bits,
-            said.loan, bool(said.leads),
+            said.loan, bool(said.leads), said.good_as_of,
         )  # fmt: skip
 
 

@@ -96,6 +96,10 @@ class PairRecord(Record):
     term: int = 0
     """Of an asynchronous pair whose entries in the journal count: the sequence when it became
     paired. Entries of other terms are nobody's. 0 = none count."""
+    good_as_of: float = 0.0
+    """Of an asynchronous pair that is followed: the secondary has everything that was acknowledged
+    before, and is an earlier state of its whole group, as the site that leads said last; in seconds
+    since the epoch. 0 = it is none, or that is not known."""
 
     @property
     def key(self) -> str:
@@ -110,6 +114,12 @@ class PairRecord(Record):
         """Its journal has ended, and what is in it comes to the secondary before anything is
         copied: the secondary is an earlier state still."""
         return self.state is PairState.COPYING and bool(self.term)
+
+    @property
+    def is_earlier_state(self) -> bool:
+        """The secondary of an asynchronous pair gets entries of the journal, and nothing is copied
+        over it."""
+        return self.is_async and bool(self.term)
 
     @property
     def is_led_over_sites(self) -> bool:

@@ -87,7 +87,14 @@ class PairView(BaseModel):
         description="`sync`: a write is good when both sides have it; `async`: when the primary "
         "and the journal have it"
     )
-    journal: JournalView | None = Field(description="Of an asynchronous pair; null = it has none")
+    journal: JournalView | None = Field(
+        description="Of an asynchronous pair that is led here; null = it has none"
+    )
+    good_as_of: float | None = Field(
+        description="Of an asynchronous pair that another site leads, as that said last: the "
+        "secondary has all that was acknowledged before (seconds since the epoch), and is an "
+        "earlier state of its whole group; null = it is none, or that is not known"
+    )
     created: float = Field(description="Seconds since the epoch")
     changed: float = Field(description="When the state became what it is")
 
@@ -96,7 +103,11 @@ class PairView(BaseModel):
         differs = max(status.differs, status.left)
         journal = None if status.journal is None else JournalView.of(status.journal)
         return cls(
-            **{**dict(status.record), "journal": journal},
+            **{
+                **dict(status.record),
+                "journal": journal,
+                "good_as_of": status.record.good_as_of or None,
+            },
             size=status.size,
             left=status.left,
             differs=status.differs,
