@@ -51,6 +51,7 @@ MODULES = (
     "pair.activity_log",
     "pair.differential_bitmap",
     "pair.operation",
+    "pair.unproved",
     "pair.write_path",
     "target.full_feature",
     "target.session",

@@ -170,7 +170,7 @@ class Applier:
             return
         self.journal.has_applied(batch)
         for entry, _, _, layer in work:
-            layer.applied(entry.lba, entry.blocks)
+            layer.unproved.applied(entry.lba, entry.blocks)
 
     def _tell(self) -> None:
         self._moved.set()

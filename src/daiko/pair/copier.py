@@ -44,23 +44,23 @@ class Settler:
     async def settle(self, lead: Side) -> bool:
         """Flush the sides, and take the marks of what was mirrored or copied before. False:
         something is stale, also because a connection was lost in between. Raises DeviceError."""
-        if not lead.layer.has_unproved:
+        if not lead.layer.unproved.regions:
             self._generations = self._now()
             return not lead.layer.stale.set_regions
         before, self._generations = self._generations, self._now()
-        recent, flights = lead.layer.begin_settling()
+        taken, flights = lead.layer.unproved.take(), lead.layer.begin_flight()
         try:
             await landed(flights)
             await asyncio.gather(*(side.flush() for side in self._sides))
         except asyncio.CancelledError:
             # Nothing is known that was not before: the next settling has to prove it.
             self._generations = before
-            lead.layer.give_up_settling(recent)
+            lead.layer.unproved.give_back(taken)
             raise
         except DeviceError:
-            lead.layer.end_settling(recent, False)
+            lead.layer.end_settling(taken, False)
             raise
-        lead.layer.end_settling(recent, self._now() == before)
+        lead.layer.end_settling(taken, self._now() == before)
         return not lead.layer.stale.set_regions
 
     def _now(self) -> list[tuple[int, ...]]:

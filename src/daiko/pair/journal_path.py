@@ -44,7 +44,7 @@ class JournalPath:
             if layer.way != _WAY:
                 layer.change(lba, change, done)
             return
-        layer.touched(lba, change.blocks)
+        layer.unproved.touched(lba, change.blocks)
         flight = layer.flights.now
         flight.requests += 1
         _Journaled(self, flight, ticket, lba, change, done).begin()
@@ -92,7 +92,7 @@ class _Journaled:
     def _enter(self, kind: Kind, data: Buffer) -> None:
         path, blocks = self._path, self._change.blocks
         if path.journal.enter(path.stream, kind, self._lba, blocks, data, self._after):
-            path.layer.entered(self._lba, blocks)
+            path.layer.unproved.entered(self._lba, blocks)
         else:
             path.layer.differ(self._lba, blocks)
         self._end(None)

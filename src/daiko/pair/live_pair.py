@@ -304,7 +304,7 @@ class LivePair:
         layer.begin(is_equal=True)
         for entry in applier.journal.waiting:
             if entry.stream == stream:
-                layer.entered(entry.lba, entry.blocks)
+                layer.unproved.entered(entry.lba, entry.blocks)
         name = self.primary.volume.name
         self._journal_path = JournalPath(layer, applier.journal, stream, name)
         self.secondary.layer.journaled = None

@@ -55,6 +55,7 @@ from daiko.pair.operation import (
     WriteSame,
     copy_blocks,
 )
+from daiko.pair.unproved import Unproved
 
 
 class Way(IntEnum):
@@ -172,11 +173,7 @@ class PairedDevice(Overlay):
         self.lost = lost
         """Told when a request left the sides different."""
         self._shift: int = bitmap.regions.shift
-        self._recent: set[int] = set()
-        """Regions written to by way of both sides or the journal, or copied, since `settle` began
-        last."""
-        self._to_apply: dict[int, int] = {}
-        """Region → entries of the journal that the other side does not have yet."""
+        self.unproved = Unproved(self._shift)
         self._held: deque[Callable[[], None]] = deque()
 
     # --- what hosts send ------------------------------------------------------------------------
@@ -281,7 +278,7 @@ class PairedDevice(Overlay):
 
             self._alone(lba, change, self.flights.now.enter(finished))
             return
-        self._recent.update(range(first, last + 1))
+        self.unproved.regions.update(range(first, last + 1))
         flight = self.flights.now
         flight.requests += 1
         _Mirrored(self, peer, flight, ticket, lba, change, done).begin()
@@ -332,8 +329,7 @@ class PairedDevice(Overlay):
         """What is marked is to be copied; or (the sides are equal) it is only to be proved."""
         regions = self.bitmap.regions
         self.stale = RegionBitmap(regions.blocks, regions.shift) if is_equal else regions.copy()
-        self._to_apply = {}
-        self._recent = (
+        self.unproved.begin(
             {at for first, count in regions.runs() for at in range(first, first + count)}
             if is_equal
             else set()
@@ -376,7 +372,7 @@ class PairedDevice(Overlay):
             def finished(error: DeviceError | None) -> None:
                 if error is None:
                     self.stale.clear(first, last)
-                    self._recent.update(range(first, last + 1))
+                    self.unproved.regions.update(range(first, last + 1))
                 self.lock.leave(ticket)
                 done(error)
 
@@ -384,58 +380,19 @@ class PairedDevice(Overlay):
 
         self.lock.wait_exclusive(lba, blocks, begin)
 
-    def entered(self, lba: int, blocks: int) -> None:
-        """The journal has a change of these blocks for the other side."""
-        first, last = self._regions(lba, blocks)
-        for region in range(first, last + 1):
-            self._recent.add(region)
-            self._to_apply[region] = self._to_apply.get(region, 0) + 1
-
-    def applied(self, lba: int, blocks: int) -> None:
-        """The other side has one that was entered, on stable storage."""
-        first, last = self._regions(lba, blocks)
-        for region in range(first, last + 1):
-            left = self._to_apply.pop(region, 0) - 1
-            if left > 0:
-                self._to_apply[region] = left
-
     def differ(self, lba: int, blocks: int) -> None:
         """What was sent to these blocks will not come to the other side but by copying."""
         self.stale.mark(*self._regions(lba, blocks))
 
-    def touched(self, lba: int, blocks: int) -> None:
-        """Something is sent to these blocks that may leave them as they are: their marks go when
-        that is proved."""
-        first, last = self._regions(lba, blocks)
-        self._recent.update(range(first, last + 1))
-
-    @property
-    def has_unproved(self) -> bool:
-        """Whether anything was mirrored or copied region by region since it was proved last."""
-        return bool(self._recent)
-
-    def begin_settling(self) -> tuple[set[int], tuple[Flight, ...]]:
-        """The regions that may be proved once the flights have landed and both sides are
-        flushed."""
-        recent, self._recent = self._recent, set()
-        return recent, self.begin_flight()
-
-    def give_up_settling(self, regions: set[int]) -> None:
-        """They have still to be proved."""
-        self._recent |= regions
-
-    def end_settling(self, regions: set[int], proved: bool) -> None:
-        """They are proved, but for those written to again; or (the connection to a side was lost in
-        between) they have to be copied again."""
+    def end_settling(self, taken: set[int], proved: bool) -> None:
+        """What was taken of the unproved regions is proved, but for those written to again; or (the
+        connection to a side was lost in between) they have to be copied again."""
         if not proved:
-            for region in regions:
+            for region in taken:
                 self.stale.mark(region, region)
             return
-        for region in regions - self._recent:
-            if region in self._to_apply:
-                self._recent.add(region)
-            else:
-                self._take_marks(region, region)
+        for region in self.unproved.proved(taken):
+            self._take_marks(region, region)
 
     def _take_marks(self, first: int, last: int) -> None:
         """Of regions that are proved; those that are stale again keep theirs."""
