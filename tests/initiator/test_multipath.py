@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from daiko.device.error import Aborted, Unreachable
-from daiko.initiator import multipath
+from daiko.initiator import rounds
 from daiko.initiator.command import AskedCommand
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.path_choice import Worth
@@ -267,8 +267,8 @@ class TestLoss:
 
         paths = make(replace(QUICK, reconnect_first=1.0, reconnect_longest=6.0))
         await paths.open()
-        monkeypatch.setattr(multipath.random, "uniform", lambda low, high: (low + high) / 2)
-        monkeypatch.setattr(multipath.asyncio, "sleep", note)
+        monkeypatch.setattr(rounds.random, "uniform", lambda low, high: (low + high) / 2)
+        monkeypatch.setattr(rounds.asyncio, "sleep", note)
         target.admission = admission
         target.on[ScsiCommand] = then(cut, status(0))
         assert (await send(paths, READ))[:2] == (None, 0)

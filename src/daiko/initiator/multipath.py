@@ -1,7 +1,7 @@
 """One target behind one or several portals: keeps a session to it, and commands safe over a loss.
 
 Theory of operation. There is at most one session at a time. When it is lost, the portals are tried
-in turn, beginning with the next one, with a pause after each round that doubles up to a limit.
+in turn until there is another (`rounds.py`).
 Commands submitted meanwhile wait, and commands that were in flight wait with them if they may be
 sent again; both for `settings.grace` seconds from the loss on. Then they complete with
 `Unreachable`, and so does whatever is submitted until a session is up again, at once: a host that
@@ -40,7 +40,6 @@ tells): aliases and list identifiers at the target are gone then (SPC-4, 5.17).
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -50,14 +49,15 @@ import structlog
 from daiko.device.error import Aborted, DeviceError, Unreachable
 from daiko.initiator.command import Command, Failure
 from daiko.initiator.discovery import new_isid
-from daiko.initiator.login import LoggedIn, log_in
+from daiko.initiator.login import LoggedIn
 from daiko.initiator.login_check import check_login
 from daiko.initiator.path_choice import PathChoice, Worth
 from daiko.initiator.portal import Portal
+from daiko.initiator.rounds import Rounds
 from daiko.initiator.session import Session
 from daiko.initiator.settings import InitiatorSettings
 from daiko.iscsi.chap import Account
-from daiko.iscsi.error import LoginRefused, RemoteProtocolError
+from daiko.iscsi.error import RemoteProtocolError
 from daiko.port.connection import Connection
 from daiko.scsi.layout import MalformedData
 from daiko.scsi.opcode import Opcode, Status
@@ -132,18 +132,12 @@ class Multipath:
         self._waiting: list[Command] = []
         self._pausing: set[Command] = set()
         self._is_open = False
-        self._reconnecting: asyncio.Task[None] | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._is_past_grace = False
-        self._next_portal = 0
-        self._choice = PathChoice(self.portals)
+        self.choice = PathChoice(self.portals)
+        self._rounds = Rounds(self)
         self._moving: asyncio.TimerHandle | None = None
-        self._not_before: dict[Portal, float] = {}
-        # Portals that asked to be left alone for a while, until when.
         self._is_held = False
-        self._resting: asyncio.Future[None] | None = None
-        """The pause between two rounds; done when there is none."""
-        self._round_over = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
@@ -159,7 +153,7 @@ class Multipath:
             return
         self._is_open = True
         try:
-            await self._round()
+            await self._rounds.once()
         except BaseException:
             self._is_open = False
             raise
@@ -167,13 +161,7 @@ class Multipath:
     async def close(self) -> None:
         """Log out. Commands that are not answered complete with `Aborted`."""
         self._is_open = False
-        if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            if self._resting is not None:
-                self._resting.cancel()
-            await asyncio.wait([self._reconnecting])
-            self._reconnecting = None
-            self._round_over.set()
+        await self._rounds.stop()
         if self._moving is not None:
             self._moving.cancel()
             self._moving = None
@@ -281,7 +269,7 @@ class Multipath:
         in_flight = session.in_flight
         if session.time2wait and self.portal is not None:
             wait = min(session.time2wait, self.settings.grace / 2)
-            self._not_before[self.portal] = asyncio.get_running_loop().time() + wait
+            self._rounds.leave_alone(self.portal, wait)
         self.session = None
         self.portal = None
         self.generation += 1
@@ -300,7 +288,7 @@ class Multipath:
             self._waiting.append(command)
         if self._is_open:
             self._grace_timer = loop.call_later(self.settings.grace, self._end_of_grace)
-            self._reconnecting = loop.create_task(self._reconnect())
+            self._rounds.begin()
         self._watcher.nexus_lost(error)
         failure = Unreachable if self._is_open else Aborted
         for command in dropped:
@@ -325,86 +313,10 @@ class Multipath:
         portals = ", ".join(map(str, self.portals))
         return f"{self.target_name} at {portals}: {self.last_error or 'no session'}"
 
-    async def _reconnect(self) -> None:
-        pause = self.settings.reconnect_first
-        self._next_portal += 1
-        # Compiled code keeps the exception of a handler for whichever task runs next while it waits
-        # inside the handler, so nothing is awaited in one here.
-        while not await self._has_begun():
-            self._round_over.set()
-            # Chance keeps the sessions of many controllers from coming back all at once.
-            await self._rest(pause * random.uniform(0.75, 1.25))
-            pause = min(pause * 2, self.settings.reconnect_longest)
-        self._round_over.set()
-        if self._reconnecting is asyncio.current_task():
-            self._reconnecting = None
-
-    async def _has_begun(self) -> bool:
-        """Try each portal once; whether there is a session now."""
-        try:
-            await self._round()
-        except Unreachable:
-            return False
-        return True
-
-    async def _rest(self, seconds: float) -> None:
-        """The pause between two rounds, or as much of it as nobody is in a hurry."""
-        self._resting = asyncio.ensure_future(asyncio.sleep(seconds))
-        await asyncio.wait([self._resting])
-
     async def hurry(self) -> None:
         """While the session is lost, try the portals now, and return when all have been tried or
         there is a session. (A round that has begun already is the one.)"""
-        if self._reconnecting is not None:
-            self._round_over.clear()
-            if self._resting is not None:
-                self._resting.cancel()
-            await self._round_over.wait()
-
-    async def _round(self) -> None:
-        """Each portal once. Raises Unreachable."""
-        words = []
-        refusal: RemoteProtocolError | None = None
-        is_silent = False
-        for portal in self._choice.order(self._next_portal % len(self.portals)):
-            if self._not_before.get(portal, 0.0) > asyncio.get_running_loop().time():
-                words.append(f"{portal}: it asked to be left alone for a moment")
-                continue
-            self._not_before.pop(portal, None)
-            try:
-                await self._log_in(portal)
-            except (DeviceError, RemoteProtocolError) as error:
-                words.append(f"{portal}: {error}")
-                if isinstance(error, RemoteProtocolError):
-                    refusal = error
-                else:
-                    is_silent = True
-            else:
-                self._next_portal = self.portals.index(portal)
-                return
-        self.last_error = "; ".join(words)
-        self.last_refusal = None if is_silent else refusal
-        raise Unreachable(f"{self.target_name}: {self.last_error}")
-
-    async def _log_in(self, portal: Portal, redirected: bool = False) -> None:
-        def begin(connection: Connection, login: LoggedIn) -> Session:
-            return self._begin(portal, connection, login)
-
-        elsewhere: Portal | None = None
-        try:
-            await log_in(
-                portal, self.initiator_name, self.target_name, self.isid, begin, self.settings,
-                self.account,
-            )  # fmt: skip
-        except LoginRefused as refusal:
-            if redirected or not refusal.address:
-                raise
-            try:
-                elsewhere = Portal.parse(refusal.address.rpartition(",")[0] or refusal.address)
-            except ValueError:
-                raise refusal from None
-        if elsewhere is not None:
-            await self._log_in(elsewhere, redirected=True)
+        await self._rounds.hurry()
 
     async def check_account(self, account: Account | None) -> None:
         """Log in by this account under another ISID, beside the session that there is, and leave.
@@ -421,7 +333,7 @@ class Multipath:
                 return
         raise failure
 
-    def _begin(self, portal: Portal, connection: Connection, login: LoggedIn) -> Session:
+    def begin(self, portal: Portal, connection: Connection, login: LoggedIn) -> Session:
         """The full feature phase begins: send what waits."""
         session = Session(connection, login, self, self.settings, f"{self.target_name} at {portal}")
         if self._grace_timer is not None:
@@ -441,7 +353,7 @@ class Multipath:
 
     def states_changed(self) -> None:
         """The target announced other access states: any portal may be the best one now."""
-        self._choice.forget()
+        self.choice.forget()
 
     def prefer_better(self, here: Worth, elsewhere: Worth) -> None:
         """The session's path is worth `here`, the best one elsewhere `elsewhere`: move the session
@@ -449,7 +361,7 @@ class Multipath:
         portal = self.portal
         if portal is None or self._moving is not None:
             return
-        if self._choice.is_worth_leaving(portal, here, elsewhere):
+        if self.choice.is_worth_leaving(portal, here, elsewhere):
             log.info("looking for a better path", target=self.target_name, portal=str(portal))
             self._leave()
 
