@@ -74,7 +74,7 @@ class Announcements:
         elif pdu.event == AsyncEvent.LOGOUT_REQUESTED:
             session.drain()
             if self._overdue is None and not session.is_ended:
-                self._overdue = self._loop.call_later(pdu.parameter3, session.request_logout)
+                self._overdue = self._loop.call_later(pdu.parameter3, session.upkeep.request_logout)
         elif pdu.event == AsyncEvent.CONNECTION_DROPPED and pdu.parameter1:
             return  # Of another connection, where we have one: its CID is 0.
         elif pdu.event in (AsyncEvent.CONNECTION_DROPPED, AsyncEvent.ALL_CONNECTIONS_DROPPED):
@@ -93,7 +93,7 @@ class Announcements:
             log.warning("asynchronous event not understood", reason=str(error))
             return
         if said.key == SenseKey.UNIT_ATTENTION:
-            self._session.report(pdu.lun, said.asc, said.ascq)
+            self._session.owner.reported(pdu.lun, said.asc, said.ascq)
 
     def _negotiate(self) -> None:
         """Begin a text exchange (11.9.1: this must be done). A second request changes nothing."""

@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from daiko.device.block import Buffer
 from daiko.device.error import DeviceError
+from daiko.device.memory import unfilled
 
 CommandDone = Callable[[DeviceError | None, int, Buffer, bytes], None]
 """(error, status, data, sense). `error` is set, and the rest means nothing, when no status came
@@ -95,6 +96,14 @@ class Command(ABC):
     @abstractmethod
     def end(self, error: DeviceError | None, status: int, data: Buffer, sense: bytes) -> None:
         """The answer, or the error that takes its place; as `CommandDone`. Called once."""
+
+    def memory(self) -> Buffer:
+        """Where data read goes. Of a read that ends before its length, `data_in` gives what has
+        come."""
+        buffer = self.buffer
+        if buffer is None:
+            buffer = self.buffer = unfilled(self.read_length)
+        return buffer
 
     @property
     def data_in(self) -> Buffer:

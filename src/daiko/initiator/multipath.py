@@ -169,7 +169,7 @@ class Multipath:
         if session is not None:
             for command in session.withdraw_queued():
                 self._end(command, Aborted(f"{self.target_name} is being closed"))
-            await session.log_out()
+            await session.upkeep.log_out()
         if self._grace_timer is not None:
             self._grace_timer.cancel()
             self._grace_timer = None
@@ -236,7 +236,7 @@ class Multipath:
         """Other time limits, from now on."""
         self.settings = settings
         if self.session is not None:
-            self.session.use_settings(settings)
+            self.session.upkeep.settings = settings
 
     def _pause(self, command: Command, status: int) -> bool:
         """Send the command again after a while."""
@@ -380,7 +380,7 @@ class Multipath:
         if session.in_flight or session.queued:
             self._moving = loop.call_later(0.01, self._leave)
         else:
-            session.request_logout()
+            session.upkeep.request_logout()
 
     def give_up_session(self, reason: str) -> None:
         """Drop the session; another one is made as after any loss."""

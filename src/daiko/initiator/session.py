@@ -31,7 +31,6 @@ from typing import Final, Protocol
 import structlog
 
 from daiko.device.block import Buffer
-from daiko.device.memory import unfilled
 from daiko.initiator.command import Command, Failure, Stage
 from daiko.initiator.login import LoggedIn
 from daiko.initiator.settings import InitiatorSettings
@@ -108,11 +107,8 @@ class Session:
         "_loop",
         "_max_cmd_sn",
         "_next_tag",
-        "_owner",
         "_queue",
-        "_settings",
         "_unsolicited",
-        "_upkeep",
         "cmd_sn",
         "connection",
         "exp_stat_sn",
@@ -122,8 +118,10 @@ class Session:
         "name",
         "negotiated",
         "now",
+        "owner",
         "tasks",
         "time2wait",
+        "upkeep",
     )
 
     def __init__(
@@ -138,8 +136,7 @@ class Session:
         """For the log: the target and the portal."""
         negotiated = self.negotiated = login.parameters
         self.connection = connection
-        self._owner = owner
-        self._settings = settings
+        self.owner = owner
         self._loop = asyncio.get_running_loop()
         self.tasks: dict[int, Command] = {}
         self._queue: deque[Command] = deque()
@@ -165,7 +162,7 @@ class Session:
         """Bytes of a write that go with its command."""
         self._unsolicited = 0 if negotiated.initial_r2t else negotiated.first_burst_length
         self._grant()
-        self._upkeep = Upkeep(self, settings)
+        self.upkeep = Upkeep(self, settings)
 
     # --- commands
 
@@ -301,7 +298,7 @@ class Session:
                 Opcode.DATA_IN: self._data_in,
                 Opcode.SCSI_RESPONSE: self._scsi_response,
                 Opcode.R2T: self._ready_to_transfer,
-                **self._upkeep.handlers(),
+                **self.upkeep.handlers(),
             },
             _unexpected,
         )
@@ -317,11 +314,7 @@ class Session:
         offset = fields[12]
         if offset != command.received or offset + length > command.read_length:
             raise _misplaced(command, offset, length)
-        buffer = command.buffer
-        if buffer is None:
-            # Of a read that ends before its length, `data_in` gives what has come.
-            buffer = command.buffer = unfilled(command.read_length)
-        return memoryview(buffer)[offset : offset + length]
+        return memoryview(command.memory())[offset : offset + length]
 
     def _data_in(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         flags, status, tag, stat_sn, max_cmd_sn, offset = _data_in_fields(header, at)
@@ -338,7 +331,8 @@ class Session:
             raise _misplaced(command, offset, length)
         command.received = offset + length
         if length != command.read_length or type(data) is memoryview or command.buffer is not None:
-            self._keep(command, offset, data)
+            if type(data) is not memoryview:  # that is in its place already
+                memoryview(command.memory())[offset : offset + length] = data
             data = b""
         else:
             command.data = data
@@ -352,15 +346,6 @@ class Session:
         command.end(None, 0, data or command.data_in, b"")
         if self._queue or self._draining:
             self._go_on()
-
-    def _keep(self, command: Command, offset: int, data: Buffer) -> None:
-        """Data that is not the whole answer in one small PDU; a memoryview is in its place."""
-        if type(data) is memoryview:
-            return
-        buffer = command.buffer
-        if buffer is None:
-            buffer = command.buffer = unfilled(command.read_length)
-        memoryview(buffer)[offset : offset + len(data)] = data
 
     def _scsi_response(self, header: Buffer, at: int, ahs: bytes, data: Buffer) -> None:
         flags, response, status, tag, stat_sn, max_cmd_sn, residual = _response_fields(header, at)
@@ -402,7 +387,7 @@ class Session:
     def finish(self, command: Command, status: int, sense: bytes) -> None:
         """End a command otherwise than well."""
         del self.tasks[command.tag]
-        self._owner.completed(command, status, sense)
+        self.owner.completed(command, status, sense)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -410,7 +395,7 @@ class Session:
         if self._queue:
             self._pump()
         elif self._draining and not self.tasks:
-            self._upkeep.request_logout()
+            self.upkeep.request_logout()
 
     def window_moved(self, max_cmd_sn: int) -> None:
         """MaxCmdSN only grows (4.2.2.1); an older value is of a PDU that was overtaken."""
@@ -436,14 +421,14 @@ class Session:
     def take_tag(self) -> int:
         """An initiator task tag that is free."""
         tag = self._next_tag
-        while tag in self.tasks or self._upkeep.uses(tag):
+        while tag in self.tasks or self.upkeep.uses(tag):
             tag = (tag + 1) & 0x7FFFFFFF
         self._next_tag = (tag + 1) & 0x7FFFFFFF
         return tag
 
     def regain_depth(self) -> None:
         """Let one more command be in flight, up to the depth that was set."""
-        if self._depth < self._settings.queue_depth:
+        if self._depth < self.upkeep.settings.queue_depth:
             self._depth += 1
         self._pump()
 
@@ -452,11 +437,7 @@ class Session:
         self._draining = True
         self._grant()
         if not self.tasks:
-            self._upkeep.request_logout()
-
-    def report(self, lun: int, asc: int, ascq: int) -> None:
-        """A unit attention that came by itself."""
-        self._owner.reported(lun, asc, ascq)
+            self.upkeep.request_logout()
 
     def use_send_limit(self, limit: int) -> None:
         """The target takes data segments of up to `limit` bytes from now on."""
@@ -464,20 +445,7 @@ class Session:
         if self.negotiated.immediate_data:
             self.immediate_length = min(self.negotiated.first_burst_length, limit)
 
-    def use_settings(self, settings: InitiatorSettings) -> None:
-        """Other time limits, for commands sent from now on."""
-        self._settings = self._upkeep.settings = settings
-
     # --- the end
-
-    def request_logout(self) -> None:
-        """Log out now, whatever is in flight."""
-        self._upkeep.request_logout()
-
-    async def log_out(self) -> None:
-        """Leave in order: returns when the target has answered or the connection is gone."""
-        if not self.is_ended:
-            await self._upkeep.log_out()
 
     def drop(self, reason: str) -> None:
         """End the connection at once."""
@@ -500,10 +468,8 @@ class Session:
             return
         self.is_ended = True
         self._credit = _CLOSED
-        self._upkeep.ended()
-        self._owner.lost(
-            self, self._error or str(error or "") or "the target closed the connection"
-        )
+        self.upkeep.ended()
+        self.owner.lost(self, self._error or str(error or "") or "the target closed the connection")
 
 
 def _misplaced(command: Command, offset: int, length: int) -> RemoteProtocolError:

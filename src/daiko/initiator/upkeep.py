@@ -62,7 +62,7 @@ class Upkeep:
     def __init__(self, session: Session, settings: InitiatorSettings) -> None:
         self._session = session
         self.settings = settings
-        """May be exchanged at any time."""
+        """May be exchanged at any time; for commands sent from then on."""
         self._announcements = Announcements(session, settings.max_recv_data_segment_length)
         self._loop = asyncio.get_running_loop()
         # Task management requests without an answer, by their tag.
@@ -218,6 +218,8 @@ class Upkeep:
     async def log_out(self) -> None:
         """Leave in order: returns when the target has answered or the connection is gone."""
         session = self._session
+        if session.is_ended:
+            return
         if self._logout is None:
             self.request_logout()
         assert self._logout is not None
@@ -229,6 +231,7 @@ class Upkeep:
             await self._logout
 
     def request_logout(self) -> None:
+        """Log out now, whatever is in flight."""
         session = self._session
         if self._logout is not None or session.is_ended:
             return
