@@ -14,12 +14,16 @@ any of them.
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from daiko.command_control.command_table import Change, CommandRow
 from daiko.scsi import sense
 from daiko.scsi.opcode import Status
 from daiko.target.failure import Answer
+
+if TYPE_CHECKING:
+    from daiko.target.logical_unit import LogicalUnit
+    from daiko.target.nexus import ItlNexus
 
 
 class Bar(IntFlag):
@@ -102,6 +106,19 @@ _ANSWERS: dict[Bar, Answer] = {
     Bar.RESERVED: (Status.RESERVATION_CONFLICT, None),
     Bar.WRITE_PROTECTED: (Status.CHECK_CONDITION, sense.write_protected()),
 }
+
+
+def bars_for(unit: LogicalUnit, itl: ItlNexus) -> int:
+    """What bars commands of one host at a unit now."""
+    bars = unit.asymmetric_access.bar_at(itl.nexus.portal_group_tag)
+    bars |= unit.reservations.bars_for(itl.nexus)
+    if unit.self_test is not None and unit.self_test.is_exclusive:
+        bars |= Bar.SELF_TEST
+    if unit.is_write_protected:
+        bars |= Bar.WRITE_PROTECTED
+    if unit.medium_state is not None:
+        bars |= unit.medium_state.bars
+    return int(bars)
 
 
 def answer_to_barred(bars: int) -> Answer:

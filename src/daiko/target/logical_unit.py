@@ -26,7 +26,7 @@ from daiko.scsi.sense import CheckCondition, Sense, SenseKey
 from daiko.scsi.vpd import Designator
 from daiko.target.asymmetric_access import AsymmetricAccess, TargetPortGroups
 from daiko.target.atomic_write import AtomicWrites
-from daiko.target.bar import BY_RESERVATION, OF_MEDIUM, Bar, answer_to_barred
+from daiko.target.bar import BY_RESERVATION, OF_MEDIUM, answer_to_barred, bars_for
 from daiko.target.event import Event, Told
 from daiko.target.exclusion import Exclusion
 from daiko.target.failure import answer_to
@@ -34,14 +34,13 @@ from daiko.target.kept import Keeper
 from daiko.target.management import NO_ADDRESSES, ManagementAddresses
 from daiko.target.medium import Medium
 from daiko.target.mode_settings import (
-    BLOCK_PROVISIONING,
     DEFAULT,
     ModePageRow,
     ModeSettings,
     from_kept,
+    mode_pages,
 )
-from daiko.target.mode_settings import ROWS as MODE_PAGES
-from daiko.target.repertoire import Means, Repertoire, Served, repertoire
+from daiko.target.repertoire import Place, Served, repertoire_of
 from daiko.target.reservations import Reservations
 from daiko.target.self_test import ABORTED_OTHERWISE, SelfTest
 from daiko.target.task_set import TaskSet
@@ -175,7 +174,7 @@ class LogicalUnit:
         """What is kept is there after a restart: mode pages and identifying information."""
         self.management: ManagementAddresses = management or NO_ADDRESSES
         """Where administrators reach the controller."""
-        self.mode_pages: tuple[ModePageRow, ...] = self._mode_pages()
+        self.mode_pages: tuple[ModePageRow, ...] = mode_pages(is_thin=is_thin(self))
         """The mode pages that this unit has, in ascending order."""
         self.mode = DEFAULT
         self.is_write_protected = self.read_only
@@ -208,7 +207,7 @@ class LogicalUnit:
         """Made with the first FORMAT UNIT or SANITIZE (`medium`)."""
         self.thresholds: Thresholds | None = None
         """Made when a threshold is enabled."""
-        self.rows, self._places = self._repertoire()
+        self.rows, self._places = repertoire_of(self)
         """`rows`: the commands that this unit has."""
         self.set_mode(self.saved_mode())
 
@@ -228,7 +227,7 @@ class LogicalUnit:
             ):
                 return
         if served is None:
-            itl.refuse(task, self._unknown(cdb))
+            itl.refuse(task, _unknown(place))
             return
         if int.from_bytes(cdb, "little") & served.forbidden:
             itl.refuse(task, _illegal_bit(cdb, served.row))
@@ -281,11 +280,6 @@ class LogicalUnit:
         if self.medium_state is None:
             self.medium_state = Medium(self)
         return self.medium_state
-
-    def _unknown(self, cdb: bytes) -> Sense:
-        if self._places[cdb[0]] is None:
-            return sense.invalid_opcode()
-        return sense.invalid_field_in_cdb(1, 4)
 
     def _check_range(self, row: CommandRow, lba: int, blocks: int) -> int:
         """The range that the quick check stopped at: refuse it, or return its length."""
@@ -368,7 +362,7 @@ class LogicalUnit:
         self.nexuses.add(itl)
         itl.attentions.establish(Event.POWER_ON_OR_RESET.sense)
         self.reservations.attached(itl)
-        itl.bars = self._bars_for(itl)
+        itl.bars = bars_for(self, itl)
 
     def detach(self, itl: ItlNexus, *, is_session_lost: bool) -> None:
         """A host does not see this unit any more: its session is lost, or the unit was taken from
@@ -380,18 +374,7 @@ class LogicalUnit:
     def refresh_bars(self) -> None:
         """Something that bars commands has changed: write it down for every host."""
         for itl in self.nexuses:
-            itl.bars = self._bars_for(itl)
-
-    def _bars_for(self, itl: ItlNexus) -> int:
-        bars = self.asymmetric_access.bar_at(itl.nexus.portal_group_tag)
-        bars |= self.reservations.bars_for(itl.nexus)
-        if self.self_test is not None and self.self_test.is_exclusive:
-            bars |= Bar.SELF_TEST
-        if self.is_write_protected:
-            bars |= Bar.WRITE_PROTECTED
-        if self.medium_state is not None:
-            bars |= self.medium_state.bars
-        return int(bars)
+            itl.bars = bars_for(self, itl)
 
     def replace_device(self, device: BlockDevice) -> None:
         """Exchange the device while hosts work: requests under way end at the old one. Raises
@@ -427,20 +410,9 @@ class LogicalUnit:
             if itl is not by or event.told is not Told.OTHERS:
                 itl.attentions.establish(event.sense)
 
-    def _repertoire(self) -> Repertoire:
-        """The commands that the unit has with the device that it has now."""
-        means = Means(
-            copies=self.third_party_copy is not None,
-            intents=self.open_intents is not None,
-            keeper=self.saves,
-            states=self.asymmetric_access.groups.hosts_set_states,
-            site=self.site is not None,
-        )
-        return repertoire(means, self.bare_device.capabilities)
-
     def refresh_commands(self) -> None:
         """The unit may have other commands now: take them, and tell the hosts where it has."""
-        rows, self._places = self._repertoire()
+        rows, self._places = repertoire_of(self)
         if rows != self.rows:
             self.rows = rows
             self.announce(Event.INQUIRY_DATA_CHANGED)
@@ -448,23 +420,11 @@ class LogicalUnit:
     def _take_device(self, device: BlockDevice) -> None:
         self.bare_device = device
         self.device = device if self.exclusion is None else self.exclusion.replace(device)
-        self.mode_pages = self._mode_pages()
+        self.mode_pages = mode_pages(is_thin=is_thin(self))
         # A volume that was published while its back end was away learns now what it can do.
         self.refresh_commands()
         if self.atomic_writes is not None:
             self.atomic_writes.devices_changed()
-
-    def begin_self_test(self, test: SelfTest) -> None:
-        """Begin a self-test; there must be none at work. It may end at once."""
-        self.self_test = test
-        self.refresh_bars()
-        test.begin()
-
-    def self_test_ended(self, test: SelfTest) -> None:
-        """The self-test at work has come to its end."""
-        if self.self_test is test:
-            self.self_test = None
-            self.refresh_bars()
 
     def saved_mode(self) -> ModeSettings:
         """The mode parameters that hold after a reset: the saved ones, else the defaults."""
@@ -481,12 +441,6 @@ class LogicalUnit:
             self.thresholds = Thresholds(self)
         if self.thresholds is not None:
             self.thresholds.follow()
-
-    def _mode_pages(self) -> tuple[ModePageRow, ...]:
-        """The mode pages that the unit has with the device that it has now."""
-        if is_thin(self):
-            return MODE_PAGES
-        return tuple(row for row in MODE_PAGES if row.key != BLOCK_PROVISIONING)
 
     def reset(
         self,
@@ -512,6 +466,11 @@ class LogicalUnit:
             self.third_party_copy.aborted(task)
         elif self.medium_state is not None:
             self.medium_state.let_go(task)
+
+
+def _unknown(place: Place) -> Sense:
+    """Of an opcode that has no row at all, or none with this service action."""
+    return sense.invalid_opcode() if place is None else sense.invalid_field_in_cdb(1, 4)
 
 
 def _illegal_bit(cdb: bytes, row: CommandRow) -> Sense:

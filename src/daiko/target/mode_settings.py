@@ -217,6 +217,11 @@ def rounded(row: ModePageRow, page: bytes, offset: int) -> bytes:
     return row.layout.repack(page, **other) if other else page
 
 
+def mode_pages(*, is_thin: bool) -> tuple[ModePageRow, ...]:
+    """The mode pages that a unit has. `is_thin`: it can run out of room."""
+    return ROWS if is_thin else tuple(row for row in ROWS if row.key != BLOCK_PROVISIONING)
+
+
 def from_kept(pages: Iterable[bytes]) -> ModeSettings:
     """Settings from saved pages. A page that this release does not have, or has in another form,
     keeps its default: an older or newer release saved it."""

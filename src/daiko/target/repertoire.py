@@ -183,3 +183,15 @@ def repertoire(has: Means, device: Capabilities) -> Repertoire:
             place = places[row.opcode] = {}
         place[row.service_action] = served
     return tuple(served.row for served in offered), places
+
+
+def repertoire_of(unit: LogicalUnit) -> Repertoire:
+    """The commands that a unit has with the device that it has now."""
+    means = Means(
+        copies=unit.third_party_copy is not None,
+        intents=unit.open_intents is not None,
+        keeper=unit.saves,
+        states=unit.asymmetric_access.groups.hosts_set_states,
+        site=unit.site is not None,
+    )
+    return repertoire(means, unit.bare_device.capabilities)

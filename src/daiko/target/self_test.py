@@ -75,6 +75,9 @@ class SelfTest:
         return SelfTestEntry(self.code, AT_WORK, hours())
 
     def begin(self) -> None:
+        """There must be none at work at the unit. It may end at once."""
+        self._unit.self_test = self
+        self._unit.refresh_bars()
         self._unit.device.read(0, 1, self._first_read)
 
     def abort(self, result: int) -> None:
@@ -118,7 +121,9 @@ class SelfTest:
         if self.code != DEFAULT:
             # Of the default self-test its status says all; a passed one would look like none.
             self._unit.log.note_self_test(entry)
-        self._unit.self_test_ended(self)
+        if self._unit.self_test is self:
+            self._unit.self_test = None
+            self._unit.refresh_bars()
         if self._done is not None:
             self._done(has_passed)
 

@@ -56,7 +56,7 @@ def send_diagnostic(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         raise CheckCondition(sense.self_test_in_progress(running.progress))
     if code == self_test.BACKGROUND_SHORT:
         itl.finish(task, GOOD)
-        unit.begin_self_test(self_test.SelfTest(unit, code))
+        self_test.SelfTest(unit, code).begin()
         return
 
     def ended(has_passed: bool) -> None:
@@ -65,7 +65,7 @@ def send_diagnostic(unit: LogicalUnit, itl: ItlNexus, task: Task) -> None:
         else:
             itl.refuse(task, sense.failed_self_test())
 
-    unit.begin_self_test(self_test.SelfTest(unit, code, ended))
+    self_test.SelfTest(unit, code, ended).begin()
 
 
 def _diagnostic_page(unit: LogicalUnit, itl: ItlNexus, task: Task, cdb: Any) -> None:
