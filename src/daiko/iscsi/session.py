@@ -28,7 +28,7 @@ class CommandWindow:
     The window advances by one for each command that was answered (`answered`), so no more than
     `size` commands of a session are ever in progress."""
 
-    __slots__ = ("exp_cmd_sn", "max_cmd_sn", "size")
+    __slots__ = ("exp_cmd_sn", "max_cmd_sn", "size", "withheld")
 
     def __init__(self, first: int, size: int = 128) -> None:
         if not 1 <= size < _HALF:
@@ -36,6 +36,8 @@ class CommandWindow:
         self.size = size
         self.exp_cmd_sn = first
         self.max_cmd_sn = first + size - 1 & MASK
+        self.withheld = 0
+        """Places that answered commands have left, and that the initiator does not have back."""
 
     def arrive(self, cmd_sn: int) -> Arrival:
         """Judge the CmdSN of a non-immediate command. NEXT advances ExpCmdSN."""
@@ -54,6 +56,18 @@ class CommandWindow:
     def answered(self) -> None:
         """A non-immediate command has its answer: one more may come."""
         self.max_cmd_sn = self.max_cmd_sn + 1 & MASK
+
+    def withhold(self, least: int) -> None:
+        """Keep back the place that an answered command has just left, of which the initiator has
+        not been told, unless the window allows fewer than `least` more commands already."""
+        if serial_difference(self.max_cmd_sn, self.exp_cmd_sn) >= least:
+            self.max_cmd_sn = self.max_cmd_sn - 1 & MASK
+            self.withheld += 1
+
+    def give_back(self) -> None:
+        """Open the window again by all places that were withheld."""
+        self.max_cmd_sn = self.max_cmd_sn + self.withheld & MASK
+        self.withheld = 0
 
 
 class CommandNumbers:
@@ -107,7 +121,7 @@ class TaskTags:
     def __init__(self) -> None:
         self._last = RESERVED_TAG
 
-    def take(self, in_use: Container[int]) -> int:
+    def take(self, in_use: Container[int] = ()) -> int:
         """A tag that is not in `in_use`, never the reserved one."""
         tag = self._last + 1 & MASK
         while tag == RESERVED_TAG or tag in in_use:

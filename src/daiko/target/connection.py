@@ -197,7 +197,7 @@ class TargetConnection:
         connection.framer.on_data_digest_error = phase.data_digest_error
         self.session = session
         self._target.begin(session)
-        session.start()
+        access.nexus_started(nexus)
         log.info(
             "session began", initiator=nexus.initiator_name, tsih=session.tsih,
             peer=nexus.peer_address,
@@ -253,7 +253,7 @@ class TargetConnection:
         self._pinged = True
         self.connection.send(
             NopIn(
-                0, RESERVED_TAG, session.take_transfer_tag(), session.stat_sn,
+                0, RESERVED_TAG, session.transfer_tags.take(), session.stat_sn,
                 session.window.exp_cmd_sn, session.window.max_cmd_sn,
             ).pack()
         )  # fmt: skip

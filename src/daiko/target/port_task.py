@@ -175,7 +175,7 @@ class PortTask(Task):
 
     def _solicit(self, transfer: DataOutTransfer) -> None:
         session = self._session
-        for wanted in transfer.solicit(session.take_transfer_tag):
+        for wanted in transfer.solicit(session.transfer_tags.take):
             # An R2T carries the next StatSN but does not advance it (11.8.4).
             session.connection.send(
                 R2T.pack(

@@ -30,7 +30,7 @@ from daiko.iscsi.bhs import RESERVED_TAG, TaskManagementFunction
 from daiko.iscsi.error import RejectReason
 from daiko.iscsi.negotiation import Parameters
 from daiko.iscsi.pdu import NopIn, Reject
-from daiko.iscsi.session import MASK, CommandWindow, TaskTags, serial_difference
+from daiko.iscsi.session import MASK, CommandWindow, TaskTags
 from daiko.port.connection import Connection
 from daiko.scsi.opcode import Status
 from daiko.scsi.sense import Sense
@@ -104,8 +104,6 @@ class TargetSession:
         "_kept",
         "_on_idle",
         "_orphans",
-        "_transfer_tags",
-        "_withheld",
         "collapse_limit",
         "connection",
         "immediate_limit",
@@ -115,6 +113,7 @@ class TargetSession:
         "share",
         "stat_sn",
         "tasks",
+        "transfer_tags",
         "tsih",
         "window",
     )
@@ -158,14 +157,12 @@ class TargetSession:
         """Bytes that came with commands that wait."""
         self._is_waiting = False
         """For memory that others hold."""
-        self._withheld = 0
-        """Places of the window that ended commands have left, and that are not given back yet."""
         self._orphans = 0
         """Tasks at devices when the session was lost."""
         self._immediate = 0
         self._is_draining = False
         self._is_taking_up = False
-        self._transfer_tags = TaskTags()
+        self.transfer_tags = TaskTags()
         self.is_lost = False
         self._on_idle: Callable[[], None] | None = None
 
@@ -174,9 +171,6 @@ class TargetSession:
         parameters = self.parameters
         self.collapse_limit = min(parameters.send_limit, parameters.max_burst_length)
         self.immediate_limit = parameters.first_burst_length if parameters.immediate_data else 0
-
-    def start(self) -> None:
-        self._access.nexus_started(self.nexus)
 
     # --- taking up commands
 
@@ -277,7 +271,7 @@ class TargetSession:
                 self._take_up_of(lun)
         finally:
             self._is_taking_up = False
-        if self._withheld and not self._is_waiting:
+        if self.window.withheld and not self._is_waiting:
             self._give_back_places()
 
     def _take_up_of(self, lun: int) -> None:
@@ -311,7 +305,9 @@ class TargetSession:
     def retire(self, task: PortTask) -> bool:
         """A task has its answer; whether the answer can be sent."""
         if self.is_lost:
-            self._orphan_ended()
+            self._orphans -= 1
+            if self._orphans <= 0:
+                self._budget.leave(self)
             return False
         tasks, tag = self.tasks, task.tag
         if tasks.get(tag) is not task:
@@ -326,7 +322,8 @@ class TargetSession:
             window.max_cmd_sn = window.max_cmd_sn + 1 & MASK
         if self._deferred:
             if self._is_waiting and not task.is_immediate:
-                self._withhold_place()
+                # No PDU has told of the place that this command has left.
+                self.window.withhold(NARROW)
             # Later, so that this answer keeps its place before theirs.
             self.connection.call_soon(self.take_up)
         return True
@@ -372,30 +369,16 @@ class TargetSession:
         )  # fmt: skip
         self.connection.abort()
 
-    def _withhold_place(self) -> None:
-        """Keep back the place in the window that an ended command has left. No PDU has told of it
-        yet."""
-        window = self.window
-        if serial_difference(window.max_cmd_sn, window.exp_cmd_sn) >= NARROW:
-            window.max_cmd_sn = window.max_cmd_sn - 1 & MASK
-            self._withheld += 1
-
     def _give_back_places(self) -> None:
         """Open the window again, and say so: the host may have nothing in progress whose answer
         would."""
         window = self.window
-        window.max_cmd_sn = window.max_cmd_sn + self._withheld & MASK
-        self._withheld = 0
+        window.give_back()
         self.connection.send(
             NopIn(
                 0, RESERVED_TAG, RESERVED_TAG, self.stat_sn, window.exp_cmd_sn, window.max_cmd_sn
             ).pack()
         )
-
-    def _orphan_ended(self) -> None:
-        self._orphans -= 1
-        if self._orphans <= 0:
-            self._budget.leave(self)
 
     def drain(self, idle: Callable[[], None]) -> None:
         """Take up no more commands; call `idle` when those in progress have ended."""
@@ -439,9 +422,6 @@ class TargetSession:
         stat_sn = self.stat_sn
         self.stat_sn = stat_sn + 1 & MASK
         return stat_sn
-
-    def take_transfer_tag(self) -> int:
-        return self._transfer_tags.take(())
 
     def reject(self, header: bytes, reason: RejectReason) -> None:
         """Reject a PDU (11.17)."""
