@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from daiko.backend import lu_facts, second_controller
+from daiko.backend import lu_facts, unit_looks
 from daiko.backend.lu_facts import LuFacts
 from daiko.backend.remote_lu import RemoteLu
 from daiko.backend.second_controller import SecondController
@@ -409,7 +409,7 @@ class TestLooksThatFail:
                 raise errors.pop(0)
             return await lu_facts.read_facts(controller, number)
 
-        monkeypatch.setattr(second_controller, "read_facts", read_facts)
+        monkeypatch.setattr(unit_looks, "read_facts", read_facts)
         return errors
 
     async def test_unit_reset_by_another_host_meanwhile_is_asked_again_at_once(
@@ -420,8 +420,8 @@ class TestLooksThatFail:
     ) -> None:
         errors = self.failing(monkeypatch, 1, [Aborted("reset"), Busy("no room")])
         controller.unit_attention(1 << 48, 0x2A, 0x09)
-        while controller._looking is not None:
-            await asyncio.wait([controller._looking])
+        while controller._looks.task is not None:
+            await asyncio.wait([controller._looks.task])
         assert not errors
         assert told.empty()
 

@@ -4,11 +4,9 @@ It joins three things: the sessions to it (`initiator/multipath.py`), the logica
 as block devices (`remote_lu.py`), and single commands that are no reads or writes (`execute`), such
 as EXTENDED COPY.
 
-Whenever a session comes up anew, the logical units in use are looked at before any other command
-goes out. A unit that is another one now, or has shrunk, or is gone, is withdrawn: its requests
-complete with Unreachable, and `on_lu_changed` is called. Unit attentions that announce changes
-(capacity, INQUIRY data, LUNs) lead to the same look. A unit whose medium is being formatted or
-sanitized says who it is, but not how large: it is taken as it was, and looked at again later.
+Whenever a session comes up anew, the logical units in use are looked at (`unit_looks.py`) before
+any other command goes out. Unit attentions that announce changes (capacity, INQUIRY data, LUNs)
+lead to the same look.
 """
 
 from __future__ import annotations
@@ -23,8 +21,9 @@ from daiko.backend.lu_facts import LuFacts, as_before, read_facts, report_luns
 from daiko.backend.path_judge import PathJudge
 from daiko.backend.refusal import device_error
 from daiko.backend.remote_lu import RemoteLu
+from daiko.backend.unit_looks import UnitLooks
 from daiko.device.block import Buffer
-from daiko.device.error import Aborted, Busy, DeviceError, Refused, Unreachable
+from daiko.device.error import DeviceError, Refused
 from daiko.initiator.command import AskedCommand, Command, CommandDone
 from daiko.initiator.multipath import Multipath
 from daiko.initiator.portal import Portal
@@ -58,13 +57,6 @@ _ACCESS_STATE_CHANGED: Final = (0x2A, 0x06)
 _INQUIRY_CHANGED: Final = (0x3F, 0x03)
 _LUNS_CHANGED: Final = (0x3F, 0x0E)
 _RESET_ASC: Final = 0x29
-
-_PASSING: Final = (Unreachable, Aborted, Busy)
-"""Errors that say nothing of what the unit is: it is looked at again."""
-_LOOKS: Final = 3
-"""How often a unit is asked anew at once."""
-_LOOK_LONGEST: Final = 30.0
-"""Seconds between two looks at a unit that does not answer, at most."""
 
 
 class Outcome(NamedTuple):
@@ -134,13 +126,8 @@ class SecondController:
         )
         self._devices: dict[int, RemoteLu] = {}
         self._is_ready = False
-        self._looking: asyncio.Task[None] | None = None
         self._judges = PathJudge(name, self, self._paths, self._units_in_use)
-        self._look_again: set[int] = set()
-        self._not_seen: dict[int, int] = {}
-        """Units that did not answer when they were looked at -> how often in a row."""
-        self._later: dict[int, asyncio.TimerHandle] = {}
-        """When each of them is looked at again."""
+        self._looks = UnitLooks(self, self._paths, self._devices, self._judge)
 
     # --- open and close
 
@@ -167,11 +154,9 @@ class SecondController:
     async def close(self) -> None:
         """Log out. Commands in flight complete with `Aborted`."""
         self._is_ready = False
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+        await self._looks.stop()
         await self._judges.stop()
-        self._forget_looks()
+        self._looks.forget()
         await self._paths.close()
 
     @property
@@ -330,15 +315,8 @@ class SecondController:
             device = self._devices[lun] = RemoteLu(self, f"{self.name}/{lun}", lun)
             facts = self.units.get(lun)
             if facts is not None:
-                self._learn(device, facts)
+                self._looks.learn(device, facts)
         return device
-
-    def _learn(self, device: RemoteLu, facts: LuFacts) -> None:
-        device.learn(facts)
-        if facts.is_at_work:
-            self._look_later(device.lun)
-        else:
-            self._not_seen.pop(device.lun, None)
 
     async def refresh(self) -> None:
         """Look at all logical units anew and take them as they are now. Raises DeviceError."""
@@ -352,7 +330,7 @@ class SecondController:
         }
         for lun, device in self._devices.items():
             if lun in self.units:
-                self._learn(device, self.units[lun])
+                self._looks.learn(device, self.units[lun])
             else:
                 device.withdraw("the controller has no such LU any more")
 
@@ -360,10 +338,10 @@ class SecondController:
 
     def nexus_started(self) -> None:
         if self._is_ready:  # else `open` looks
-            self._look(set(self._devices), release=True)
+            self._looks.begin(set(self._devices), release=True)
 
     def nexus_lost(self, reason: str) -> None:
-        self._forget_looks()
+        self._looks.forget()
         if self.on_session is not None:
             self.on_session(reason)
 
@@ -373,9 +351,9 @@ class SecondController:
         if not self._is_ready:
             return
         if (asc, ascq) == _LUNS_CHANGED:
-            self._look(set(self._devices), release=False)
+            self._looks.begin(set(self._devices), release=False)
         elif (asc, ascq) in (_CAPACITY_CHANGED, _INQUIRY_CHANGED) and number in self._devices:
-            self._look({number}, release=False)
+            self._looks.begin({number}, release=False)
         elif (asc, ascq) == _ACCESS_STATE_CHANGED:
             self._paths.states_changed()
             self._judge()
@@ -390,7 +368,8 @@ class SecondController:
 
     def _judge(self) -> None:
         """Look in the background whether there is a better path."""
-        if self._looking is None:  # Else who the units are through this portal is found out first.
+        # While there is a look, who the units are through this portal is found out first.
+        if self._looks.task is None:
             self._judges.begin()
 
     async def check_paths(self) -> None:
@@ -402,113 +381,3 @@ class SecondController:
 
     def _units_in_use(self) -> dict[int, LuFacts]:
         return {lun: self.units[lun] for lun in self._devices if lun in self.units}
-
-    def _look(self, numbers: set[int], *, release: bool) -> None:
-        """Look at the units in use in the background; one look at a time."""
-        self._look_again |= numbers
-        if self._looking is None:
-            self._looking = asyncio.get_running_loop().create_task(self._look_at(release))
-
-    async def _look_at(self, release: bool) -> None:
-        try:
-            while self._look_again:
-                luns, self._look_again = self._look_again, set()
-                # Side by side: one that does not answer keeps no other waiting for its turn.
-                compared = (self._compare(lun) for lun in luns)
-                for failure in await asyncio.gather(*compared, return_exceptions=True):
-                    if failure is not None:
-                        raise failure
-        except Unreachable as error:
-            # The session is gone, or is given up here: the next one is looked at again.
-            log.warning("units not looked at", backend=self.name, error=str(error))
-            if release:
-                self._paths.give_up_session(f"its logical units could not be looked at: {error}")
-            return
-        finally:
-            if self._looking is asyncio.current_task():
-                self._looking = None
-        if release:
-            # What waited for the session was meant for the units as they were.
-            devices = self._devices.values()
-            absent = {lun_field(each.lun): each.absence for each in devices if each.absence}
-            self._paths.release(absent)
-            if self.on_session is not None:
-                self.on_session("")
-        self._judge()
-
-    async def _compare(self, lun: int) -> None:
-        """Whether the unit is still the one it was. Raises Unreachable when the nexus ended."""
-        device = self._devices[lun]
-        session = self._paths.session
-        known = self.units.get(lun)
-        reason = ""
-        facts: LuFacts | None = None
-        try:
-            facts = as_before(await self._facts(lun), known, self.sizes)
-        except (DeviceError, MalformedData) as error:
-            if session is None or self._paths.session is not session:
-                raise Unreachable(str(error)) from error
-            reason = f"it does not answer as before: {error}"
-            if isinstance(error, _PASSING):
-                self._look_later(lun)
-        if facts is not None and known is not None:
-            reason = _difference(known, facts)
-        changed = reason != device.absence
-        if reason:
-            device.withdraw(reason)
-        elif facts is not None:
-            changed = changed or facts != known
-            self.units[lun] = facts
-            self._learn(device, facts)
-        if changed:
-            log.warning("logical unit changed", device=device.name, reason=reason)
-            if self.on_lu_changed is not None:
-                self.on_lu_changed(self, lun, reason)
-
-    async def _facts(self, lun: int) -> LuFacts:
-        """What the unit says of itself; asked again at once where another host's reset, or a unit
-        without room, came between. Raises DeviceError, MalformedData."""
-        for _ in range(_LOOKS - 1):
-            try:
-                return await read_facts(self, lun)
-            except (Aborted, Busy):
-                continue
-        return await read_facts(self, lun)
-
-    def _look_later(self, lun: int) -> None:
-        """A unit that did not answer may do so later, and one whose medium is at work says then
-        what it does not say now; nothing else would tell of it."""
-        if lun in self._later:
-            return
-        tries = self._not_seen[lun] = self._not_seen.get(lun, 0) + 1
-        pause = min(self.settings.reconnect_first * 2**tries, _LOOK_LONGEST)
-        loop = asyncio.get_running_loop()
-        self._later[lun] = loop.call_later(pause, self._look_now, lun)
-
-    def _look_now(self, lun: int) -> None:
-        del self._later[lun]
-        self._look({lun}, release=False)
-
-    def _forget_looks(self) -> None:
-        """The nexus is gone: the next one is looked at as a whole."""
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
-        for timer in self._later.values():
-            timer.cancel()
-        self._later.clear()
-
-
-def _difference(known: LuFacts, now: LuFacts) -> str:
-    """Why `now` is not the unit that `known` was; "" when it is."""
-    if known.capacity is None:
-        return ""
-    if now.identity != known.identity and (now.is_disk or now.is_at_work):
-        return "it shows another identity than before: it is another LU"
-    if now.capacity is None:
-        return "it is no disk that is ready any more"
-    if now.capacity.block_size != known.capacity.block_size:
-        return f"its blocks have {now.capacity.block_size} bytes now"
-    if now.capacity.blocks < known.capacity.blocks:
-        return f"it has shrunk from {known.capacity.blocks} to {now.capacity.blocks} blocks"
-    return ""
