@@ -91,6 +91,27 @@ class Applier:
         while self.journal.ended and not self.journal.is_drained:
             await self._moved.wait()
 
+    def begin_anew(self) -> str:
+        """Let a journal that has ended take entries again; why that cannot be, "" where it can."""
+        if self.journal.ended:
+            try:
+                self.journal.begin_anew()
+            except OSError as error:
+                return f"the journal cannot be written: {error}"
+        return ""
+
+    async def close(self, *, forget: bool = False) -> None:
+        """Apply nothing more, and close the journal; or away with it."""
+        await self.pause()
+        try:
+            if forget:
+                self.journal.forget()
+            else:
+                await self.journal.close()
+        except OSError as error:
+            # Kept or not, it is nobody's, or the next controller finds it as after a crash.
+            log.error("journal not closed", error=str(error))
+
     # --- inside -------------------------------------------------------------------------------
 
     async def _run(self) -> None:

@@ -85,6 +85,25 @@ def _has_undrained(pairs: Iterable[LivePair]) -> bool:
     return any(pair.record.is_draining and not pair.is_drained for pair in pairs)
 
 
+async def _reached(
+    pairs: Sequence[LivePair], applier: Applier, sequence: int, seconds: float
+) -> None:
+    """Wait until the secondaries have what is in the journal up to this sequence. Raises
+    VerbRefused when so many seconds are over."""
+    try:
+        async with asyncio.timeout(seconds):
+            await applier.reached(sequence)
+    except TimeoutError:
+        why = f" ({applier.trouble})" if applier.trouble else ""
+        text = (
+            f"what is in its journal did not come to the secondary within {seconds:g} s{why}; "
+            "wait for it, or split it --now, without that"
+        )
+        raise VerbRefused(
+            [(pair.name, str(pair.record.state), text) for pair in pairs if pair.record.term]
+        ) from None
+
+
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -122,17 +141,8 @@ class Group:
 
     async def close_journal(self, *, forget: bool = False) -> None:
         """The controller stops, and the pairs are closed; or there are no pairs any more."""
-        if self.applier is None:
-            return
-        await self.pause()
-        try:
-            if forget:
-                self.applier.journal.forget()
-            else:
-                await self.applier.journal.close()
-        except OSError as error:
-            # Kept or not, it is nobody's, or the next controller finds it as after a crash.
-            log.error("journal not closed", error=str(error))
+        if self.applier is not None:
+            await self.applier.close(forget=forget)
 
     async def changed(self) -> None:
         """Wait until the state of a pair has changed."""
@@ -252,7 +262,7 @@ class Group:
                 if not await pair.is_proved() or self._is_ending:
                     await self._act([pair], {})  # it copies again, when the journal is drained
                     return
-                if (failure := self._begin_anew()) is not None:
+                if self.applier is not None and (failure := self.applier.begin_anew()):
                     event, why = PairEvent.FAIL, failure
             if event is PairEvent.EQUAL and not pair.is_equal:
                 await self._act([pair], {})  # a write came in between that was lost
@@ -322,15 +332,6 @@ class Group:
         are_in_it = any(pair.record.term for pair in self.pairs.values())
         return are_in_it or not journal.is_drained
 
-    def _begin_anew(self) -> str | None:
-        """Let a journal that has ended take entries again; or why that cannot be."""
-        if self.applier is not None and self.applier.journal.ended:
-            try:
-                self.applier.journal.begin_anew()
-            except OSError as error:
-                return f"the journal cannot be written: {error}"
-        return None
-
     async def _pause_for(self, pairs: Sequence[LivePair]) -> None:
         if any(pair.record.term for pair in pairs):
             await self.pause()
@@ -346,7 +347,7 @@ class Group:
         instant = applier.journal.last
         if verb is not Verb.SWAP:
             applier.limit = instant
-        await self._reached(pairs, applier, instant, self._settings.drain_seconds)
+        await _reached(pairs, applier, instant, self._settings.drain_seconds)
 
     async def _bring_up_last(self, pairs: Sequence[LivePair]) -> None:
         """While hosts wait: the rest. Raises VerbRefused."""
@@ -354,29 +355,13 @@ class Group:
             return
         try:
             last = self.applier.journal.last
-            await self._reached(pairs, self.applier, last, self._settings.swap_seconds)
+            await _reached(pairs, self.applier, last, self._settings.swap_seconds)
         except VerbRefused:
             await self._act(pairs, {})
             raise
         await self.pause()
         for pair in pairs:
             await pair.settle()
-
-    async def _reached(
-        self, pairs: Sequence[LivePair], applier: Applier, sequence: int, seconds: float
-    ) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await applier.reached(sequence)
-        except TimeoutError:
-            why = f" ({applier.trouble})" if applier.trouble else ""
-            text = (
-                f"what is in its journal did not come to the secondary within {seconds:g} s{why}; "
-                "wait for it, or split it --now, without that"
-            )
-            raise VerbRefused(
-                [(pair.name, str(pair.record.state), text) for pair in pairs if pair.record.term]
-            ) from None
 
     # --- changing -------------------------------------------------------------------------------
 
