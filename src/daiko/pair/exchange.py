@@ -130,7 +130,7 @@ class Exchange:
         """Follow these from now on, of which nothing is in flight. Raises StoreError, OSError,
         VerbRefused."""
         for pair, _ in given:
-            await pair.gather_marks()
+            await pair.primary.take_over(pair.secondary)
         try:
             async with self._store.transaction() as change:
                 for _, record in given:

@@ -177,25 +177,9 @@ class LivePair:
             )
             + (() if self._sites is None else self._sites.notes(self.record))
             + (() if self._copier is None else self._copier.notes),
-            journal=self._journal_status(),
-        )
-
-    def _journal_status(self) -> JournalStatus | None:
-        applier = self.applier
-        if applier is None:
-            return None
-        journal, now = applier.journal, self._clock()
-        state = journal.ended or applier.trouble or "applying"
-        if journal.ended and applier.trouble and not journal.is_drained:
-            state = f"{journal.ended}; {applier.trouble}"
-        oldest = next(iter(journal.waiting), None)
-        return JournalStatus(
-            state,
-            size=journal.capacity,
-            used=journal.used,
-            behind_bytes=journal.behind_bytes,
-            behind_seconds=0.0 if oldest is None else max(0.0, now - oldest.time),
-            good_as_of=self.good_as_of,
+            journal=None
+            if self.applier is None
+            else _journal_status(self.applier, self._clock(), self.good_as_of),
         )
 
     @property
@@ -238,17 +222,6 @@ class LivePair:
         """Into the write paths; hosts' changes are held until `act`."""
         for side in self.sides:
             side.install()
-
-    async def mark_all(self) -> None:
-        """Nothing is known of what is equal; on stable storage when this returns. Raises
-        OSError."""
-        self.primary.bitmap.mark_all()
-        await self.primary.bitmap.sync()
-
-    async def gather_marks(self) -> None:
-        """Of a pair over two sites, at rest: mark at our side what is marked at the other's, on
-        stable storage when this returns. Raises OSError."""
-        await self.primary.take_over(self.secondary)
 
     def release(self) -> Side:
         """Of a pair over two sites, at rest: the pair is led from here no more. Returns our side,
@@ -501,3 +474,19 @@ class LivePair:
         losses, self._losses = self._losses, []
         for loss in losses:
             loss.then(refusal)
+
+
+def _journal_status(applier: Applier, now: float, good_as_of: float | None) -> JournalStatus:
+    journal = applier.journal
+    state = journal.ended or applier.trouble or "applying"
+    if journal.ended and applier.trouble and not journal.is_drained:
+        state = f"{journal.ended}; {applier.trouble}"
+    oldest = next(iter(journal.waiting), None)
+    return JournalStatus(
+        state,
+        size=journal.capacity,
+        used=journal.used,
+        behind_bytes=journal.behind_bytes,
+        behind_seconds=0.0 if oldest is None else max(0.0, now - oldest.time),
+        good_as_of=good_as_of,
+    )

@@ -164,7 +164,7 @@ class Pairs:
         finally:
             self._new.discard(record.name)
         try:
-            await pair.mark_all()
+            await pair.primary.mark_all()
             await self._keep([record], ())
         except BaseException:
             del self._group_of(pair).pairs[pair.name]

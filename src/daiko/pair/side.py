@@ -144,6 +144,12 @@ class Side:
         """Wait until every request that was sent so far has come back."""
         await landed(self.layer.begin_flight())
 
+    async def mark_all(self) -> None:
+        """Nothing is known of what is equal; on stable storage when this returns. Raises
+        OSError."""
+        self.bitmap.mark_all()
+        await self.bitmap.sync()
+
     async def take_over(self, other: Side) -> None:
         """Mark here what is marked at the other side, and there no more. Raises OSError."""
         if other.bitmap.regions.set_regions:
