@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from daiko.command_control.decision import Place
 from daiko.command_control.function_table import (
     CopyLimits,
     FunctionCell,
@@ -92,3 +93,7 @@ def table(
         [(name, function, cell) for name, cell in functions.items() for function in Function],
         [(backend, device, cell) for (backend, device), cell in (reach or {}).items()],
     )
+
+
+def raw(device: DeviceId, blocks: int = 1000, block_size: int = 512) -> Place:
+    return Place.of_device(address(device, block_size=block_size), blocks)

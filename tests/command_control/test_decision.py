@@ -17,6 +17,7 @@ from command_control.situation import (
     cannot,
     directory,
     naa,
+    raw,
     reaches,
     reaches_not,
     second,
@@ -62,10 +63,6 @@ def place(name: str, *runs: tuple[DeviceId, int, int], block_size: int = 512) ->
         extents.append(Extent(at, blocks, device, lba))
         at += blocks
     return Place(name, block_size, at, MappingTable(extents))
-
-
-def raw(device: DeviceId, blocks: int = 1000, block_size: int = 512) -> Place:
-    return Place.of_device(address(device, block_size=block_size), blocks)
 
 
 def plan(
@@ -587,38 +584,3 @@ def _check_executor(step: Step, mode: Mode, failed: dict[Executor, str]) -> None
     candidates = {second(name) for name in owners - {"own", "own2"}} | {THIS_CONTROLLER}
     assert {step.executor, *(rejection.executor for rejection in step.rejected)} == candidates
     assert all(isinstance(rejection, Rejection) and rejection.reason for rejection in step.rejected)
-
-
-# --- devices of another site
-
-
-def far(device: DeviceId, **changes: str) -> Directory:
-    """All devices, and one whose controller takes its commands from another site."""
-    theirs = replace(address(device), **{"commander": "site osaka", **changes})
-    return directory(*ALL.values(), theirs)
-
-
-THEIRS = DeviceId("osaka:sd7", 0)
-REACHING = table({"sd1": can(DAIKO), "osaka:sd7": can(DAIKO)}, {("sd1", "osaka:sd7"): reaches()})
-
-
-def test_owner_of_the_source_copies_to_a_device_of_another_site() -> None:
-    (step,) = plan(raw(SD1), raw(THEIRS), functions=REACHING, devices=far(THEIRS)).steps
-    assert step.executor == second("sd1")
-    assert "reaches osaka:sd7/0" in step.reason
-
-
-def test_only_its_own_site_gives_a_controller_commands() -> None:
-    (step,) = plan(raw(SD2), raw(THEIRS), functions=REACHING, devices=far(THEIRS)).steps
-    assert step.executor == THIS_CONTROLLER
-    assert Rejection(second("osaka:sd7"), "only site osaka gives it commands") in step.rejected
-
-
-def test_device_that_is_withheld_is_named_to_nobody() -> None:
-    devices = far(THEIRS, withheld="nobody has seen what it is")
-    (step,) = plan(raw(SD1), raw(THEIRS), functions=REACHING, devices=devices).steps
-    assert step.executor == THIS_CONTROLLER
-    assert Rejection(second("sd1"), "nobody has seen what it is") in step.rejected
-    disk = far(THEIRS, withheld="a disk of that site", commander="", iqn="", portals=())
-    (step,) = plan(raw(OWN), raw(THEIRS), functions=REACHING, devices=disk).steps
-    assert (step.executor, step.reason) == (THIS_CONTROLLER, "a disk of that site")
