@@ -4,27 +4,24 @@ The inventory opens back ends, asks them what they have and can do, and keeps th
 store: devices in the BackendRecord, cells of the function table and of the reachability column in
 records of their own. Cells set by hand are never touched here.
 
-Reachability is asked for as soon as there is somebody to ask: when a back end is attached or
-probed, each controller that can copy is asked about the devices of all others. Controllers whose
-standard INQUIRY data say nothing of third-party copy are asked nothing.
+Who reaches which devices is asked whenever a back end is attached or probed (`reachability.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Final
 
 import structlog
 
-from daiko.backend.probe import probe_reach
-from daiko.command_control.function_table import CopyLimits, FunctionTable, Known, ReachCell
+from daiko.command_control.function_table import FunctionTable, Known
 from daiko.command_control.naming import DeviceAddress
-from daiko.command_control.plan import Function
 from daiko.control import chap
 from daiko.control.attachment import Attachment, BackendUnavailable, DeviceWatcher
-from daiko.device.error import DeviceError, Unreachable
+from daiko.control.reachability import Reachability
+from daiko.device.error import Unreachable
 from daiko.iscsi.error import RemoteProtocolError
 from daiko.mapping.extent import DeviceId
 from daiko.state.index import BlocksInUse
@@ -57,6 +54,7 @@ class Inventory:
         self._attachments: dict[str, Attachment] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._remembering: set[asyncio.Task[None]] = set()
+        self.reach = Reachability(store, self)
 
     async def start(self) -> None:
         """Attach all back ends of the store. Those that do not answer are tried again in the
@@ -90,7 +88,7 @@ class Inventory:
         self._attachments[record.name] = attachment
         attachment.take(devices, {})
         await self._remember(attachment, fresh=True, credentials=credentials)
-        await self._ask_about_reach(record.name)
+        await self.reach.ask_around(record.name)
         return attachment.record
 
     async def detach(self, name: str) -> None:
@@ -115,23 +113,8 @@ class Inventory:
         attachment.take(await attachment.open(), self._needed(name))
         await self._remember(attachment, fresh=functions)
         if functions:
-            await self._ask_about_reach(name)
+            await self.reach.ask_around(name)
         return attachment.record
-
-    async def ask_reach(self, name: str, device: DeviceId) -> ReachCell:
-        """Find out whether a controller reaches a device by itself, and store the answer.
-        Raises KeyError (no such controller or device), BackendUnavailable."""
-        cell = await self._probe_reach(self._attachments[name], self.directory()[device])
-        await self._store.put(ReachRecord(backend=name, device=str(device), cell=cell))
-        return cell
-
-    async def ask_reach_elsewhere(self, name: str, address: DeviceAddress) -> ReachCell:
-        """As `ask_reach`, of a device of another site: it is in no directory of ours. The answer
-        stands until the controller is asked again what it can do. Raises KeyError,
-        BackendUnavailable."""
-        cell = await self._probe_reach(self._attachments[name], address)
-        await self._store.put(ReachRecord(backend=name, device=str(address.device), cell=cell))
-        return cell
 
     async def use_patience(self, name: str, patience: Patience) -> BackendRecord:
         """Other time limits for a back end, from now on. Raises KeyError."""
@@ -162,6 +145,10 @@ class Inventory:
                 change.put(credentials)
         controller.use_account(account)
         return untried
+
+    def attachments(self) -> Iterable[Attachment]:
+        """All of them, in the order in which they were attached."""
+        return self._attachments.values()
 
     def attachment(self, name: str) -> Attachment:
         """Raises KeyError."""
@@ -271,65 +258,6 @@ class Inventory:
             learned = old is not None and old.cell.known is Known.LEARNED
             if fresh or not (learned and old is not None and old.cell.on == cell.on):
                 change.put(record)
-
-    async def _ask_about_reach(self, name: str) -> None:
-        """Ask the controllers that can copy: the named one about the devices of all others, and
-        all others about its devices."""
-        directory = self.directory()
-        table = self.function_table()
-        questions = [
-            (attachment, address)
-            for attachment in self._attachments.values()
-            for address in directory.values()
-            if name in (attachment.record.name, address.device.backend)
-            and address.device.backend != attachment.record.name
-            and not address.internal
-            and _limits(table, attachment.record.name) is not None
-        ]
-        answers = await asyncio.gather(*(self._answer(*question) for question in questions))
-        async with self._store.transaction() as change:
-            for known in change.list(ReachRecord):
-                # What was found of devices of other sites: asked again when it is needed.
-                by_hand = known.cell.known is Known.DECLARED
-                if known.backend == name and ":" in known.device and not by_hand:
-                    change.delete(ReachRecord, known.key)
-            for record in answers:
-                if record is not None:
-                    change.put(record)
-
-    async def _answer(self, attachment: Attachment, address: DeviceAddress) -> ReachRecord | None:
-        try:
-            cell = await self._probe_reach(attachment, address)
-        except BackendUnavailable as error:
-            log.warning(
-                "reach not known",
-                backend=attachment.record.name,
-                device=str(address.device),
-                error=str(error),
-            )
-            return None
-        return ReachRecord(backend=attachment.record.name, device=str(address.device), cell=cell)
-
-    async def _probe_reach(self, attachment: Attachment, address: DeviceAddress) -> ReachCell:
-        name = attachment.record.name
-        limits = _limits(self.function_table(), name)
-        if attachment.controller is None or limits is None:
-            reason = f"{name} takes no copy commands"
-            return ReachCell(False, Known.PROBED, time.time(), reason)
-        attachment.check_connected()
-        try:
-            return await probe_reach(attachment.controller, address, limits, self.directory())
-        except DeviceError as error:
-            raise BackendUnavailable(str(error)) from error
-
-
-def _limits(table: FunctionTable, backend: str) -> CopyLimits | None:
-    """The limits of the controller's copy commands; None where it cannot copy."""
-    for function in Function:
-        cell = table.function(backend, function)
-        if cell is not None and cell.can:
-            return cell.limits
-    return None
 
 
 def device_address(record: BackendRecord, facts: DeviceFacts) -> DeviceAddress:

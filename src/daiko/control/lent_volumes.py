@@ -284,7 +284,7 @@ class LentVolumes:
             if cell is None or not cell.can or known is not None:
                 continue
             try:
-                await self._inventory.ask_reach_elsewhere(backend, address)
+                await self._inventory.reach.ask_elsewhere(backend, address)
             except BackendUnavailable as error:
                 log.warning("reach not known", backend=backend, device=str(address.device),
                             error=str(error))  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -28,30 +29,28 @@ from daiko.control.intents import FOLDER, Intents
 from daiko.control.inventory import Inventory
 from daiko.control.lent_volumes import LentVolumes
 from daiko.control.listening import Listening
+from daiko.control.live_volumes import LiveVolumes
 from daiko.control.management import check_urls
 from daiko.control.management_units import ManagementUnits
-from daiko.control.moving_volumes import LiveMovingVolume, MigrationCopies, NewPlace
-from daiko.control.paired_volumes import LiveVolume, PairCopies
+from daiko.control.moving_volumes import MigrationCopies
+from daiko.control.paired_volumes import PairCopies
 from daiko.control.publication import Publication
 from daiko.control.site_links import KnownDevices, SiteLinks, put_offer
 from daiko.control.site_pairs import SitePairs
-from daiko.copy_manager.checkpoint import connection_generation
 from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.site_places import SitePlaces
 from daiko.device.block import BlockDevice
 from daiko.mapping.extent import DeviceId
 from daiko.pair.exchange import Exchange
 from daiko.pair.followed import FollowedPairs
-from daiko.pair.live_migration import Places
 from daiko.pair.migrations import Migrations
 from daiko.pair.pairs import Pairs
 from daiko.pair.peers import Peers
 from daiko.pair.settings import PairSettings
 from daiko.pair.site_copies import SiteCopies
-from daiko.pair.surroundings import PairVolume, Workshop
+from daiko.pair.surroundings import Workshop
 from daiko.state.index import BlocksInUse, OfferedTo, SeenBy, VolumesOf
 from daiko.state.migration_record import MigrationRecord
-from daiko.state.pair_record import PairRecord
 from daiko.state.record import (
     TERMINAL,
     BackendRecord,
@@ -100,14 +99,14 @@ class System:
         self.sites = SiteLinks(store, record.initiator_iqn, management_units.pairing)
         """The links to other sites, and what they are offered."""
         self.devices = LiveDevices(self._inventory, self._publication)
+        volumes = LiveVolumes(store, self._publication, self.devices)
         places = SitePlaces(self.devices)
         self.copy_manager = CopyManager(store, places)
         bitmaps = None if kept_in is None else kept_in / BITMAPS
         settings = PairSettings()
-        self._bitmap_workers = Workers(2, name="bitmap")
-        self.peers = Peers(self.sites.link, self._paired_volume, settings)
+        workers = self._bitmap_workers = Workers(2, name="bitmap")
+        self.peers = Peers(self.sites.link, volumes.paired, settings)
         """What is said to the sites that follow where this one leads."""
-        own_copies = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
         self.lent = LentVolumes(
             store,
             self._inventory,
@@ -118,36 +117,17 @@ class System:
             lambda: KnownDevices(store),
         )
         """Volumes of other sites that second controllers of this one may write to."""
-        self.pairs = Pairs(
-            store,
-            self._paired_volume,
-            Workshop(
-                SiteCopies(
-                    own_copies, self._volume_over_sites, self.lent, self.devices.time_commands
-                ),
-                self.devices.time_commands,
-                settings,
-                self.peers,
-            ),
-            bitmaps,
-            workers=self._bitmap_workers,
-        )
-        moving = PairCopies(self.copy_manager, lambda volume: self.devices.place(volume).table)
+        workshop = _pair_workshop(self, volumes, settings)
+        self.pairs = Pairs(store, volumes.paired, workshop, bitmaps, workers=workers)
         self.migrations = Migrations(
             store,
-            self._moving_volume,
-            self._is_shown_as_real,
-            Workshop(
-                MigrationCopies(moving, lambda volume: self.migrations.living(volume).record),
-                self.devices.time_commands,
-                settings,
-            ),
+            volumes.moving,
+            volumes.is_shown_as_real,
+            _migration_workshop(self, settings),
             None if bitmaps is None else bitmaps / MIGRATIONS,
         )
         """The volumes that move to other devices."""
-        self.followed = FollowedPairs(
-            store, self._paired_volume, bitmaps, time.time, self._bitmap_workers
-        )
+        self.followed = FollowedPairs(store, volumes.paired, bitmaps, time.time, workers)
         """The pairs that other sites lead."""
         self.exchange = Exchange(store, self.pairs, self.followed, self.peers, put_offer, time.time)
         self.site_pairs = SitePairs(self)
@@ -360,7 +340,7 @@ class System:
         if device not in self._inventory.directory():
             raise NotFound(f"there is no device {device}", "`daiko backend ls` shows all")
         try:
-            return await self._inventory.ask_reach(backend, device)
+            return await self._inventory.reach.ask(backend, device)
         except BackendUnavailable as error:
             raise Unavailable(str(error), error.next_step or _look_at(record)) from error
 
@@ -402,29 +382,6 @@ class System:
     def _block_device(self, device: DeviceId) -> BlockDevice:
         return self.devices.block_device(device)
 
-    def _paired_volume(self, name: str) -> LiveVolume:
-        return LiveVolume(self._publication.volume(name), self._generation)
-
-    def _moving_volume(self, record: MigrationRecord) -> Places:
-        volume = self._publication.volume(record.volume)
-        return Places(
-            LiveMovingVolume(volume, self._generation),
-            NewPlace(record, volume, self._block_device, self._generation, self._publication),
-        )
-
-    def _is_shown_as_real(self, record: VolumeRecord) -> bool:
-        return self._publication.volume(record.name).is_real
-
-    def _volume_over_sites(self, pair: str, name: str) -> PairVolume | None:
-        """A volume of a pair that this system leads over two sites; None where it leads none."""
-        record = self.store.get(PairRecord, pair)
-        if record is None or not record.site:
-            return None
-        return self.peers.volume(record) if name == record.secondary else self._paired_volume(name)
-
-    def _generation(self, backend: str) -> int:
-        return connection_generation(self.devices, DeviceId(backend, 0))
-
 
 def put_host(change: Transaction, record: HostRecord) -> None:
     """Check a host and put its record, inside a transaction. Raises NotFound, Conflict."""
@@ -450,6 +407,19 @@ def put_host(change: Transaction, record: HostRecord) -> None:
                 f"site {site.name} has the initiator {site.initiator}", field="initiators"
             )
     change.put(record)
+
+
+def _pair_workshop(system: System, volumes: LiveVolumes, settings: PairSettings) -> Workshop:
+    peers, time_commands = system.peers, system.devices.time_commands
+    own = PairCopies(system.copy_manager, lambda volume: system.devices.place(volume).table)
+    copies = SiteCopies(own, partial(volumes.over_sites, peers), system.lent, time_commands)
+    return Workshop(copies, time_commands, settings, peers)
+
+
+def _migration_workshop(system: System, settings: PairSettings) -> Workshop:
+    own = PairCopies(system.copy_manager, lambda volume: system.devices.place(volume).table)
+    copies = MigrationCopies(own, lambda volume: system.migrations.living(volume).record)
+    return Workshop(copies, system.devices.time_commands, settings)
 
 
 def _backends_of(job: JobRecord) -> set[str]:
