@@ -17,13 +17,11 @@ from typing import Any
 import pytest
 
 from daiko.iscsi.bhs import RESERVED_TAG, Opcode
-from daiko.iscsi.error import LoginStatus, RejectReason
+from daiko.iscsi.error import RejectReason
 from daiko.iscsi.framing import encode
 from daiko.iscsi.negotiation import OFFER
 from daiko.iscsi.pdu import (
     DataOut,
-    LoginRequest,
-    LoginResponse,
     LogoutRequest,
     NopIn,
     NopOut,
@@ -35,10 +33,9 @@ from daiko.iscsi.pdu import (
     TaskManagementRequest,
     TextRequest,
 )
-from daiko.iscsi.text_key import format_text
 from daiko.scsi.sense import parse_sense
 from target.memory_access import BLOCK, IQN, MemoryAccess, serving
-from target.raw_initiator import INITIATOR, RawInitiator, read_10, write_10
+from target.raw_initiator import RawInitiator, read_10, serves_others, write_10
 
 # --- what may come back
 
@@ -343,15 +340,6 @@ async def carry_out(attack: Attack, host: RawInitiator) -> None:
         await sending
 
 
-async def serves_others(portal: str, access: MemoryAccess) -> None:
-    """The target is as good as before, and the medium as empty."""
-    async with await RawInitiator.connect(portal) as other:
-        response = await other.login(IQN, name="iqn.other", isid=bytes(6))
-        assert response.status == 0
-        other.command(read_10(0, 4), read=4 * BLOCK)
-        assert (await other.receive()).data == bytes(4 * BLOCK)
-
-
 @pytest.mark.parametrize(("attack", "outcome"), FULL_FEATURE.values(), ids=FULL_FEATURE.keys())
 async def test_hostile_pdu_in_the_full_feature_phase(attack: Attack, outcome: Outcome) -> None:
     access = MemoryAccess()
@@ -360,7 +348,7 @@ async def test_hostile_pdu_in_the_full_feature_phase(attack: Attack, outcome: Ou
             await host.login(IQN)
             await carry_out(attack, host)
             await judge(host, outcome)
-        await serves_others(portal, access)
+        await serves_others(portal)
     assert not any(access.store)
 
 
@@ -436,7 +424,7 @@ async def test_wrong_digest(attack: Damage, outcomes: list[Outcome]) -> None:
                 reject: Reject = await host.receive()
                 assert (reject.reason, reject.data[0]) == (0x02, Opcode.DATA_OUT)
             await judge(host, outcomes[-1])
-        await serves_others(portal, access)
+        await serves_others(portal)
     assert not any(access.store)
 
 
@@ -488,113 +476,10 @@ async def test_unsolicited_data_that_was_not_agreed_on(
             sense = parse_sense(answer.sense)
             assert (sense.key, sense.asc, sense.ascq) == (outcome.key, outcome.asc, outcome.ascq)
             await judge(host, Ignored())
-        await serves_others(portal, access)
+        await serves_others(portal)
 
 
-# --- login
-
-
-def names(**keys: str) -> bytes:
-    return format_text({"InitiatorName": INITIATOR, "TargetName": IQN, **keys}.items())
-
-
-def login(data: bytes = b"", **fields: Any) -> LoginRequest:
-    values: dict[str, Any] = {
-        "transit": True, "continued": False, "current_stage": 1, "next_stage": 3,
-        "isid": bytes(6), "cmd_sn": 1,
-    }  # fmt: skip
-    return LoginRequest(**{**values, **fields}, data=data)
-
-
-def wire(pdu: Any) -> bytes:
-    return b"".join(encode(pdu.pack(), pdu.data))
-
-
-WRONG = LoginStatus.INITIATOR_ERROR
-LOGIN: dict[str, tuple[bytes, LoginStatus | None]] = {
-    # bytes, status of the refusal; None: closed without a word
-    "command-before-the-login": (
-        wire(ScsiCommand(False, True, False, False, 1, 0, 1, 0, 1, 0, bytes(16))), None,
-    ),
-    "ping-before-the-login": (wire(NopOut(initiator_task_tag=1)), None),
-    "http": (b"GET /index.html HTTP/1.1\r\nHost: example.com\r\nAccept: */*\r\n\r\n", None),
-    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)), None),
-    "command-amid-the-login": (
-        wire(login(names(), transit=False, next_stage=0))
-        + wire(ScsiCommand(False, True, False, False, 1, 0, 1, 0, 1, 0, bytes(16))),
-        LoginStatus.INVALID_DURING_LOGIN,
-    ),
-    "text-longer-than-a-login-pdu": (
-        struct.pack(">BB2xI40x", 0x43, 0x87, 8193), None,
-    ),
-    "no-names": (wire(login()), LoginStatus.MISSING_PARAMETER),
-    "no-target": (
-        wire(login(format_text({"InitiatorName": "iqn.x"}.items()))),
-        LoginStatus.MISSING_PARAMETER,
-    ),
-    "session-type": (
-        wire(login(names(SessionType="Party"))), LoginStatus.SESSION_TYPE_NOT_SUPPORTED,
-    ),
-    "version": (
-        wire(login(names(), version_min=9, version_max=9)), LoginStatus.UNSUPPORTED_VERSION,
-    ),
-    "stage-2": (wire(login(names(), current_stage=2)), WRONG),
-    "stage-full-feature": (wire(login(names(), current_stage=3)), WRONG),
-    "transit-to-stage-2": (wire(login(names(), next_stage=2)), WRONG),
-    "transit-nowhere": (wire(login(names(), next_stage=1)), WRONG),
-    "transit-and-continue": (wire(login(names(), continued=True)), WRONG),
-    "text-not-ended": (wire(login(names()[:-1])), WRONG),
-    "text-not-utf-8": (wire(login(b"InitiatorName=\xff\0")), WRONG),
-    "key-twice": (wire(login(names() + b"InitiatorName=iqn.y\0")), WRONG),
-    "key-without-name": (wire(login(names() + b"=x\0")), WRONG),
-    "key-of-300-bytes": (wire(login(names() + b"K" * 300 + b"=x\0")), WRONG),
-    "value-of-300-bytes": (wire(login(names(InitiatorAlias="v" * 300))), WRONG),
-    "operational-key-in-security": (
-        wire(login(names(MaxBurstLength="1024"), current_stage=0)), WRONG,
-    ),
-    "unknown-authentication": (
-        wire(login(names(AuthMethod="KRB5,SRP"), current_stage=0)),
-        LoginStatus.AUTHENTICATION_FAILURE,
-    ),
-    "session-that-is-not": (wire(login(names(), tsih=0xBEEF)), LoginStatus.SESSION_DOES_NOT_EXIST),
-    "other-target": (
-        wire(login(format_text({"InitiatorName": "i", "TargetName": "../etc"}.items()))),
-        LoginStatus.NOT_FOUND,
-    ),
-    "null-bytes-only": (wire(login(bytes(64))), LoginStatus.MISSING_PARAMETER),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("sent", "status"), LOGIN.values(), ids=LOGIN.keys())
-async def test_hostile_login(sent: bytes, status: LoginStatus | None) -> None:
-    access = MemoryAccess()
-    async with serving(access) as (target, portal):
-        async with await RawInitiator.connect(portal) as host:
-            host.send_bytes(sent)
-            if status is not None:
-                response: LoginResponse = await host.receive()
-                if response.status == 0:
-                    response = await host.receive()
-                assert response.status == status
-                assert not response.transit
-            assert await host.is_closed()
-        assert access.started == []
-        await serves_others(portal, access)
-        assert len(target.connections) <= 1
-
-
-async def test_endless_login_text_is_refused() -> None:
-    """Continued for ever: the target holds no more than a bounded text."""
-    async with (
-        serving(MemoryAccess()) as (_, portal),
-        await RawInitiator.connect(portal) as host,
-    ):
-        for _ in range(8):
-            host.send(login(b"x" * 8192, transit=False, next_stage=0, continued=True))
-            assert (await host.receive()).status == 0
-        host.send(login(b"x" * 8192, transit=False, next_stage=0, continued=True))
-        assert (await host.receive()).status == LoginStatus.OUT_OF_RESOURCES
-        assert await host.is_closed()
+# --- floods
 
 
 async def test_flood_of_immediate_commands_is_bounded() -> None:
@@ -655,5 +540,5 @@ async def test_connection_closed_amid_a_pdu_leaves_nothing_behind() -> None:
                     pad(write_10(0, 195)), data,
                 )  # fmt: skip
                 host.send_bytes((pdu.pack() + data)[:cut])
-        await serves_others(portal, access)
+        await serves_others(portal)
     assert access.submitted[:-1] == []

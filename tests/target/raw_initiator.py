@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -19,11 +20,14 @@ from daiko.iscsi.pdu import (
     DataOut,
     LoginRequest,
     LoginResponse,
+    NopIn,
+    NopOut,
     Pdu,
     ScsiCommand,
     TextRequest,
 )
 from daiko.iscsi.text_key import format_text, parse_text
+from target.memory_access import BLOCK, IQN
 
 ISID = bytes.fromhex("800000000001")
 INITIATOR = "iqn.2026-11.example:raw"
@@ -201,3 +205,32 @@ def read_10(lba: int, blocks: int) -> bytes:
 
 def write_10(lba: int, blocks: int) -> bytes:
     return bytes([0x2A]) + read_10(lba, blocks)[1:]
+
+
+async def serves_others(portal: str) -> None:
+    """The target is as good as before, and the medium as empty."""
+    async with await RawInitiator.connect(portal) as other:
+        response = await other.login(IQN, name="iqn.other", isid=bytes(6))
+        assert response.status == 0
+        other.command(read_10(0, 4), read=4 * BLOCK)
+        assert (await other.receive()).data == bytes(4 * BLOCK)
+
+
+async def logged_in(portal: str, isid: bytes = ISID, **keys: str) -> RawInitiator:
+    made = await RawInitiator.connect(portal)
+    assert (await made.login(IQN, keys=keys, isid=isid)).status == 0
+    return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop turn until the condition holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def alive(host: RawInitiator) -> bool:
+    """A ping comes back."""
+    host.send(NopOut(initiator_task_tag=0x7777, cmd_sn=host.cmd_sn, data=b"still there?"))
+    answer = await host.receive()
+    return isinstance(answer, NopIn) and answer.data == b"still there?"
