@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from control import site_pairs
 from daiko.command_control.plan import Mode
+from daiko.control import sites
 from daiko.control.system import System
 from daiko.state.record import BackendKind, BackendRecord, PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore
 from processes import free_port
+from site_rig import Site, linked
 
 IQN = "iqn.2026-11.com.example:test"
 
@@ -49,3 +52,26 @@ async def system(store: SqliteStore, tmp_path: Path) -> AsyncIterator[System]:
         await system.attach_backend(disk(tmp_path, name, 4096))
     yield system
     await system.stop()
+
+
+@pytest.fixture
+async def tokyo(tmp_path: Path) -> AsyncIterator[Site]:
+    site = Site(tmp_path, "tokyo")
+    yield site
+    await site.stop()
+
+
+@pytest.fixture
+async def osaka(tmp_path: Path, tokyo: Site) -> AsyncIterator[Site]:
+    """Linked with tokyo. tokyo has alpha and gamma, osaka has beta and delta, which it offers."""
+    site = Site(tmp_path, "osaka")
+    await linked(tokyo, site)
+    for each in (tokyo, site):
+        site_pairs.quick(each)
+    for name in ("alpha", "gamma"):
+        await site_pairs.disk(tokyo, name)
+    for name in ("beta", "delta"):
+        await site_pairs.disk(site, name)
+        await sites.offer(site.system, "tokyo", name)
+    yield site
+    await site.stop()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from control.site_pairs import QUICK, disk, on_disk, put, quick
 from daiko.backend.site_session import LinkState
 from daiko.control import earlier_states, pairs, sites
 from daiko.control.error import Conflict
@@ -17,8 +18,6 @@ from daiko.pair.live_pair import PairStatus
 from daiko.pair.state import Verb
 from daiko.state.pair_record import PairRecord, PairState, Update
 from site_rig import Site, linked, reaches
-
-from .test_site_pairs import QUICK, disk, on_disk, put, quick
 
 TWO = (("p", "alpha", "beta"), ("q", "gamma", "delta"))
 S = PairState

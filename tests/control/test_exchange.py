@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from control.site_pairs import REGION, disk, do, on_disk, paired, put, quick, reached
 from daiko.backend.site_session import LinkState
 from daiko.control import pairs, sites
 from daiko.control.error import Conflict, Unavailable
@@ -28,8 +29,6 @@ from daiko.state.pair_record import Fence, PairRecord, PairState
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import StoreError
 from site_rig import Site, linked, reaches
-
-from .test_site_pairs import REGION, disk, do, on_disk, paired, put, quick, reached
 
 
 @pytest.fixture
