@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from daiko.scsi import persistent_reservation as layouts
+from daiko.scsi import sbc
 from daiko.scsi.opcode import Status
 from daiko.scsi.persistent_reservation import (
     FullStatus,
@@ -14,9 +15,22 @@ from daiko.scsi.persistent_reservation import (
     parse_read_reservation,
 )
 from daiko.scsi.transport_id import TransportId
+from daiko.target.access import Access
+from daiko.target.logical_unit import LogicalUnit
 from target.fake import FakeTask, Host
 
 GOOD, CONFLICT = Status.GOOD, Status.RESERVATION_CONFLICT
+WE, EA = ReservationType.WRITE_EXCLUSIVE, ReservationType.EXCLUSIVE_ACCESS
+WE_RO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
+EA_AR = ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS
+WRITE = sbc.Write10.pack(transfer_length=1)
+READ = sbc.Read10.pack(transfer_length=1)
+BLOCK = bytes(512)
+PREEMPTED, RELEASED, LOST = (0x2A, 0x03), (0x2A, 0x04), (0x2A, 0x05)
+POWER_ON = (0x29, 0x00)
+BAD_LIST, BAD_CDB = (0x5, 0x26, 0x00), (0x5, 0x24, 0x00)
+RESERVE_6, RELEASE_6 = layouts.Reserve6.pack(), layouts.Release6.pack()
+RESERVE_10, RELEASE_10 = layouts.Reserve10.pack(), layouts.Release10.pack()
 
 
 def out(
@@ -91,3 +105,25 @@ def attentions(host: Host) -> list[tuple[int, int]]:
     found = [(each.asc, each.ascq) for each in itl.attentions]
     itl.attentions.clear()
     return found
+
+
+def access_to(*units: LogicalUnit) -> Access:
+    access = Access()
+    access.publish({"*": dict(enumerate(units))})
+    return access
+
+
+def hosts_of(unit: LogicalUnit, count: int = 2) -> list[Host]:
+    access = access_to(unit)
+    return [Host(access, f"iqn.2026-11.test:{letter}") for letter in "abcd"[:count]]
+
+
+def writes(host: Host) -> FakeTask:
+    return host.start(WRITE, BLOCK)
+
+
+def pointer(task: FakeTask) -> tuple[bool, int, int | None] | None:
+    """(in CDB, byte, bit) of the field that was refused."""
+    assert task.sense is not None
+    field = task.sense.field
+    return None if field is None else (field.in_cdb, field.byte, field.bit)

@@ -2,65 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from daiko.iscsi.bhs import TaskManagementFunction as Function
 from daiko.scsi import persistent_reservation as layouts
-from daiko.scsi import sbc
 from daiko.scsi.opcode import Status
-from daiko.scsi.persistent_reservation import FullStatus, MoveList, ReservationType
-from daiko.scsi.transport_id import TransportId
-from daiko.target.access import Access
-from daiko.target.asymmetric_access import TargetPortGroups
-from daiko.target.logical_unit import LogicalUnit
+from daiko.scsi.persistent_reservation import FullStatus, MoveList
 from daiko.target.registrations import Registrations
-from target.fake import FakeTask, Host, MemoryKeeper, SlowDevice, unit_of
+from target.fake import Host, MemoryKeeper, SlowDevice, unit_of
 from target.reserving import (
+    BAD_CDB,
+    BAD_LIST,
+    BLOCK,
     CONFLICT,
+    EA,
+    EA_AR,
     GOOD,
+    LOST,
+    POWER_ON,
+    PREEMPTED,
+    READ,
+    RELEASED,
+    RESERVE_6,
+    WE,
+    WE_RO,
+    WRITE,
     attentions,
     full_status,
     generation,
+    hosts_of,
     keys,
     move,
     out,
+    pointer,
     port_of,
     read,
     register,
     reservation,
     reserve,
     status,
+    writes,
 )
-
-WE, EA = ReservationType.WRITE_EXCLUSIVE, ReservationType.EXCLUSIVE_ACCESS
-WE_RO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
-EA_AR = ReservationType.EXCLUSIVE_ACCESS_ALL_REGISTRANTS
-WRITE = sbc.Write10.pack(transfer_length=1)
-READ = sbc.Read10.pack(transfer_length=1)
-BLOCK = bytes(512)
-PREEMPTED, RELEASED, LOST = (0x2A, 0x03), (0x2A, 0x04), (0x2A, 0x05)
-POWER_ON = (0x29, 0x00)
-BAD_LIST, BAD_CDB = (0x5, 0x26, 0x00), (0x5, 0x24, 0x00)
-RESERVE_6, RELEASE_6 = layouts.Reserve6.pack(), layouts.Release6.pack()
-RESERVE_10, RELEASE_10 = layouts.Reserve10.pack(), layouts.Release10.pack()
-
-
-def access_to(*units: LogicalUnit) -> Access:
-    access = Access()
-    access.publish({"*": dict(enumerate(units))})
-    return access
-
-
-def hosts_of(unit: LogicalUnit, count: int = 2) -> list[Host]:
-    access = access_to(unit)
-    return [Host(access, f"iqn.2026-11.test:{letter}") for letter in "abcd"[:count]]
-
-
-def writes(host: Host) -> FakeTask:
-    return host.start(WRITE, BLOCK)
-
 
 # --- who may write --------------------------------------------------------------------------------
 
@@ -387,13 +369,6 @@ def test_aptpl_is_refused_where_nothing_can_be_kept(keeper: MemoryKeeper | None)
     assert ignored.status == GOOD
 
 
-def pointer(task: FakeTask) -> tuple[bool, int, int | None] | None:
-    """(in CDB, byte, bit) of the field that was refused."""
-    assert task.sense is not None
-    field = task.sense.field
-    return None if field is None else (field.in_cdb, field.byte, field.bit)
-
-
 # --- what is refused from the bytes --------------------------------------------------------------
 
 
@@ -430,210 +405,6 @@ def test_list_of_which_less_comes_than_announced_is_refused() -> None:
     (a,) = hosts_of(unit_of(), 1)
     cdb = layouts.Register.pack(parameter_list_length=24)
     assert a.run(cdb, bytes(23)).condition == (0x5, 0x1A, 0x00)
-
-
-# --- ports that are named ------------------------------------------------------------------------
-
-
-def test_named_ports_are_registered_also_before_they_log_in() -> None:
-    a, b = hosts_of(unit_of())
-    stranger = TransportId("iqn.2026-11.test:stranger", bytes.fromhex("0023d0000001"))
-    ids = (port_of(b), stranger)
-    assert register(a, 9, spec_i_pt=True, transport_ids=ids) == GOOD
-    assert [each.transport_id for each in full_status(a)] == [port_of(a), *ids]
-    reserve(b, 9, WE_RO)
-    assert writes(a).status == GOOD
-    late = Host(a.access, stranger.name, isid=0x0023D0000001)
-    assert writes(late).status == GOOD
-
-
-def test_device_that_is_named_stands_for_its_known_ports() -> None:
-    access = access_to(unit_of())
-    a = Host(access, "iqn.2026-11.test:a")
-    Host(access, "iqn.2026-11.test:b", isid=1)
-    Host(access, "iqn.2026-11.test:b", isid=2)
-    device = TransportId("iqn.2026-11.test:b")
-    assert register(a, 9, spec_i_pt=True, transport_ids=(device,)) == GOOD
-    assert [each.transport_id.isid for each in full_status(a)[1:]] == [
-        (1).to_bytes(6, "big"),
-        (2).to_bytes(6, "big"),
-    ]
-
-
-def test_device_without_a_known_port_is_refused() -> None:
-    (a,) = hosts_of(unit_of(), 1)
-    stranger = (TransportId("iqn.2026-11.test:nobody"),)
-    task = out(a, "Register", 0, 9, spec_i_pt=True, transport_ids=stranger)
-    assert (task.condition, pointer(task)) == (BAD_LIST, (False, 24, None))
-    assert keys(a) == ()
-
-
-def two_ports() -> tuple[Host, Host, Host]:
-    """Host a at the target ports 1 and 2, host b at 2."""
-    groups = TargetPortGroups()
-    groups.replace({1: 1, 2: 2}, {})
-    access = access_to(unit_of(port_groups=groups))
-    names = ("iqn.2026-11.test:a", "iqn.2026-11.test:b")
-    return Host(access, names[0]), Host(access, names[0], port=2), Host(access, names[1], port=2)
-
-
-def test_registration_is_of_one_target_port() -> None:
-    a1, a2, b = two_ports()
-    register(a1, 1)
-    reserve(a1, 1, WE_RO)
-    assert [writes(host).status for host in (a1, a2, b)] == [GOOD, CONFLICT, CONFLICT]
-    assert register(a2, 1) == GOOD
-    assert writes(a2).status == GOOD
-    assert [each.relative_target_port for each in full_status(b)] == [1, 2]
-
-
-def test_all_target_ports_are_registered_together() -> None:
-    a1, a2, b = two_ports()
-    assert register(a1, 1, all_tg_pt=True) == GOOD
-    reserve(a2, 1, EA)
-    assert [writes(host).status for host in (a1, a2, b)] == [CONFLICT, GOOD, CONFLICT]
-    assert [(s.relative_target_port, s.type) for s in full_status(b)] == [(1, None), (2, EA)]
-
-
-def test_reservation_moves_to_a_port_of_another_target_port() -> None:
-    a1, _, b = two_ports()
-    register(a1, 1)
-    reserve(a1, 1, WE)
-    assert status(move(a1, MoveList(1, 2, port_of(b), 2, unreg=True))) == GOOD
-    assert full_status(b) == (FullStatus(2, port_of(b), 2, WE),)
-    assert [writes(host).status for host in (a1, b)] == [CONFLICT, GOOD]
-
-
-@pytest.mark.parametrize(
-    ("name", "target_port", "byte"),
-    [
-        pytest.param("iqn.2026-11.test:b", 3, 18, id="target port that there is not"),
-        pytest.param("iqn.2026-11.test:nobody", 1, 24, id="device without a known port"),
-    ],
-)
-def test_move_to_what_is_not_known_is_refused(name: str, target_port: int, byte: int) -> None:
-    a1, _, _ = two_ports()
-    register(a1, 1)
-    reserve(a1, 1, WE)
-    task = move(a1, MoveList(1, 2, TransportId(name), target_port))
-    assert (task.condition, pointer(task)) == (BAD_LIST, (False, byte, None))
-    assert reservation(a1) == (1, WE)
-
-
-def test_move_to_a_device_goes_to_its_one_known_port() -> None:
-    a1, _, b = two_ports()
-    register(a1, 1)
-    reserve(a1, 1, WE)
-    assert status(move(a1, MoveList(1, 2, TransportId(b.nexus.initiator_name), 2))) == GOOD
-    assert full_status(b)[-1] == FullStatus(2, port_of(b), 2, WE)
-
-
-# --- RESERVE and RELEASE -------------------------------------------------------------------------
-
-BOTH = pytest.mark.parametrize(
-    ("take", "give"), [(RESERVE_6, RELEASE_6), (RESERVE_10, RELEASE_10)], ids=["6", "10"]
-)
-
-
-def statuses(hosts: Sequence[Host], cdb: bytes) -> list[int | None]:
-    return [host.run(cdb).status for host in hosts]
-
-
-@BOTH
-def test_reserve_keeps_others_out_until_its_holder_releases(take: bytes, give: bytes) -> None:
-    a, b = hosts_of(unit_of())
-    assert a.run(take).status == GOOD
-    assert a.run(take).status == GOOD
-    assert b.run(take).status == CONFLICT
-    assert (b.run(READ).status, writes(b).status, writes(a).status) == (CONFLICT, CONFLICT, GOOD)
-    assert b.run(give).status == GOOD  # and does nothing
-    assert writes(b).status == CONFLICT
-    assert a.run(give).status == GOOD
-    assert writes(b).status == GOOD
-
-
-def test_reserve_ends_with_the_session() -> None:
-    a, b = hosts_of(unit_of())
-    a.run(RESERVE_6)
-    a.access.nexus_lost(a.nexus)
-    assert writes(b).status == GOOD
-
-
-@pytest.mark.parametrize(
-    "function",
-    [Function.LOGICAL_UNIT_RESET, Function.TARGET_WARM_RESET, Function.TARGET_COLD_RESET],
-)
-def test_reserve_ends_with_a_reset_by_anyone(function: Function) -> None:
-    a, b = hosts_of(unit_of())
-    a.run(RESERVE_6)
-    assert b.manage(function) == [0]
-    attentions(b)
-    assert writes(b).status == GOOD
-
-
-def test_reserve_ends_with_the_holders_own_nexus_reset() -> None:
-    a, b = hosts_of(unit_of())
-    a.run(RESERVE_6)
-    assert b.manage(Function.I_T_NEXUS_RESET) == [0]
-    attentions(b)
-    assert writes(b).status == CONFLICT
-    assert a.manage(Function.I_T_NEXUS_RESET) == [0]
-    assert writes(b).status == GOOD
-
-
-def test_reserve_ends_when_the_unit_is_taken_from_its_holder() -> None:
-    unit = unit_of()
-    a, b = hosts_of(unit)
-    a.run(RESERVE_6)
-    a.access.publish({"iqn.2026-11.test:b": {0: unit}})
-    attentions(b)
-    assert writes(b).status == GOOD
-
-
-def test_the_two_kinds_exclude_each_other() -> None:
-    a, b = hosts_of(unit_of())
-    a.run(RESERVE_6)
-    for host in (a, b):
-        assert register(host, 1) == CONFLICT
-        assert host.run(layouts.ReadKeys.pack(allocation_length=99)).status == CONFLICT
-    a.run(RELEASE_6)
-    register(a, 1)
-    assert statuses((a, b), RESERVE_6) == [CONFLICT, CONFLICT]
-    assert statuses((a, b), RELEASE_6) == [CONFLICT, CONFLICT]
-
-
-@pytest.mark.parametrize(
-    ("type", "expected"),
-    [
-        (WE, [GOOD, CONFLICT, CONFLICT]),
-        (EA, [GOOD, CONFLICT, CONFLICT]),
-        (WE_RO, [GOOD, GOOD, CONFLICT]),
-        (EA_AR, [GOOD, GOOD, CONFLICT]),
-    ],
-)
-@BOTH
-def test_who_may_do_everything_anyway_may_reserve_without_effect(
-    take: bytes, give: bytes, type: ReservationType, expected: list[int]
-) -> None:
-    a, b, c = hosts_of(unit_of(), 3)
-    register(a, 1)
-    register(b, 2)
-    reserve(a, 1, type)
-    assert statuses((a, b, c), take) == expected
-    assert statuses((a, b, c), give) == expected
-    assert reservation(c)[1] is type
-    unit = next(iter(a.nexus.units.values())).unit
-    assert unit.reservations.reserved_by is None
-
-
-def test_reserve_that_came_first_conflicts_for_a_registration_whose_data_comes_later() -> None:
-    a, b = hosts_of(unit_of())
-    data = layouts.ReserveOutList(0, 1).pack()
-    cdb = layouts.Register.pack(parameter_list_length=len(data))
-    task = b.start(cdb, data, slow_data=True)
-    a.run(RESERVE_6)
-    task.deliver()
-    assert task.status == CONFLICT
 
 
 # --- an administrator's order --------------------------------------------------------------------
