@@ -20,7 +20,9 @@ from daiko.command_control.function_table import (
 )
 from daiko.command_control.naming import DeviceAddress
 from daiko.command_control.plan import Function
+from daiko.copy_manager.copy_manager import CopyManager
 from daiko.copy_manager.devices import Tracking
+from daiko.copy_manager.request import CopyRequest
 from daiko.copy_manager.settings import CopySettings, Retries
 from daiko.device.awaitable import read, write
 from daiko.device.block import BlockDevice, Buffer
@@ -38,6 +40,7 @@ from daiko.scsi.inquiry import StandardInquiry
 from daiko.scsi.opcode import Opcode, Status
 from daiko.scsi.segment import BlockToBlock
 from daiko.scsi.sense import copy_target_not_reachable
+from daiko.state.record import JobRecord
 
 GENEROUS = CopyLimits(
     max_cscds=64,
@@ -336,4 +339,23 @@ def _expect_done(error: Exception | None) -> None:
     assert error is None
 
 
-__all__ = ["GENEROUS", "GOOD", "LIO", "QUICK", "FakeController", "Reply", "Rig"]
+async def run_job(manager: CopyManager, request: CopyRequest) -> JobRecord:
+    async with asyncio.timeout(20):
+        return await manager.wait((await manager.submit(request)).id)
+
+
+def executors(record: JobRecord) -> list[tuple[str, int]]:
+    return [(step.executor, step.blocks) for step in record.steps]
+
+
+__all__ = [
+    "GENEROUS",
+    "GOOD",
+    "LIO",
+    "QUICK",
+    "FakeController",
+    "Reply",
+    "Rig",
+    "executors",
+    "run_job",
+]
