@@ -12,6 +12,7 @@ from daiko.copy_manager.copy_manager import CopyManager
 from daiko.device.block import BlockDevice
 from daiko.device.error import Unreachable
 from daiko.mapping.extent import DeviceId
+from daiko.scsi.alias import Alias, pack_change_aliases
 from daiko.scsi.copy_parameters import ExtendedCopy
 from daiko.scsi.cscd import Cscd, IdentificationCscd
 from daiko.scsi.segment import BlockToBlock, Segment
@@ -26,6 +27,9 @@ from daiko.virtual_lu.virtual_lu import VirtualLu
 from target.fake import FakeTask, Host
 
 ALICE, BOB = "iqn.2026-11.test:alice", "iqn.2026-11.test:bob"
+
+FAR = "192.0.2.7:3260"
+"""Where there is another machine."""
 
 LUNS = {"alpha": 0, "vault": 1, "big": 2, "sealed": 3}
 """What alice sees; `secret` is bob's."""
@@ -211,3 +215,16 @@ def backup(blocks: int = 16, source_lba: int = 0, destination_lba: int = 0) -> b
 def sense_of(task: FakeTask) -> Sense:
     assert task.sense is not None, f"status {task.status} without sense data"
     return task.sense
+
+
+def receive(target: CopyTarget, action: int, list_id: int = 0, length: int = 4096) -> FakeTask:
+    """RECEIVE COPY RESULTS by alice."""
+    cdb = bytes((0x84, action, list_id)) + bytes(7) + length.to_bytes(4, "big") + bytes(2)
+    return target.alice.start(cdb)
+
+
+def change_aliases(target: CopyTarget, *aliases: Alias) -> FakeTask:
+    """CHANGE ALIASES by alice."""
+    data = pack_change_aliases(aliases)
+    cdb = bytes((0xA4, 0x0B, 0, 0, 0, 0)) + len(data).to_bytes(4, "big") + bytes(2)
+    return target.alice.start(cdb, data)
