@@ -116,7 +116,12 @@ def document() -> str:
         ("failure", "what it is", "status", "sense data"),
         [_host_sees(name, error) for name, error in _examples().items()],
     )
-    lines += [
+    return text(lines + _of_answers() + _of_second_commands())
+
+
+def _of_answers() -> list[str]:
+    """What an answer to a READ and the like is taken for."""
+    lines = [
         "## What a second controller's answer to a READ, a WRITE and the like is taken for",
         "",
         "An optional command is one that a device need not have: UNMAP, WRITE SAME, COMPARE AND",
@@ -135,7 +140,12 @@ def document() -> str:
             for name, status, sense in _REFUSALS
         ],
     )
-    lines += [
+    return lines
+
+
+def _of_second_commands() -> list[str]:
+    """What an answer to a second command means."""
+    lines = [
         "## What the failure of a second command (EXTENDED COPY) means for the copy",
         "",
         "| verdict | what follows |",
@@ -178,4 +188,4 @@ def document() -> str:
             for name, error in _examples().items()
         ],
     )
-    return text(lines)
+    return lines

@@ -18,7 +18,6 @@ _STATES = {
 
 
 def document() -> str:
-    settings = PairSettings()
     lines = head(
         "States of a pair", "`pair/state.py`, `pair/settings.py` and `state/pair_record.py`"
     )
@@ -53,7 +52,12 @@ def document() -> str:
             for role, verbs in OF_MIXTURE.items()
         ],
     )
-    lines += ["## What happens by itself", ""]
+    return text(lines + _events() + _meanings() + _copying())
+
+
+def _events() -> list[str]:
+    """What happens by itself, and what follows."""
+    lines = ["## What happens by itself", ""]
     words = member_words(PairEvent)
     lines += table(
         ("state", *(str(event) for event in PairEvent)),
@@ -63,7 +67,12 @@ def document() -> str:
         ],
     )
     lines += table(("event", "meaning"), [(code(event), words[event.name]) for event in PairEvent])
-    lines += ["## What the states mean, and what hosts may do", ""]
+    return lines
+
+
+def _meanings() -> list[str]:
+    """Of the states, and of what an administrator chooses."""
+    lines = ["## What the states mean, and what hosts may do", ""]
     words = member_words(PairState)
     lines += table(
         ("state", "meaning", "primary", "secondary"),
@@ -83,7 +92,13 @@ def document() -> str:
     words = member_words(Fence)
     lines += ["What hosts meet while the secondary is lost is the administrator's choice:", ""]
     lines += table(("fence", "meaning"), [(code(fence), words[fence.name]) for fence in Fence])
-    lines += [
+    return lines
+
+
+def _copying() -> list[str]:
+    """How a pair copies, and what is kept of it."""
+    settings = PairSettings()
+    lines = [
         "## How it copies",
         "",
         "In rounds, each a job, until no more than",
@@ -100,7 +115,7 @@ def document() -> str:
         ("field", "meaning"),
         [(code(name), words.get(name, "")) for name in PairRecord.model_fields],
     )
-    return text(lines)
+    return lines
 
 
 def _short(cell: Cell) -> str:
