@@ -70,30 +70,94 @@ ALL = bits_of((0, REGIONS - 1))
 ALL_OF_ONE = (1 << AREA_REGIONS) - 1
 
 
-class Crashes(RuleBasedStateMachine):
-    """The model, as bits of regions: `memory` is what was marked and not cleared; `counts` is what
-    of it a write may have been sent for; `cleared` is what may be set on the disk still."""
+class Model:
+    """What is expected of a bitmap, as bits of regions: `memory` is what was marked and not
+    cleared; `counts` is what of it a write may have been sent for; `cleared` is what may be set on
+    the disk still."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.disk = SimulatedDisk()
-        self.boot = 1
-        self.memory = 0
-        self.counts = 0
+    def __init__(self, bitmap: DifferentialBitmap, hot_areas: int) -> None:
+        self.hot_areas = hot_areas
+        self.hot_bytes = (hot_areas + 1) * AREA
         self.cleared = 0
         """Since the last commit began in its thread."""
         self.cleared_before = 0
         """By then; until it ends."""
         self.waiting: list[Span] = []
+        self.take_up(bitmap)
+
+    def take_up(self, bitmap: DifferentialBitmap) -> None:
+        """Go on with this bitmap: what it has is on stable storage."""
+        self.bitmap = bitmap
+        self.waiting.clear()
+        self.memory = self.counts = bits_in(bitmap)
+        self.cleared = self.cleared_before = 0
+
+    # --- what is done to it
+
+    def mark(self, span: Span) -> None:
+        self.memory |= bits_of(span)
+        if self.bitmap.mark(*blocks_of(span)):
+            self.counts |= bits_of(span)
+
+    def wait(self, span: Span) -> None:
+        self.memory |= bits_of(span)
+        self.waiting.append(span)
+
+        def done(error: OSError | None) -> None:
+            assert error is None
+            self.waiting.remove(span)
+            self.counts |= bits_of(span)
+
+        self.bitmap.when_marked(*blocks_of(span), done)
+
+    def clear(self, span: Span) -> None:
+        if any(bits_of(span) & bits_of(waiting) for waiting in self.waiting):
+            return  # nobody clears what a write waits for
+        self.cleared |= bits_of(span) & self.memory
+        self.memory &= ~bits_of(span)
+        self.counts &= ~bits_of(span)
+        self.bitmap.clear(*span)
+
+    def do(self, what: list[Change]) -> None:
+        for verb, span in what:
+            {"mark": self.mark, "wait": self.wait, "clear": self.clear}[verb](span)
+
+    # --- what a bitmap must be that was opened again
+
+    def check_exact(self, bitmap: DifferentialBitmap) -> None:
+        assert bitmap.found.condition is Condition.EXACT
+        assert bitmap.found.marked_bytes == 0
+        assert bits_in(bitmap) == self.memory
+
+    def check_safe(self, bitmap: DifferentialBitmap) -> None:
+        assert bitmap.found.condition in (Condition.AFTER_POWER_CUT, Condition.EXACT)
+        found = bits_in(bitmap)
+        assert not self.counts & ~found, "a bit is lost that a write may have been sent for"
+        cleared = self.cleared | self.cleared_before
+        beyond = found & ~self.memory
+        assert len(areas_of(beyond & ~cleared)) <= self.hot_areas
+        if cleared.bit_count() * GRANULARITY <= self.hot_bytes // 4:
+            assert beyond.bit_count() * GRANULARITY <= self.hot_bytes
+        if bitmap.found.condition is Condition.EXACT:
+            assert bitmap.found.marked_bytes == 0
+
+
+class Crashes(RuleBasedStateMachine):
+    """A bitmap, its model, and the disk and the threads that it works with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = SimulatedDisk()
+        self.boot = 1
 
     @initialize(hot_areas=st.integers(1, 3))
     def make(self, hot_areas: int) -> None:
-        self.hot_areas = hot_areas
         self.hot_bytes = (hot_areas + 1) * AREA
         self.threads = HandThreads()
-        self.bitmap = self.opened(self.disk)
-        assert self.bitmap.found.condition is Condition.NEW
-        assert not self.bitmap.marked_bytes
+        bitmap = self.opened(self.disk)
+        assert bitmap.found.condition is Condition.NEW
+        assert not bitmap.marked_bytes
+        self.model = Model(bitmap, hot_areas)
 
     def opened(self, disk: SimulatedDisk) -> DifferentialBitmap:
         return DifferentialBitmap.open(
@@ -108,36 +172,6 @@ class Crashes(RuleBasedStateMachine):
             open_file=lambda path: disk,
         )
 
-    # --- what is done to it
-
-    def mark_now(self, span: Span) -> None:
-        self.memory |= bits_of(span)
-        if self.bitmap.mark(*blocks_of(span)):
-            self.counts |= bits_of(span)
-
-    def wait_for(self, span: Span) -> None:
-        self.memory |= bits_of(span)
-        self.waiting.append(span)
-
-        def done(error: OSError | None) -> None:
-            assert error is None
-            self.waiting.remove(span)
-            self.counts |= bits_of(span)
-
-        self.bitmap.when_marked(*blocks_of(span), done)
-
-    def clear_now(self, span: Span) -> None:
-        if any(bits_of(span) & bits_of(waiting) for waiting in self.waiting):
-            return  # nobody clears what a write waits for
-        self.cleared |= bits_of(span) & self.memory
-        self.memory &= ~bits_of(span)
-        self.counts &= ~bits_of(span)
-        self.bitmap.clear(*span)
-
-    def do(self, what: list[Change]) -> None:
-        for verb, span in what:
-            {"mark": self.mark_now, "wait": self.wait_for, "clear": self.clear_now}[verb](span)
-
     @contextmanager
     def during_the_commit(
         self, before: list[Change], during: list[Change], then: Callable[[], None]
@@ -145,16 +179,16 @@ class Crashes(RuleBasedStateMachine):
         """What the loop does before the commit's sync begins, and while it is under way."""
 
         def before_sync() -> None:
-            self.do(before)
+            self.model.do(before)
             self.survives_a_power_cut()
-            self.cleared_before |= self.cleared
-            self.cleared = 0
+            self.model.cleared_before |= self.model.cleared
+            self.model.cleared = 0
 
         def during_sync() -> None:
-            self.do(during)
+            self.model.do(during)
             self.survives_a_power_cut()
             then()
-            self.cleared_before = 0
+            self.model.cleared_before = 0
 
         self.disk.before_sync, self.disk.during_sync = before_sync, during_sync
         try:
@@ -166,28 +200,28 @@ class Crashes(RuleBasedStateMachine):
 
     @rule(span=spans)
     def mark(self, span: Span) -> None:
-        self.mark_now(span)
+        self.model.mark(span)
 
     @rule(span=spans)
     def wait_until_marked(self, span: Span) -> None:
-        self.wait_for(span)
+        self.model.wait(span)
 
     @rule(span=spans)
     def wait_and_settle(self, span: Span) -> None:
-        self.wait_for(span)
+        self.model.wait(span)
         self.settle()
-        assert not self.waiting
+        assert not self.model.waiting
 
     @rule(span=spans)
     def clear(self, span: Span) -> None:
-        self.clear_now(span)
+        self.model.clear(span)
 
     @rule(keep=st.booleans())
     def mark_all(self, keep: bool) -> None:
-        self.bitmap.mark_all()
-        self.memory = ALL
+        self.model.bitmap.mark_all()
+        self.model.memory = ALL
         if not keep:
-            self.clear_now((0, REGIONS - 1))
+            self.model.clear((0, REGIONS - 1))
 
     # --- commits
 
@@ -218,44 +252,23 @@ class Crashes(RuleBasedStateMachine):
 
     @rule()
     def synchronize(self) -> None:
-        self.finish(self.bitmap.sync())
-        self.counts |= self.memory
-        assert not self.waiting
+        self.finish(self.model.bitmap.sync())
+        self.model.counts |= self.model.memory
+        assert not self.model.waiting
 
     # --- the end of a process, and its successor
 
     def take_up(self, bitmap: DifferentialBitmap) -> None:
-        """Go on with this bitmap: what it has is on stable storage."""
-        self.bitmap = bitmap
         self.threads.end()
-        self.waiting.clear()
-        self.memory = self.counts = bits_in(bitmap)
-        self.cleared = self.cleared_before = 0
-
-    def check_exact(self, bitmap: DifferentialBitmap) -> None:
-        assert bitmap.found.condition is Condition.EXACT
-        assert bitmap.found.marked_bytes == 0
-        assert bits_in(bitmap) == self.memory
-
-    def check_safe(self, bitmap: DifferentialBitmap) -> None:
-        assert bitmap.found.condition in (Condition.AFTER_POWER_CUT, Condition.EXACT)
-        found = bits_in(bitmap)
-        assert not self.counts & ~found, "a bit is lost that a write may have been sent for"
-        cleared = self.cleared | self.cleared_before
-        beyond = found & ~self.memory
-        assert len(areas_of(beyond & ~cleared)) <= self.hot_areas
-        if cleared.bit_count() * GRANULARITY <= self.hot_bytes // 4:
-            assert beyond.bit_count() * GRANULARITY <= self.hot_bytes
-        if bitmap.found.condition is Condition.EXACT:
-            assert bitmap.found.marked_bytes == 0
+        self.model.take_up(bitmap)
 
     @invariant()
     def survives_a_power_cut(self) -> None:
         """At this moment, whatever the disk kept."""
-        if hasattr(self, "bitmap"):
+        if hasattr(self, "model"):
             self.boot += 1
             for disk in self.disk.after_a_power_cut():
-                self.check_safe(self.opened(disk))
+                self.model.check_safe(self.opened(disk))
             self.boot -= 1
 
     def open_again(self) -> DifferentialBitmap:
@@ -268,16 +281,16 @@ class Crashes(RuleBasedStateMachine):
 
     @rule()
     def close_and_open_again(self) -> None:
-        self.finish(self.bitmap.close())
+        self.finish(self.model.bitmap.close())
         self.boot += 1
         bitmap = self.open_again()
-        self.check_exact(bitmap)
+        self.model.check_exact(bitmap)
         self.take_up(bitmap)
 
     @rule()
     def crash_of_the_process(self) -> None:
         bitmap = self.open_again()
-        self.check_exact(bitmap)
+        self.model.check_exact(bitmap)
         self.take_up(bitmap)
 
     @precondition(lambda self: self.threads.has_work)
@@ -309,7 +322,7 @@ class Crashes(RuleBasedStateMachine):
                 break
             self.cut(kept_then)
         bitmap = self.open_again()
-        self.check_safe(bitmap)
+        self.model.check_safe(bitmap)
         self.take_up(bitmap)
 
     @precondition(lambda self: self.threads.has_work)
@@ -329,20 +342,20 @@ class Crashes(RuleBasedStateMachine):
         self.disk.calls_left = calls
         self.threads.at_once = True
         with suppress(PowerCut):
-            asyncio.run(self.bitmap.close())
+            asyncio.run(self.model.bitmap.close())
         self.power_cut([], kept)
 
     # --- what is always so
 
     @invariant()
     def memory_is_what_was_marked(self) -> None:
-        if hasattr(self, "bitmap"):
-            assert bits_in(self.bitmap) == self.memory
-            assert self.bitmap.hot_areas <= self.hot_areas
+        if hasattr(self, "model"):
+            assert bits_in(self.model.bitmap) == self.model.memory
+            assert self.model.bitmap.hot_areas <= self.model.hot_areas
 
     @invariant()
     def nobody_waits_without_a_commit_on_its_way(self) -> None:
-        assert not self.waiting or self.threads.has_work or self.threads.has_news
+        assert not self.model.waiting or self.threads.has_work or self.threads.has_news
 
 
 TestCrashes = Crashes.TestCase
