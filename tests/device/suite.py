@@ -44,7 +44,96 @@ class Outcomes(list[DeviceError | None]):
                 await self._grew.wait()
 
 
-class BlockDeviceSuite:
+class AtomicCommands:
+    """What a device does in one: COMPARE AND WRITE, ORWRITE, WRITE ATOMIC, or refuses."""
+
+    async def test_compare_and_write_that_matches_writes(self, device: BlockDevice) -> None:
+        size = device.block_size
+        old, new = pattern(1, size, 17), pattern(1, size, 18)
+        await awaitable.write(device, 20, old)
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 20, old, new)
+            return
+        await awaitable.compare_and_write(device, 20, old, new)
+        assert bytes(await awaitable.read(device, 20, 1)) == new
+
+    @pytest.mark.parametrize("offset", [0, 1, 255, 511])
+    async def test_compare_and_write_that_differs_writes_nothing(
+        self, device: BlockDevice, offset: int
+    ) -> None:
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 20, bytes(512), bytes(512))
+            return
+        old = pattern(1, device.block_size, 19)
+        await awaitable.write(device, 20, old)
+        other = bytearray(old)
+        other[offset] ^= 0x80
+        with pytest.raises(Miscompare) as caught:
+            await awaitable.compare_and_write(device, 20, other, bytes(len(old)))
+        assert caught.value.offset == offset
+        assert bytes(await awaitable.read(device, 20, 1)) == old
+
+    async def test_compare_and_writes_in_flight_together_succeed_once(
+        self, device: BlockDevice
+    ) -> None:
+        if not device.is_native(Atomic.COMPARE_AND_WRITE, 40, 1):
+            with pytest.raises(Unsupported):
+                await awaitable.compare_and_write(device, 40, bytes(512), bytes(512))
+            return
+        size = device.block_size
+        await awaitable.write(device, 40, bytes(size))
+        outcomes = Outcomes()
+        for contender in range(16):
+            device.compare_and_write(
+                40, bytes(size), pattern(1, size, 20 + contender), outcomes.note
+            )
+        await outcomes.all_of(16)
+        assert outcomes.count(None) == 1
+        assert sum(isinstance(outcome, Miscompare) for outcome in outcomes) == 15
+
+    async def test_or_write_sets_the_bits_of_the_data(self, device: BlockDevice) -> None:
+        size = device.block_size
+        native = device.is_native(Atomic.OR_WRITE, 44, 1)
+        if not native:
+            with pytest.raises(Unsupported):
+                await awaitable.or_write(device, 44, bytes(size))
+            return
+        old, new = pattern(1, size, 40), pattern(1, size, 41)
+        await awaitable.write(device, 44, old)
+        await awaitable.or_write(device, 44, new)
+        expected = bytes(one | other for one, other in zip(old, new, strict=True))
+        assert bytes(await awaitable.read(device, 44, 1)) == expected
+
+    async def test_or_writes_in_flight_together_lose_no_bit(self, device: BlockDevice) -> None:
+        size = device.block_size
+        if not device.is_native(Atomic.OR_WRITE, 45, 1):
+            with pytest.raises(Unsupported):
+                await awaitable.or_write(device, 45, bytes(size))
+            return
+        await awaitable.write(device, 45, bytes(size))
+        outcomes = Outcomes()
+        for bit in range(8):
+            device.or_write(45, bytes([1 << bit]) * size, outcomes.note)
+        await outcomes.all_of(8)
+        assert outcomes == [None] * 8
+        assert bytes(await awaitable.read(device, 45, 1)) == b"\xff" * size
+
+    async def test_atomic_write_is_read_back(self, device: BlockDevice) -> None:
+        size = device.block_size
+        native = device.is_native(Atomic.WRITE, 46, 1)
+        if not native:
+            with pytest.raises(Unsupported):
+                await awaitable.write_atomic(device, 46, bytes(size))
+            return
+        data = pattern(1, size, 42)
+        await awaitable.write(device, 45, bytes(3 * size))
+        await awaitable.write_atomic(device, 46, data)
+        assert bytes(await awaitable.read(device, 45, 3)) == bytes(size) + data + bytes(size)
+
+
+class BlockDeviceSuite(AtomicCommands):
     """One test per behaviour."""
 
     @pytest.fixture
@@ -201,52 +290,6 @@ class BlockDeviceSuite:
         expected = data[: 10 * size] + block * 150 + data[160 * size :]
         assert bytes(await awaitable.read(device, 0, 200)) == expected
 
-    async def test_compare_and_write_that_matches_writes(self, device: BlockDevice) -> None:
-        size = device.block_size
-        old, new = pattern(1, size, 17), pattern(1, size, 18)
-        await awaitable.write(device, 20, old)
-        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
-            with pytest.raises(Unsupported):
-                await awaitable.compare_and_write(device, 20, old, new)
-            return
-        await awaitable.compare_and_write(device, 20, old, new)
-        assert bytes(await awaitable.read(device, 20, 1)) == new
-
-    @pytest.mark.parametrize("offset", [0, 1, 255, 511])
-    async def test_compare_and_write_that_differs_writes_nothing(
-        self, device: BlockDevice, offset: int
-    ) -> None:
-        if not device.is_native(Atomic.COMPARE_AND_WRITE, 20, 1):
-            with pytest.raises(Unsupported):
-                await awaitable.compare_and_write(device, 20, bytes(512), bytes(512))
-            return
-        old = pattern(1, device.block_size, 19)
-        await awaitable.write(device, 20, old)
-        other = bytearray(old)
-        other[offset] ^= 0x80
-        with pytest.raises(Miscompare) as caught:
-            await awaitable.compare_and_write(device, 20, other, bytes(len(old)))
-        assert caught.value.offset == offset
-        assert bytes(await awaitable.read(device, 20, 1)) == old
-
-    async def test_compare_and_writes_in_flight_together_succeed_once(
-        self, device: BlockDevice
-    ) -> None:
-        if not device.is_native(Atomic.COMPARE_AND_WRITE, 40, 1):
-            with pytest.raises(Unsupported):
-                await awaitable.compare_and_write(device, 40, bytes(512), bytes(512))
-            return
-        size = device.block_size
-        await awaitable.write(device, 40, bytes(size))
-        outcomes = Outcomes()
-        for contender in range(16):
-            device.compare_and_write(
-                40, bytes(size), pattern(1, size, 20 + contender), outcomes.note
-            )
-        await outcomes.all_of(16)
-        assert outcomes.count(None) == 1
-        assert sum(isinstance(outcome, Miscompare) for outcome in outcomes) == 15
-
     async def test_copy_within_the_device_is_whole_or_is_not_done(
         self, device: BlockDevice
     ) -> None:
@@ -274,45 +317,6 @@ class BlockDeviceSuite:
         assert not await awaitable.copy_from(device, last, device, 0, 2)
         assert not await awaitable.copy_from(device, 0, device, last, 2)
         assert not await awaitable.copy_from(device, 0, device, 1, 0)
-
-    async def test_or_write_sets_the_bits_of_the_data(self, device: BlockDevice) -> None:
-        size = device.block_size
-        native = device.is_native(Atomic.OR_WRITE, 44, 1)
-        if not native:
-            with pytest.raises(Unsupported):
-                await awaitable.or_write(device, 44, bytes(size))
-            return
-        old, new = pattern(1, size, 40), pattern(1, size, 41)
-        await awaitable.write(device, 44, old)
-        await awaitable.or_write(device, 44, new)
-        expected = bytes(one | other for one, other in zip(old, new, strict=True))
-        assert bytes(await awaitable.read(device, 44, 1)) == expected
-
-    async def test_or_writes_in_flight_together_lose_no_bit(self, device: BlockDevice) -> None:
-        size = device.block_size
-        if not device.is_native(Atomic.OR_WRITE, 45, 1):
-            with pytest.raises(Unsupported):
-                await awaitable.or_write(device, 45, bytes(size))
-            return
-        await awaitable.write(device, 45, bytes(size))
-        outcomes = Outcomes()
-        for bit in range(8):
-            device.or_write(45, bytes([1 << bit]) * size, outcomes.note)
-        await outcomes.all_of(8)
-        assert outcomes == [None] * 8
-        assert bytes(await awaitable.read(device, 45, 1)) == b"\xff" * size
-
-    async def test_atomic_write_is_read_back(self, device: BlockDevice) -> None:
-        size = device.block_size
-        native = device.is_native(Atomic.WRITE, 46, 1)
-        if not native:
-            with pytest.raises(Unsupported):
-                await awaitable.write_atomic(device, 46, bytes(size))
-            return
-        data = pattern(1, size, 42)
-        await awaitable.write(device, 45, bytes(3 * size))
-        await awaitable.write_atomic(device, 46, data)
-        assert bytes(await awaitable.read(device, 45, 3)) == bytes(size) + data + bytes(size)
 
     async def test_prefetch_changes_nothing(self, device: BlockDevice) -> None:
         data = pattern(8, device.block_size, 43)
