@@ -103,16 +103,42 @@ class Guest:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.makedirs(self.folder, mode=0o700)
         begun = time.monotonic()
-        net = "user,id=net,ipv6=off" + "".join(
-            f",hostfwd=tcp:127.0.0.1:{port}-127.0.0.1:{port}" for port in forwards
-        )
         words = f"console=ttyS0 quiet panic=-1 mitigations=off lab.role={role}"
         # Linux panics ("IO-APIC + timer doesn't work!") when the ticks that it waits for do not
         # come within some ms, which on a busy machine is no more than QEMU having to wait.
         words += " no_timer_check"
         words += f" lab.name={initiator}" if initiator else ""
         words += " lab.share=1" if share else ""
-        argv = [
+        argv = self._machine(guest, words, memory, cpus, disk, forwards) + self._channels()
+        if share:
+            argv += [
+                "-virtfs",
+                "local,mount_tag=share,security_model=none,path=" + os.path.abspath(share),
+            ]
+        if tied:
+            argv = ["setpriv", "--pdeathsig", "KILL", "--"] + argv
+        if pcap:
+            argv += ["-object", f"filter-dump,id=dump,netdev=net,file={pcap}"]
+        with open(self._path("qemu.log"), "w") as log:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self._process = process  # kept, so that it is reaped by stop
+        self.note(name=self.name, role=role, pid=process.pid)
+        try:
+            self._wait_ready(process, begun + timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return self.note(boot_seconds=round(time.monotonic() - begun, 1))
+
+    def _machine(self, guest, words, memory, cpus, disk, forwards):
+        """The command that is QEMU with this guest; `words` go to its kernel."""
+        net = "user,id=net,ipv6=off" + "".join(
+            f",hostfwd=tcp:127.0.0.1:{port}-127.0.0.1:{port}" for port in forwards
+        )
+        return [
             "qemu-system-x86_64",
             "-name",
             "iscsi-lab-" + self.name,
@@ -149,6 +175,10 @@ class Guest:
             "-device",
             "virtio-serial-pci",
         ]
+
+    def _channels(self):
+        """Arguments for the pipes by which the guest is told what to do; makes them."""
+        argv = []
         for port in PORTS:
             path = self._path(port)
             os.mkfifo(path + ".in")
@@ -159,28 +189,7 @@ class Guest:
                 "-device",
                 f"virtserialport,chardev={port},name=lab.{port}",
             ]
-        if share:
-            argv += [
-                "-virtfs",
-                "local,mount_tag=share,security_model=none,path=" + os.path.abspath(share),
-            ]
-        if tied:
-            argv = ["setpriv", "--pdeathsig", "KILL", "--"] + argv
-        if pcap:
-            argv += ["-object", f"filter-dump,id=dump,netdev=net,file={pcap}"]
-        with open(self._path("qemu.log"), "w") as log:
-            process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        self._process = process  # kept, so that it is reaped by stop
-        self.note(name=self.name, role=role, pid=process.pid)
-        try:
-            self._wait_ready(process, begun + timeout)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        return self.note(boot_seconds=round(time.monotonic() - begun, 1))
+        return argv
 
     def _wait_ready(self, process, deadline):
         heard = b""
