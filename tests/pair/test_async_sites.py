@@ -18,7 +18,7 @@ from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
 from daiko.state.pair_record import PairRecord, PairState, Update
 
-from .acknowledged import Hosts
+from .acknowledged import HISTORIES, Hosts
 from .pair_link import FOLLOWER, LEADER, NAA_OF
 from .pair_world import BLOCK, BLOCKS, REGION_BLOCKS
 from .two_sites import TwoSites, led
@@ -390,7 +390,7 @@ STEPS: dict[str, int] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(HISTORIES or 40))
 def test_secondaries_are_an_earlier_state_whenever_they_may_be_taken_over(
     world: AsyncSites, seed: int
 ) -> None:
