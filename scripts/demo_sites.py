@@ -256,8 +256,7 @@ def take_over(demo: Demo) -> None:
     """Tokyo dies, its hosts go on in Osaka, and it comes back."""
     demo.tokyo.first.kill()
     say("tokyo's first controller is killed (kill -9)")
-    for pair in VOLUMES:
-        demo.ask(demo.osaka, "pair", "swap", pair, "--yes")
+    demo.ask(demo.osaka, "pair", "swap", "db", "--yes")
     for volume, cells in (("data", range(128, 320)), (LOG, range(16, 32))):
         demo.write(demo.osaka, volume, cells, 0xCC)
         demo.keep(volume, cells, 0xCC)

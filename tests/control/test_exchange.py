@@ -13,6 +13,7 @@ from daiko.backend.site_session import LinkState
 from daiko.control import pairs, sites
 from daiko.control.error import Conflict, Unavailable
 from daiko.device.error import WriteProtected
+from daiko.pair.error import VerbRefused
 from daiko.pair.exchange import leads_later, next_lead
 from daiko.pair.state import Verb
 from daiko.pair.surroundings import SiteRefused
@@ -426,3 +427,19 @@ def test_leads_are_counted_in_the_upper_half_of_a_sequence() -> None:
     assert next_lead((3 << 32) + 7) == 4 << 32
     assert leads_later(1 << 32, 5)
     assert not leads_later((1 << 32) + 9, 1 << 32)
+
+
+async def test_pair_that_becomes_paired_while_it_is_asked_is_not_exchanged_by_chance(
+    tokyo: Site, osaka: Site
+) -> None:
+    """What was asked for was another thing."""
+    await paired(tokyo)
+    with pytest.raises(VerbRefused, match="the roles would be exchanged: ask again"):
+        await tokyo.system.pairs.verb("p", Verb.SWAP)
+    await do(tokyo, Verb.SPLIT)
+    with pytest.raises(VerbRefused, match="look, and ask again"):
+        await tokyo.system.exchange.hand_over("p", Verb.SWAP)
+    assert led_at(tokyo)
+    await do(tokyo, Verb.RESYNC)
+    await reached(tokyo, PairState.PAIRED)
+    assert same(tokyo, osaka)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,10 @@ from daiko.device.block import BlockDevice
 from daiko.device.error import DeviceError
 
 from .pair_world import BLOCK, BLOCKS, World, failure_of
+
+HISTORIES = int(os.environ.get("DAIKO_PAIR_ASYNC_HISTORIES", "0"))
+"""Random ones of asynchronous pairs, of one system and of two sites; 0: as many as `make test`
+has time for."""
 
 
 @dataclass

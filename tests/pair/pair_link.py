@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from .two_sites import Controller, TwoSites
 
 LEADER, FOLLOWER = "tokyo", "osaka"
+"""At first; the roles may be exchanged."""
 OTHER = {LEADER: FOLLOWER, FOLLOWER: LEADER}
 VOLUMES = {LEADER: "alpha", FOLLOWER: "beta"}
-NAA = {LEADER: "6" + "0" * 30 + "1", FOLLOWER: "6" + "0" * 30 + "2"}
+"""Of the pair p."""
+NAA_OF = {
+    name: f"6{number:031}" for number, name in enumerate(("alpha", "beta", "gamma", "delta"), 1)
+}
 
 SILENCE_SECONDS = 15.0
 """After which who sent an envelope that does not arrive gives up."""
@@ -42,6 +46,8 @@ class Wire:
     def __init__(self) -> None:
         self.is_up = True
         self.generation = 0
+        self.resets = 0
+        """That were told of volumes at the other end."""
         self.lost = asyncio.Event()
         """Set when it goes; another then."""
         self.outstanding: set[Callable[[], None]] = set()
@@ -80,7 +86,7 @@ class Link:
 
     @property
     def generation(self) -> int:
-        return self.world.wire.generation
+        return self.world.wire.generation + self.world.wire.resets
 
     def peer(self) -> Controller:
         """Who is at the other end. Raises SiteUnavailable."""
@@ -94,14 +100,14 @@ class Link:
 
     async def _at_peer(self, work: Callable[[Controller], Any]) -> Any:
         """What it does there goes on, whatever becomes of the link meanwhile."""
-        peer, generation = self.peer(), self.generation
+        peer, generation = self.peer(), self.world.wire.generation
         task = self.world.loop.create_task(work(peer), context=peer.context.copy())
         waiting = asyncio.ensure_future(self.world.wire.lost.wait())
         try:
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if not task.done() or task.cancelled() or self.generation != generation:
+        if not task.done() or task.cancelled() or self.world.wire.generation != generation:
             raise SiteUnavailable("the link went down")
         return task.result()
 
@@ -131,19 +137,20 @@ class Link:
         return found
 
     async def volumes(self) -> dict[int, OfferedVolume]:
-        site = self.peer().site
-        name = VOLUMES[site]
-        return {1: OfferedVolume(1, name, BLOCK, BLOCKS, bytes.fromhex(NAA[site]))}
+        return {
+            lun: OfferedVolume(lun, name, BLOCK, BLOCKS, bytes.fromhex(NAA_OF[name]))
+            for lun, name in enumerate(self.peer().volumes, 1)
+        }
 
     async def device(self, lun: int) -> BlockDevice:
-        self.peer()
-        return LinkDevice(self)
+        return LinkDevice(self, list(self.peer().volumes)[lun - 1])
 
 
 class LinkDevice(BlockDevice):
-    """The other site's volume over the link, past its door."""
+    """A volume of the other site over the link, past its door."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, name: str) -> None:
+        self._name = name
         self.block_size = BLOCK
         self.blocks = BLOCKS
         self.capabilities = Capabilities(
@@ -151,7 +158,13 @@ class LinkDevice(BlockDevice):
         )
         self._link = link
 
-    def _send(self, send: Callable[[BlockDevice, ReadDone], None], done: ReadDone) -> None:
+    def _send(
+        self,
+        send: Callable[[BlockDevice, ReadDone], None],
+        done: ReadDone,
+        *,
+        is_flush: bool = False,
+    ) -> None:
         world, owner = self._link.world, self._link.owner
         is_answered = False
 
@@ -171,13 +184,17 @@ class LinkDevice(BlockDevice):
         except SiteUnavailable as error:
             answer(Unreachable(str(error)))
             return
-        if peer.volume.has_to_tell_of_a_reset:
-            # A unit attention: it is told once, and the command is not carried out.
-            peer.volume.has_to_tell_of_a_reset = False
-            answer(Refused("power on or reset", status=2, sense=b""))
-            return
+        volume = peer.volumes[self._name]
+        if volume.has_to_tell_of_a_reset:
+            # A unit attention: it is told once, and the command is sent again; but a flush comes
+            # too late for what it was to bring to stable storage (`backend.remote_lu`).
+            volume.has_to_tell_of_a_reset = False
+            world.wire.resets += 1
+            if is_flush:
+                answer(Refused("power on or reset", status=2, sense=b""))
+                return
         world.wire.outstanding.add(lose)
-        peer.context.copy().run(send, peer.volume.door(owner.site), answer)
+        peer.context.copy().run(send, volume.door(owner.site), answer)
 
     def read(self, lba: int, blocks: int, done: ReadDone) -> None:
         self._send(lambda door, answer: door.read(lba, blocks, answer), done)
@@ -193,4 +210,5 @@ class LinkDevice(BlockDevice):
         self._send(
             lambda door, answer: door.flush(lambda error: answer(error, b"")),
             lambda error, data: done(error),
+            is_flush=True,
         )

@@ -1,13 +1,15 @@
 """A pair over two sites through every history that Hypothesis finds: hosts at both, verbs of the
-leader, taking over; a link that goes, also at any envelope, and envelopes that come late; disks
-that fail, that are slow, and that lose their power; controllers that are killed, also round a
-commit; sites that stay down; bitmaps that are lost.
+leader, taking over, roles that are exchanged and leads that are taken back; a link that goes, also
+at any envelope, and envelopes that come late; disks that fail, that are slow, and that lose their
+power; controllers that are killed, also round a commit; sites that stay down; bitmaps that are
+lost.
 
 The oracle knows of each side which values a block may hold by what its own hosts wrote. After every
 step:
 
-- *paired means equal*, unless the site that follows has taken over (a disk that lost its power is
-  noticed when the pair settles, or at the next command over the link);
+- *paired means equal*, unless the site that follows has taken over, or the lead was taken back and
+  the other one has not heard of that (a disk that lost its power is noticed when the pair settles,
+  or at the next command over the link);
 - *a region that is marked nowhere is equal*, on stable storage as well;
 - *a write that is acknowledged* is on both sides, or the leader's pair is not paired any more;
 - *nobody but its hosts changes a side* that is not being copied to: neither what hosts wrote after
@@ -16,7 +18,10 @@ step:
 - *no state that is older* is taken, and after a take-over none but one by which an administrator at
   the leader said whose data counts.
 
-And when all has been well for a while: nothing copies any more, and both sites know the same.
+- *nobody leads twice*: of one lead there is one leader, at any time.
+
+And when all has been well for a while: one site leads and the other follows, nothing copies any
+more, and both know the same.
 
 DAIKO_PAIR_HISTORIES, DAIKO_PAIR_STEPS and DAIKO_PAIR_SHRINK are as in `test_pair_model.py`; of the
 first, a tenth unless DAIKO_PAIR_SITE_HISTORIES says how many.
@@ -27,6 +32,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
@@ -34,14 +40,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from daiko.device.error import DeviceError
+from daiko.mapping.region_bitmap import RegionBitmap
 from daiko.pair.error import VerbRefused
+from daiko.pair.exchange import next_lead
 from daiko.pair.followed import LETS_IN, CannotTakeOver
-from daiko.pair.state import COPIES, USES, Use, Verb
+from daiko.pair.state import COPIES, USES, VERBS, Use, Verb
 from daiko.pair.surroundings import SiteRefused
 from daiko.pair.write_path import Way
 from daiko.state.pair_record import PairRecord, PairState
 
-from .pair_link import FOLLOWER, LEADER, VOLUMES, Fault
+from .pair_link import FOLLOWER, LEADER, OTHER, VOLUMES, Fault
 from .pair_world import ALL_PIECES, BLOCK, BLOCKS, REGION_BLOCKS
 from .two_sites import TwoSites, led
 
@@ -49,7 +57,9 @@ HISTORIES = int(
     os.environ.get("DAIKO_PAIR_SITE_HISTORIES")
     or int(os.environ.get("DAIKO_PAIR_HISTORIES", "400")) // 10
 )
-VERBS = [Verb.SPLIT, Verb.RESYNC, Verb.RESYNC, Verb.RESYNC_REVERSE]
+verbs = st.sampled_from(
+    [Verb.SPLIT, Verb.RESYNC, Verb.RESYNC, Verb.RESYNC_REVERSE, Verb.SWAP, Verb.SWAP]
+)
 sites = st.sampled_from([LEADER, FOLLOWER])
 pieces = st.sampled_from([ALL_PIECES, 0, 1, 3, 7])
 blocks = st.integers(0, BLOCKS - 1)
@@ -71,7 +81,7 @@ class Written:
 
 
 class TwoSitesMachine(RuleBasedStateMachine):
-    """One pair, alpha at the leader and beta at the site that follows."""
+    """One pair, alpha at the site that leads at first and beta at the one that follows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,8 +108,8 @@ class TwoSitesMachine(RuleBasedStateMachine):
     @initialize(pieces=pieces, is_well=st.sampled_from([True, True, False]))
     def create(self, pieces: int, is_well: bool) -> None:
         self.world.pieces_left = pieces
-        self.world.kept[LEADER].told = self._leader_says
-        self.world.kept[FOLLOWER].told = self._follower_says
+        for site in (LEADER, FOLLOWER):
+            self.world.kept[site].told = partial(self._told, site)
         self.world.create(led())
         if is_well:
             self.all_is_well()
@@ -110,28 +120,56 @@ class TwoSitesMachine(RuleBasedStateMachine):
     def _is_up(self, site: str) -> bool:
         return site in self.world.controllers
 
+    def _leaders(self) -> list[str]:
+        """Who leads, by its own store: the latest lead first."""
+        found = [site for site in VOLUMES if not self._record(site).is_followed]
+        return sorted(found, key=lambda site: -self._record(site).sequence)
+
+    @property
+    def leads(self) -> str:
+        """Who leads; where nobody does, who did last."""
+        leaders = self._leaders()
+        if leaders:
+            return leaders[0]
+        return next(site for site in VOLUMES if self._record(site).offered_lead)
+
+    @property
+    def follows(self) -> str:
+        return OTHER[self.leads]
+
+    def _is_said_to_be_equal(self) -> bool:
+        """One leads, a pair that is paired, and the other one follows it."""
+        if len(self._leaders()) != 1:
+            return False
+        leads, follows = self._record(self.leads), self._record(self.follows)
+        return leads.state is PairState.PAIRED and not follows.taken_over
+
     # --- what comes into the stores
 
-    def _leader_says(self, record: PairRecord) -> None:
-        if record.state is PairState.PAIRED:
-            self.world.is_mixture = False
-        elif record.state is PairState.REVERSE_COPYING:
-            self.is_copied_to[LEADER] = True
-
-    def _follower_says(self, record: PairRecord) -> None:
-        if record.state in LETS_IN:
-            self.is_copied_to[FOLLOWER] = True
-        before = self.world.kept[FOLLOWER].history[:-1]
-        if not before:
+    def _told(self, site: str, record: PairRecord) -> None:
+        if _copies_to_itself(record):
+            self.is_copied_to[site] = True
+        if record.state is PairState.PAIRED and not record.is_followed:
+            self.world.mixtures.clear()
+        history = self.world.kept[site].history
+        if len(history) < 2:
             return
-        if record.sequence < before[-1].sequence:
+        before, other = history[-2], self.world.kept[OTHER[site]]
+        if record.sequence < before.sequence:
             self.wrong.append(f"an older state was taken: {record.sequence}")
-        if before[-1].taken_over and not record.taken_over:
-            said = [each for each in self.world.kept[LEADER].history if each.settles]
-            if record.sequence not in [each.sequence for each in said]:
+        if before.taken_over and not record.taken_over:
+            settling = [each.sequence for each in other.history if each.settles]
+            offered = [next_lead(each.sequence) for each in other.history if each.offered_lead]
+            is_taken = not record.is_followed and next_lead(record.sequence) in offered
+            if not is_taken and record.sequence not in settling:
                 self.wrong.append("a state was taken that does not settle a take-over")
-        if record.taken_over and not before[-1].taken_over and self.world.is_mixture:
+        is_taking_over = record.taken_over and not before.taken_over
+        if is_taking_over and VOLUMES[site] in self.world.mixtures:
             self.wrong.append("a mixture was taken over")
+        there = other.get("p")
+        both_lead = there is not None and not (record.is_followed or there.is_followed)
+        if both_lead and next_lead(record.sequence) == next_lead(there.sequence):
+            self.wrong.append("two lead")
 
     # --- hosts
 
@@ -142,8 +180,9 @@ class TwoSitesMachine(RuleBasedStateMachine):
         count = min(count, BLOCKS - lba)
         self.value = value = self.value % 250 + 1
         controller = self.world.controllers[site]
-        uses = USES[self._record(site).state]
-        use = uses.primary if site == LEADER else uses.secondary
+        record = self._record(site)
+        uses = USES[record.state]
+        use = uses.secondary if record.is_followed else uses.primary
         layer = controller.volume.layer
         is_refused = use is Use.PROTECTED and layer is not None and layer.way != Way.HOLD
         held = self.may_hold[site]
@@ -178,8 +217,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
         for block in written.blocks:
             others = {other.value for other in written.others if block in other.blocks}
             self.may_hold[site][block] = {written.value} | others
-        is_paired = self._record(LEADER).state is PairState.PAIRED
-        if site == LEADER and is_paired and not self._record(FOLLOWER).taken_over:
+        if site == self.leads and self._is_said_to_be_equal():
             alpha, beta = self.world.disks["alpha"].now, self.world.disks["beta"].now
             part = slice(written.blocks.start, written.blocks.stop)
             if alpha[part] != beta[part]:
@@ -187,22 +225,42 @@ class TwoSitesMachine(RuleBasedStateMachine):
 
     # --- administrators
 
-    @rule(verb=st.sampled_from(VERBS))
+    @rule(verb=verbs)
     def ask(self, verb: Verb) -> None:
-        if not self._is_up(LEADER):
+        """Of who leads."""
+        site = self.leads
+        if not self._is_up(site) or self._record(site).is_followed:
             return
+        controller = self.world.controllers[site]
+        is_exchange = VERBS[self._record(site).state][verb].exchanges_roles
+        asked = controller.exchange.hand_over if is_exchange else controller.pairs.verb
         try:
-            self.world.run_at(LEADER, self.world.controllers[LEADER].pairs.verb("p", verb))
+            self.world.run_at(site, asked("p", verb))
         except (VerbRefused, SiteRefused):
             return
 
     @rule()
     def take_over(self) -> None:
-        if not self._is_up(FOLLOWER):
+        """At the site that follows; where nobody leads, at the one that has not offered the
+        lead."""
+        self._take_over_at(self.follows)
+
+    @rule()
+    def take_back(self) -> None:
+        """A lead that was offered."""
+        self._take_over_at(self.leads)
+
+    def _take_over_at(self, site: str) -> None:
+        record = self._record(site)
+        if not self._is_up(site) or not record.is_followed:
             return
+        controller = self.world.controllers[site]
         try:
-            self.world.run_at(FOLLOWER, self.world.controllers[FOLLOWER].followed.take_over("p"))
-        except CannotTakeOver:
+            if record.offered_lead:
+                self.world.run_at(site, controller.exchange.take_back("p", "asked for"))
+            else:
+                self.world.run_at(site, controller.followed.take_over("p"))
+        except (CannotTakeOver, VerbRefused):
             return
 
     # --- faults
@@ -241,12 +299,13 @@ class TwoSitesMachine(RuleBasedStateMachine):
             self.site_comes_back(site)
         world.let_rounds(ALL_PIECES)
         self.heal()
-        looks = world.controllers[LEADER].site_pairs
-        world.run_at(LEADER, looks.ask([self._record(LEADER)]))  # as `daiko pair show` does
+        looks = world.controllers[self.leads].site_pairs
+        world.run_at(self.leads, looks.ask([self._record(self.leads)]))  # as `daiko pair show` does
         for _ in range(2):
             world.pass_time(40.0)
-        leads, follows = self._record(LEADER), self._record(FOLLOWER)
+        leads, follows = self._record(self.leads), self._record(self.follows)
         self.power_was_lost = False
+        assert len(self._leaders()) == 1, self._say()
         assert not any(self.waiting.values()), self._say()
         assert leads.state not in COPIES, self._say()
         if follows.taken_over:
@@ -257,16 +316,38 @@ class TwoSitesMachine(RuleBasedStateMachine):
             assert leads.state is follows.state, self._say()
             assert leads.sequence >= follows.sequence, self._say()
 
-    @rule(lba=blocks, verb=st.sampled_from(VERBS))
+    @rule(verb=st.sampled_from([Verb.SWAP, Verb.RESYNC]), arrives=st.booleans(), lba=blocks)
+    def lead_is_taken_back_though_it_was_offered(self, verb: Verb, arrives: bool, lba: int) -> None:
+        """`arrives`: the offer does, and its answer does not."""
+        self.all_is_well()
+        self.ask(Verb.RESYNC)
+        self.world.pass_time(8.0)
+        if verb is Verb.RESYNC:
+            self.ask(Verb.SPLIT)
+            self.ask(Verb.SWAP)
+        offers = self.leads
+        self.envelope_goes_wrong(1, Fault.UNHEARD if arrives else Fault.LOST)
+        self.ask(verb)
+        self.holds()
+        self.write(OTHER[offers], lba, 3)
+        self._take_over_at(offers)
+        self.write(offers, lba, 2)
+        self.world.pass_time(8.0)
+        self.holds()
+        self.heal()
+        self.holds()
+
+    @rule(lba=blocks, verb=verbs)
     def site_is_lost_and_comes_back(self, lba: int, verb: Verb) -> None:
         """What the sites are two for."""
+        lost, left = self.leads, self.follows
         self.cut()
         self.holds()
-        self.write(LEADER, lba, 3)
+        self.write(lost, lba, 3)
         self.world.pass_time(40.0)
         self.holds()
-        self.take_over()
-        self.write(FOLLOWER, BLOCKS - 1 - lba, 3)
+        self._take_over_at(left)
+        self.write(left, BLOCKS - 1 - lba, 3)
         self.holds()
         self.heal()
         self.holds()
@@ -275,7 +356,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
     @rule(
         state=st.sampled_from([PairState.PAIRED, PairState.SPLIT, None]),
         slow=st.sampled_from([FOLLOWER, LEADER]),
-        verb=st.sampled_from([None, Verb.RESYNC_REVERSE, None, *VERBS]),
+        verb=st.sampled_from([None, None, Verb.RESYNC_REVERSE, Verb.SPLIT, Verb.RESYNC, Verb.SWAP]),
         writes=st.sampled_from([FOLLOWER, FOLLOWER, LEADER]),
         lba=blocks,
         is_cut=st.booleans(),
@@ -304,6 +385,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
             if state is PairState.SPLIT:
                 self.ask(Verb.SPLIT)
             self.holds()
+        decider = self.follows if verb is None else self.leads
         with self.world.slow(slow, stuck=stuck, newest_first=newest_first):
             self.write(LEADER, lba, 3)
             self.write(FOLLOWER, lba, 3)
@@ -316,7 +398,6 @@ class TwoSitesMachine(RuleBasedStateMachine):
             self.holds()
             self.write(writes, lba, 2)
             self.holds()
-            decider = FOLLOWER if verb is None else LEADER
             if self._is_up(decider):
                 self.world.controllers[decider].commits_left = commits
                 self.world.controllers[decider].killed_after_commit = False
@@ -325,29 +406,30 @@ class TwoSitesMachine(RuleBasedStateMachine):
     @rule(
         pieces=st.integers(0, 3),
         lost=st.sampled_from(["disk", "site", "link", ""]),
-        verb=st.sampled_from(VERBS),
+        verb=verbs,
     )
     def round_is_broken_off(self, pieces: int, lost: str, verb: Verb) -> None:
         """While second controllers write past the door: what the leader loses."""
         self.all_is_well()
+        leads, follows = self.leads, self.follows
         self.ask(Verb.SPLIT)
-        self.write(LEADER, 0, BLOCKS)
+        self.write(leads, 0, BLOCKS)
         self.world.let_rounds(pieces)
         self.ask(Verb.RESYNC)
         self.holds()
         if lost == "disk":
-            self.disk_is_lost(LEADER)
+            self.disk_is_lost(leads)
         elif lost == "site":
-            self._goes_down(LEADER)
+            self._goes_down(leads)
         elif lost == "link":
             self.cut()
         self.world.let_rounds(ALL_PIECES)
         self.world.pass_time(8.0)
         self.holds()
-        self.site_comes_back(LEADER)
+        self.site_comes_back(leads)
         self.ask(verb)
         self.take_over()
-        self.write(FOLLOWER, BLOCKS - 7, 7)
+        self.write(follows, BLOCKS - 7, 7)
         self.holds()
         self.second_controllers_go_on()
         self.holds()
@@ -368,7 +450,7 @@ class TwoSitesMachine(RuleBasedStateMachine):
         self.all_is_well()
         self.ask(Verb.RESYNC)
         self.world.pass_time(8.0)
-        self.write(LEADER, lba, 5)
+        self.write(self.leads, lba, 5)
         self.world.pass_time(seconds)
         if is_cut:
             self.cut()
@@ -496,26 +578,23 @@ class TwoSitesMachine(RuleBasedStateMachine):
                     f"{self._say()}: block {block} of {volume} is {value}, "
                     f"may be {self.may_hold[site][block]}"
                 )
-        self.is_copied_to = {
-            LEADER: self._record(LEADER).state is PairState.REVERSE_COPYING,
-            FOLLOWER: self._record(FOLLOWER).state in LETS_IN,
-        }
+        self.is_copied_to = {site: _copies_to_itself(self._record(site)) for site in VOLUMES}
 
     def _sides_are_as_it_is_said(self) -> None:
         """Nothing of hosts is under way."""
-        leads, follows = self._record(LEADER), self._record(FOLLOWER)
         alpha, beta = self.world.disks["alpha"], self.world.disks["beta"]
+        leads = self._record(self.leads)
         if leads.state is not PairState.PAIRED or alpha.now == beta.now:
             self.power_was_lost = False
-        elif self._is_up(LEADER) and not follows.taken_over and not self.power_was_lost:
+        elif self._is_up(self.leads) and self._is_said_to_be_equal() and not self.power_was_lost:
             assert alpha.now == beta.now, self._say()
         if not (self._is_up(LEADER) and self._is_up(FOLLOWER)):
             return
-        pair = self.world.controllers[LEADER].pairs.pair("p")
-        there = self.world.controllers[FOLLOWER].followed.pair("p").side
-        marked = pair.primary.bitmap.regions.copy()
-        marked.update(pair.secondary.bitmap.regions)
-        marked.update(there.bitmap.regions)
+        marked = RegionBitmap(alpha.blocks, REGION_BLOCKS.bit_length() - 1)
+        for controller in self.world.controllers.values():
+            sides = [side for pair in controller.pairs.all() for side in pair.sides]
+            for side in (*sides, *(pair.side for pair in controller.followed.all())):
+                marked.update(side.bitmap.regions)
         for region in range(marked.regions):
             if not marked.any_in(region, region):
                 part = slice(region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS)
@@ -525,11 +604,20 @@ class TwoSitesMachine(RuleBasedStateMachine):
                 )
 
     def _say(self) -> str:
-        leads, follows = self._record(LEADER), self._record(FOLLOWER)
-        return (
-            f"{leads.state} {leads.sequence} ({leads.reason}) / "
-            f"{follows.state} {follows.sequence} ({follows.reason})"
-        )
+        return " / ".join(_in_words(self._record(site)) for site in VOLUMES)
+
+
+def _copies_to_itself(record: PairRecord) -> bool:
+    """Whether the volume of the site that has this record is copied to."""
+    if record.is_followed:
+        return record.state in LETS_IN
+    return record.state is PairState.REVERSE_COPYING
+
+
+def _in_words(record: PairRecord) -> str:
+    lead, state = divmod(record.sequence, 1 << 32)
+    role = "offers" if record.offered_lead else "follows" if record.is_followed else "leads"
+    return f"{role} {record.state} {lead}:{state} ({record.reason})"
 
 
 TwoSitesMachine.TestCase.settings = settings(

@@ -5,7 +5,7 @@ lent. The files of the bitmaps lie on disks that forget, at a power cut, what wa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -28,7 +28,7 @@ from daiko.pair.surroundings import RoundFailed, SiteRefused, Workshop
 from daiko.state.pair_record import PairRecord, PairState
 from simulated_disk import PAGE, SimulatedDisk
 
-from .pair_link import FOLLOWER, LEADER, NAA, OTHER, VOLUMES, Link, Wire
+from .pair_link import FOLLOWER, LEADER, NAA_OF, OTHER, VOLUMES, Link, Wire
 from .pair_world import (
     GRANULARITY,
     QUICK,
@@ -58,8 +58,9 @@ class Controller:
         self.became_paired: Callable[[PairRecord], None] = lambda before: None
         self.context: Context = copy_context()
         self.context.run(_life.set, self)
-        self.volume = SiteSide(site, world.disks[VOLUMES[site]])
-        volume = {self.volume.name: self.volume}.__getitem__
+        self.volumes = {name: SiteSide(name, world.disks[name]) for name in world.volumes_of[site]}
+        self.volume = self.volumes[VOLUMES[site]]
+        volume = self.volumes.__getitem__
         link = {OTHER[site]: Link(world, self)}
         self.peers = Peers(cast("Any", link.__getitem__), volume, QUICK)
         store = cast("Any", SiteStore(cast("Any", self)))
@@ -101,8 +102,10 @@ class Command:
     """A copy of a few blocks to the other site's volume that a second controller carries out when
     it likes."""
 
-    def __init__(self, world: TwoSites, at: int, values: bytes) -> None:
-        self._there = world.disks["beta"]
+    def __init__(self, site: str, there: Disk, at: int, values: bytes) -> None:
+        """`site`: whose first controller gave it."""
+        self.site = site
+        self._there = there
         self._at = at
         self._values = values
 
@@ -133,9 +136,10 @@ class SiteRounds(DirectCopies):
     ) -> AsyncGenerator[RangeSet, None]:
         here, there = (self._sites.disks[name.rpartition(":")[2]] for name in (source, destination))
         if ":" not in destination:
-            async for confirmed in self._pieces(here, there, ranges, self._led):
+            async for confirmed in self._pieces(here, there, ranges, self._led_here):
                 yield confirmed
             return
+        self._to = destination.rpartition(":")[2]
         record = self._owner.records[pair]
         loan = self._sites.new_loan()
         self._is_busy, has_ended = True, False
@@ -163,9 +167,9 @@ class SiteRounds(DirectCopies):
     async def _ended(self, record: PairRecord, loan: int) -> RoundFailed | None:
         if self._owner.is_dead:
             return None
-        if self._sites.disks["alpha"].is_down:
+        if self._sites.disks[record.primary].is_down:
             return RoundFailed("the second controller does not say whether it still writes")
-        self._sites.end_commands()
+        self._sites.end_commands(self._owner.site)
         try:
             await self._owner.peers.give_back(record, loan)
         except SiteRefused as refused:
@@ -193,6 +197,12 @@ class SiteRounds(DirectCopies):
                 yield confirmed.copy()
 
     async def _led(self, here: Disk, there: Disk, at: int, count: int) -> None:
+        """Through the door of the other site."""
+        await self._led_here(here, there, at, count, self._to)
+
+    async def _led_here(
+        self, here: Disk, there: Disk, at: int, count: int, door_of: str = ""
+    ) -> None:
         world, generation = self._sites, self._sites.wire.generation
         values = bytes(here.now[at : at + count])
         await self._turn()
@@ -200,19 +210,20 @@ class SiteRounds(DirectCopies):
             raise RoundFailed("the link was lost")
         if here.is_down or there.is_down:
             raise RoundFailed("a disk is down")
-        if there is world.disks["beta"]:
-            if not world.controllers[FOLLOWER].volume.door(LEADER).is_open:
+        if door_of:
+            site = self._owner.site
+            if not world.controllers[OTHER[site]].volumes[door_of].door(site).is_open:
                 raise RoundFailed("the door is closed")
-            world.is_mixture |= there.now[at : at + count] != values
+        world.is_copied(there, at, values)
         there.now[at : at + count] = values
         there.stable[:] = there.now
 
     async def _past_the_door(self, here: Disk, there: Disk, at: int, count: int) -> None:
         world = self._sites
         values = bytes(here.now[at : at + count])
-        command = Command(world, at, values)
+        command = Command(self._owner.site, there, at, values)
         world.commands.append(command)
-        world.is_mixture |= there.now[at : at + count] != values
+        world.is_copied(there, at, values)
         try:
             await self._turn()
             if here.is_down or there.is_down:
@@ -249,12 +260,21 @@ class SiteStore(KillingStore):
 class SiteSide(Volume):
     """The volume of one site, and the door for the other."""
 
-    def __init__(self, site: str, disk: Disk) -> None:
-        super().__init__(VOLUMES[site], disk)
-        self.naa = NAA[site]
-        self.has_to_tell_of_a_reset = False
-        """To the other site, with its next command."""
+    def __init__(self, name: str, disk: Disk) -> None:
+        super().__init__(name, disk)
+        self.naa = NAA_OF[name]
+        self._told = disk.generation
         self._door = PeerDoor(disk)
+
+    @property
+    def has_to_tell_of_a_reset(self) -> bool:
+        """To the other site, with its next command."""
+        return self._told != self.device.generation
+
+    @has_to_tell_of_a_reset.setter
+    def has_to_tell_of_a_reset(self, has_to: bool) -> None:
+        assert not has_to
+        self._told = self.device.generation
 
     def door(self, site: str) -> PeerDoor:
         return self._door
@@ -278,15 +298,18 @@ class Records(dict[str, PairRecord]):
 class TwoSites(World):
     """Both sites, and the link."""
 
+    volumes_of: Mapping[str, Sequence[str]] = {LEADER: ["alpha"], FOLLOWER: ["beta"]}
+
     def __init__(self, folder: Path) -> None:
         self.kept = {LEADER: Records(), FOLLOWER: Records()}
         self.controllers: dict[str, Controller] = {}
-        super().__init__(folder, list(VOLUMES.values()))
+        super().__init__(folder, [name for names in self.volumes_of.values() for name in names])
         self.wire = Wire()
         self.commands: list[Command] = []
         """Of second controllers, under way."""
-        self.is_mixture = False
-        """Something was copied to the side that follows since both were the same."""
+        self.mixtures: set[str] = set()
+        """Volumes to which something was copied that made them another, since the sides were the
+        same."""
         self._loans = 0
         self._boots = {LEADER: 1, FOLLOWER: 1}
         self._files: dict[Path, SimulatedDisk] = {}
@@ -336,13 +359,16 @@ class TwoSites(World):
     # --- controllers
 
     def create(self, record: PairRecord) -> None:
-        """The pair, at both sites."""
+        """The pair, at both sites; whoever does not run is started first."""
         for site in (FOLLOWER, LEADER):
-            self.start_site(site)
+            if site not in self.controllers:
+                self.start_site(site)
+        secondary = record.secondary.partition(":")[2]
         follows = record.model_copy(
             update={
-                "primary": f"{LEADER}:alpha", "secondary": "beta", "mixture": "beta",
-                "site": LEADER, "peer_naa": NAA[LEADER], "is_followed": True,
+                "primary": f"{LEADER}:{record.primary}", "secondary": secondary,
+                "mixture": secondary, "site": LEADER, "peer_naa": NAA_OF[record.primary],
+                "is_followed": True,
             }
         )  # fmt: skip
         self.run_at(FOLLOWER, self.controllers[FOLLOWER].followed.create(follows))
@@ -351,8 +377,7 @@ class TwoSites(World):
     def start_site(self, site: str) -> None:
         """A controller comes up, where none runs."""
         controller = self.controllers[site] = Controller(self, site)
-        if site == LEADER:
-            self.end_commands()  # it logs in to second controllers: sessions of before have ended
+        self.end_commands(site)  # it logs in to second controllers: sessions of before have ended
         self.run_at(site, controller.start())
         self.settle()
         self._link_is_there()
@@ -374,9 +399,12 @@ class TwoSites(World):
         controller.is_dead = True
         for path in self._files_of(site):
             self._files[path] = self._files[path].left_behind()
-        disk = self.disks[VOLUMES[site]]
-        disk.forget_answers()
-        disk.is_deaf = True
+        for pair in controller.pairs.all():
+            if pair.applier is not None:
+                pair.applier.journal._file.close()
+        for disk in self.disks_of(site):
+            disk.forget_answers()
+            disk.is_deaf = True
         for handle in list(self.loop._scheduled):  # type: ignore[attr-defined]
             if handle._context.get(_life) is controller:
                 handle.cancel()
@@ -386,7 +414,8 @@ class TwoSites(World):
             for task in tasks:
                 task.cancel()
             self._go_on(dying=True)
-        disk.is_deaf = False
+        for disk in self.disks_of(site):
+            disk.is_deaf = False
         self._lose_link()
         self.settle()
 
@@ -397,19 +426,24 @@ class TwoSites(World):
         self._boots[site] += 1
         for path in self._files_of(site):
             self._files[path].cut_power(lambda versions: kept % versions)
-        if site == LEADER:
-            self.commands.clear()
-        self.disks[VOLUMES[site]].lose_power(kept)
+        self.commands = [command for command in self.commands if command.site != site]
+        for disk in self.disks_of(site):
+            disk.lose_power(kept)
+
+    def disks_of(self, site: str) -> list[Disk]:
+        return [self.disks[name] for name in self.volumes_of[site]]
+
+    def is_copied(self, there: Disk, at: int, values: bytes) -> None:
+        """Somebody copies these blocks to a disk."""
+        if there.now[at : at + len(values)] != values:
+            self.mixtures.update(name for name, disk in self.disks.items() if disk is there)
 
     def reset_disk(self, site: str, kept: int) -> None:
         """Only its second controller loses its power, and is there again."""
         disk = self.disks[VOLUMES[site]]
         self.call(disk.release)
         disk.lose_power(kept)
-        if site == LEADER:
-            self.end_commands()
-        elif site in self.controllers:
-            self.controllers[site].volume.has_to_tell_of_a_reset = True
+        self.end_commands(site)
         self.settle()
 
     def heal_disk(self, site: str) -> None:
@@ -417,7 +451,7 @@ class TwoSites(World):
         disk = self.disks[VOLUMES[site]]
         if disk.is_down:
             disk.heal()
-            self.end_commands()
+            self.end_commands(site)
         self.settle()
 
     def close(self) -> None:
@@ -445,7 +479,8 @@ class TwoSites(World):
     def _lose_link(self) -> None:
         self.wire.generation += 1
         for controller in self.controllers.values():
-            controller.volume.has_to_tell_of_a_reset = False
+            for volume in controller.volumes.values():
+                volume.has_to_tell_of_a_reset = False  # the next session is a new one anyhow
         self.loop.call_soon(self.wire.lose)
 
     def _link_is_there(self) -> None:
@@ -465,11 +500,12 @@ class TwoSites(World):
         self._loans += 1
         return self._loans
 
-    def end_commands(self) -> None:
-        """Second controllers carry out what is under way."""
-        for command in self.commands:
+    def end_commands(self, site: str = "") -> None:
+        """Second controllers (of a site) carry out what is under way."""
+        ended = [command for command in self.commands if site in ("", command.site)]
+        for command in ended:
             command.carry_out()
-        self.commands.clear()
+            self.commands.remove(command)
 
     @contextmanager
     def slow(self, site: str, *, stuck: int, newest_first: bool) -> Iterator[None]:
@@ -487,5 +523,5 @@ def led(**changes: Any) -> PairRecord:
     return PairRecord(
         name="p", primary="alpha", secondary=f"{FOLLOWER}:beta", granularity=GRANULARITY,
         mixture=f"{FOLLOWER}:beta", created=1.0, changed=1.0, site=FOLLOWER, uuid=UUID.hex(),
-        peer_naa=NAA[FOLLOWER], sequence=1, state=PairState.COPYING,
+        peer_naa=NAA_OF["beta"], sequence=1, state=PairState.COPYING,
     ).model_copy(update=changes)  # fmt: skip

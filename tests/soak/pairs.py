@@ -4,7 +4,9 @@ KILLS random kill -9 of the first controller and of both second controllers unde
 (`pair_load.py`): nothing that was acknowledged is lost, and a pair that says paired has two sides
 that are the same.
 Then HISTORIES generated histories of each model: of a pair within one system, and of one over two
-sites (`tests/pair/test_pair_model.py`, `test_two_sites_model.py`).
+sites (`tests/pair/test_pair_model.py`, `test_two_sites_model.py`); and a tenth as many of groups of
+asynchronous pairs, within one system and over two sites (`test_async_pairs.py`,
+`test_async_sites.py`).
 """
 
 from __future__ import annotations
@@ -60,11 +62,14 @@ def main() -> int:
             "--timeout=0",
             str(TESTS / "pair" / "test_pair_model.py"),
             str(TESTS / "pair" / "test_two_sites_model.py"),
+            str(TESTS / "pair" / "test_async_pairs.py"),
+            str(TESTS / "pair" / "test_async_sites.py"),
         ],
         env={
             **os.environ,
             "DAIKO_PAIR_HISTORIES": str(options.histories),
             "DAIKO_PAIR_SITE_HISTORIES": str(options.histories),
+            "DAIKO_PAIR_ASYNC_HISTORIES": str(options.histories // 10),
         },
         check=False,
     ).returncode

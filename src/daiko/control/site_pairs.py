@@ -145,9 +145,12 @@ class SitePairs:
 
     async def _take_lead(self, site: str, pair: FollowedPair, offer: Exchange) -> Answer:
         try:
-            return await self._system.exchange.accept(site, offer)
+            answer = await self._system.exchange.accept(site, offer)
         except (SiteRefused, StoreError, OSError) as error:
             return pair.answer(offer.head, Verdict.REFUSED, shortened(str(error)))
+        if answer.leads:
+            self._spawn(self.compare(site))
+        return answer
 
     async def _answer_of_leader(
         self, pair: LivePair, message: State | Marks | Leave | Ask | Lend | Return | Exchange

@@ -300,11 +300,15 @@ def _refusal(pair: FollowedPair, offer: envelopes.Exchange, each: Exchanged) -> 
 
 
 def _refuse_some(found: Mapping[str, PairRecord], cells: Mapping[str, Cell]) -> None:
-    """A group is led by one site, so its pairs exchange their roles together. Raises
-    VerbRefused."""
-    left = [record for name, record in found.items() if name not in cells]
+    """A group is led by one site, so its pairs exchange their roles together; and a pair may have
+    come to another state since it was asked of it. Raises VerbRefused."""
+    left = [
+        record
+        for name, record in found.items()
+        if name not in cells or not cells[name].exchanges_roles
+    ]
     if left:
-        text = "all pairs of a group exchange their roles together: bring them to one state"
+        text = "the roles are exchanged of all pairs of a group, in one state: look, and ask again"
         raise VerbRefused([(record.name, str(record.state), text) for record in left])
 
 
@@ -343,18 +347,17 @@ def _handed_over(record: PairRecord, cell: Cell, now: float) -> PairRecord:
 
 def _lead_taken(record: PairRecord, state: PairState, given: Exchanged, now: float) -> PairRecord:
     """The record of who followed, once it leads."""
-    reason = ""
+    reason, sequence = "", given.sequence
     if state is _S.PAIRED and record.taken_over:
-        state = _S.SPLIT_BY_ERROR
+        state, sequence = _S.SPLIT_BY_ERROR, sequence + 1
         reason = f"hosts used {record.secondary} before site {record.site} offered the lead"
     update = _follows(record) | {
         "state": state,
         "reason": reason,
         "mixture": record.primary if state is _S.COPYING else "",
-        "settles": state is _S.COPYING,
         "fence": Fence.DATA if given.fenced else Fence.NEVER,
         "pace": str(Pace.parse(given.pace)),
-        "sequence": given.sequence,
+        "sequence": sequence,
         "changed": now,
     }
     return record.model_copy(update=update)

@@ -65,7 +65,7 @@ BEFORE: Final[dict[PairState, frozenset[PairState]]] = {
     _S.SPLIT: _ANY,
     _S.SPLIT_BY_ERROR: _ANY,
     _S.REVERSE_COPYING: _ANY,
-    _S.SWAPPED: frozenset({_S.SPLIT, _S.SPLIT_BY_ERROR, _S.SWAPPED}),
+    _S.SWAPPED: _ANY,
 }
 """State that the leader says -> the states here in which that can be. It may have been in others in
 between that we did not hear of."""

@@ -69,6 +69,20 @@ def going(records: Mapping[str, PairRecord], verb: Verb) -> dict[str, Cell]:
     return {name: cell for name, cell in cells.items() if cell.answer is Answer.GOES}
 
 
+def _going_here(records: Mapping[str, PairRecord], verb: Verb) -> dict[str, Cell]:
+    """As `going`, where the other site does not come to lead by it (`exchange.py`)."""
+    cells = going(records, verb)
+    text = "it has come to this state just now, in which the roles would be exchanged: ask again"
+    refusals = [
+        (name, str(records[name].state), text)
+        for name, cell in cells.items()
+        if cell.exchanges_roles and records[name].site
+    ]
+    if refusals:
+        raise VerbRefused(refusals)
+    return cells
+
+
 def _after(record: PairRecord, event: PairEvent, now: float, why: str) -> PairRecord:
     if event is PairEvent.DIFFER and record.state is PairState.PAIRED:
         return differing(record, now, reason=why)
@@ -167,7 +181,7 @@ class Group:
     ) -> list[LivePair]:
         concerned = [
             self.pairs[name]
-            for name in going({name: self.pairs[name].record for name in names}, verb)
+            for name in _going_here({name: self.pairs[name].record for name in names}, verb)
         ]
         if not at_once:
             await self._bring_up(concerned, verb)
@@ -180,7 +194,7 @@ class Group:
         # A paired one may have turned out not to be the same (a disk has lost its cache).
         found = {pair.name: pair.record_as_found(now) for pair in concerned}
         try:
-            cells = going(found, verb)
+            cells = _going_here(found, verb)
         except VerbRefused:
             await self._go_on(concerned, found)
             raise
