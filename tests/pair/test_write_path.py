@@ -61,10 +61,10 @@ async def test_a_flight_goes_with_all_that_were_sent_before_and_have_not_come_ba
     disk.is_slow = True
     ended: list[DeviceError | None] = []
     side.layer.write(0, bytes(BLOCK), ended.append)
-    (first,) = side.layer.begin_flight()
+    (first,) = side.layer.flights.begin()
     side.layer.write(1, bytes(BLOCK), ended.append)
-    both = side.layer.begin_flight()
+    both = side.layer.flights.begin()
     assert both[0] is first
     assert [flight.requests for flight in both] == [1, 1]
     disk.release()
-    assert side.layer.begin_flight() == ()
+    assert side.layer.flights.begin() == ()

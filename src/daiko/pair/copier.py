@@ -48,7 +48,7 @@ class Settler:
             self._generations = self._now()
             return not lead.layer.stale.set_regions
         before, self._generations = self._generations, self._now()
-        taken, flights = lead.layer.unproved.take(), lead.layer.begin_flight()
+        taken, flights = lead.layer.unproved.take(), lead.layer.flights.begin()
         try:
             await landed(flights)
             await asyncio.gather(*(side.flush() for side in self._sides))
@@ -123,7 +123,7 @@ class Copier:
                 self._go(Way.MIRROR)
                 # What was sent before goes to this side alone, and does not keep its region from
                 # being copied: a copy that reads before it is done would leave it out.
-                await landed(self.lead.layer.begin_flight())
+                await landed(self.lead.layer.flights.begin())
                 while self.lead.layer.stale.set_regions:
                     await self._catch_up()
                     await self._settler.settle(self.lead)

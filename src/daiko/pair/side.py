@@ -142,7 +142,7 @@ class Side:
 
     async def drained(self) -> None:
         """Wait until every request that was sent so far has come back."""
-        await landed(self.layer.begin_flight())
+        await landed(self.layer.flights.begin())
 
     async def mark_all(self) -> None:
         """Nothing is known of what is equal; on stable storage when this returns. Raises

@@ -335,16 +335,12 @@ class PairedDevice(Overlay):
             else set()
         )
 
-    def begin_flight(self) -> tuple[Flight, ...]:
-        """`Flights.begin`."""
-        return self.flights.begin()
-
     def begin_round(self) -> tuple[RegionBitmap, tuple[Flight, ...]]:
         """Take what is stale now, to copy it: what is written from now on is stale again. It may
         be read when the flights have landed."""
         taken = self.stale
         self.stale = RegionBitmap(taken.blocks, taken.shift)
-        return taken, self.begin_flight()
+        return taken, self.flights.begin()
 
     def prove(self, taken: RegionBitmap, first: int, last: int) -> None:
         """Of the regions taken for a round these were copied, and are proved to be on stable
