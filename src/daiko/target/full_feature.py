@@ -178,7 +178,7 @@ class FullFeaturePhase:
             reason = RejectReason.TASK_IN_PROGRESS
         elif not flags & FINAL and not flags & WRITE:
             reason = RejectReason.INVALID_PDU_FIELD  # 11.3.1
-        elif is_immediate and not session.has_room_for_immediate:
+        elif is_immediate and not session.immediate_room.is_left:
             reason = RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
         if reason is None and ahs:
             try:
@@ -315,18 +315,18 @@ class FullFeaturePhase:
         reason = None
         if request.initiator_task_tag in session.tasks:
             reason = RejectReason.TASK_IN_PROGRESS
-        elif is_immediate and not session.has_room_for_immediate:
+        elif is_immediate and not session.immediate_room.is_left:
             # A function waits for the tasks that it ends, which may be long at the device.
             reason = RejectReason.TOO_MANY_IMMEDIATE_COMMANDS
         if reason is not None:
             self._reject_request(header, at, reason, is_immediate)
             return
         if is_immediate:
-            session.immediate_began()
+            session.immediate_room.take()
 
         def done(response: int) -> None:
             if is_immediate:
-                session.immediate_ended()
+                session.immediate_room.give_back()
             else:
                 self._window.answered()
             self._task_management_response(request, response)

@@ -89,6 +89,28 @@ class TargetAccess(Protocol):
         """A session has ended; its tasks need no answer."""
 
 
+class ImmediateRoom:
+    """For immediate commands and task management functions in progress."""
+
+    __slots__ = ("_taken",)
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether one more may begin."""
+        return self._taken < MAXIMUM_IMMEDIATE
+
+    def take(self) -> None:
+        """One has begun."""
+        self._taken += 1
+
+    def give_back(self) -> None:
+        """One has ended."""
+        self._taken -= 1
+
+
 class TargetSession:
     """One normal session."""
 
@@ -97,7 +119,6 @@ class TargetSession:
         "_budget",
         "_deferred",
         "_free",
-        "_immediate",
         "_is_draining",
         "_is_taking_up",
         "_is_waiting",
@@ -107,6 +128,7 @@ class TargetSession:
         "collapse_limit",
         "connection",
         "immediate_limit",
+        "immediate_room",
         "is_lost",
         "nexus",
         "parameters",
@@ -159,7 +181,7 @@ class TargetSession:
         """For memory that others hold."""
         self._orphans = 0
         """Tasks at devices when the session was lost."""
-        self._immediate = 0
+        self.immediate_room = ImmediateRoom()
         self._is_draining = False
         self._is_taking_up = False
         self.transfer_tags = TaskTags()
@@ -178,7 +200,7 @@ class TargetSession:
         """Take the command up now, or when there is room. Its tag is free (checked before)."""
         self.tasks[task.tag] = task
         if task.is_immediate:
-            self._immediate += 1
+            self.immediate_room.take()
         size = task.expected_in + task.expected_out
         if (
             size <= self._free
@@ -246,20 +268,9 @@ class TargetSession:
         """End a command with CHECK CONDITION that no unit ever saw."""
         self.tasks[task.tag] = task
         if task.is_immediate:
-            self._immediate += 1
+            self.immediate_room.take()
         self._free -= task.expected_in + task.expected_out
         task.complete(Status.CHECK_CONDITION, (), failure.fixed())
-
-    def immediate_began(self) -> None:
-        """A request outside the command window is in progress."""
-        self._immediate += 1
-
-    def immediate_ended(self) -> None:
-        self._immediate -= 1
-
-    @property
-    def has_room_for_immediate(self) -> bool:
-        return self._immediate < MAXIMUM_IMMEDIATE
 
     def take_up(self) -> None:
         """Take up deferred commands as far as there is room."""
@@ -330,7 +341,7 @@ class TargetSession:
 
     def _release(self, task: PortTask) -> None:
         if task.is_immediate:
-            self._immediate -= 1
+            self.immediate_room.give_back()
         else:
             self.window.max_cmd_sn = self.window.max_cmd_sn + 1 & MASK
         if self._on_idle is not None:
