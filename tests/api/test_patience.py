@@ -94,7 +94,7 @@ async def test_patience_with_a_back_end_is_changed_at_once_and_kept(
         assert controller._paths.settings.grace == 4
         session = controller._paths.session
         assert session is not None
-        assert session._upkeep.settings.abort_timeout == 120
+        assert session.upkeep.settings.abort_timeout == 120
         text = (await api.get("/export")).text
         assert await apply(api, text) == []
         (change,) = await apply(api, text.replace("abort = 120.0", "abort = 45.0"))

@@ -267,9 +267,9 @@ class Writer:
                 if session is not None and session.tasks:
                     self.account.task_management += 1
                     command = self.chance.choice(list(session.tasks.values()))
-                    session._upkeep._escalate(command)
+                    session.upkeep._escalate(command)
                     if self.chance.random() < 0.1 and session.tasks.get(command.tag) is command:
-                        session._upkeep._escalate(command)  # LOGICAL UNIT RESET
+                        session.upkeep._escalate(command)  # LOGICAL UNIT RESET
 
 
 def _is_expected(kind: str, error: DeviceError) -> bool:
