@@ -140,3 +140,66 @@ def test_write_that_a_disk_forgot_is_copied_again(
     machine.power_is_lost_after_a_write(
         site=site, lba=5, kept=0, of_all=of_all, is_cut=False, seconds=0.0
     )
+
+
+# --- roles that are exchanged
+
+
+def test_swap_that_follows_on_a_split_nobody_heard_of_is_heeded(machine: TwoSitesMachine) -> None:
+    machine.cut()
+    machine.ask(Verb.SPLIT)
+    machine.ask(Verb.SWAP)
+    assert states(machine) == (PairState.SWAPPED, PairState.PAIRED)
+    machine.heal()
+    assert states(machine) == (PairState.SWAPPED, PairState.SWAPPED)
+
+
+def test_site_that_took_over_before_it_was_offered_the_lead_says_that_it_leads_another(
+    machine: TwoSitesMachine,
+) -> None:
+    machine.envelope_goes_wrong(1, Fault.LOST)
+    machine.ask(Verb.SWAP)
+    assert machine._record(LEADER).offered_lead
+    machine.take_over()
+    machine.write(FOLLOWER, 5, 3)
+    machine.heal()
+    machine.time_passes(40.0)
+    assert machine.leads == FOLLOWER
+    assert states(machine) == (PairState.SPLIT_BY_ERROR, PairState.SPLIT_BY_ERROR)
+
+
+def test_verb_that_meets_another_state_than_it_was_asked_in_exchanges_nothing(
+    machine: TwoSitesMachine,
+) -> None:
+    """The leader hears of the take-over while the swap waits for the disk."""
+    machine.change_while_writes_are_under_way(
+        state=PairState.PAIRED, slow=LEADER, verb=Verb.SWAP, writes=LEADER, lba=5, is_cut=True,
+        stuck=0, newest_first=False, commits=-1,
+    )  # fmt: skip
+    machine.take_over()
+    machine.all_is_well()
+    assert len(machine._leaders()) == 1
+
+
+@pytest.mark.parametrize("verb", [Verb.SWAP, Verb.RESYNC])
+@pytest.mark.parametrize("arrives", [False, True])
+def test_lead_that_was_taken_back_is_conceded_by_who_had_taken_it(
+    machine: TwoSitesMachine, verb: Verb, arrives: bool
+) -> None:
+    machine.lead_is_taken_back_though_it_was_offered(verb, arrives, 7)
+    machine.all_is_well()
+    # What may have been copied to is not taken back.
+    assert machine.leads == (LEADER if verb is Verb.SWAP else FOLLOWER)
+
+
+@pytest.mark.parametrize("site", [LEADER, FOLLOWER])
+@pytest.mark.parametrize("after", [False, True])
+def test_whoever_dies_at_the_commit_of_an_exchange_one_leads_in_the_end(
+    machine: TwoSitesMachine, site: str, after: bool
+) -> None:
+    machine.die_at_a_commit(site, 0, after, stays_down=False)
+    machine.ask(Verb.SWAP)
+    machine.holds()
+    machine.all_is_well()
+    assert machine.leads == (LEADER if (site, after) == (LEADER, False) else FOLLOWER)
+    assert states(machine) == (PairState.PAIRED, PairState.PAIRED)
