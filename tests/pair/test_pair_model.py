@@ -60,6 +60,8 @@ class PairMachine(RuleBasedStateMachine):
         }
         self.waiting = 0
         """Requests of hosts that have not been answered."""
+        self.ors: list[tuple[range, int]] = []
+        """Blocks, and bits to set, of each OR since there were none such."""
         self.value = 0
         self.wrong: list[str] = []
         self.source = "alpha"
@@ -107,6 +109,8 @@ class PairMachine(RuleBasedStateMachine):
             if world.is_dead:
                 return
             self.waiting -= 1
+            if not self.waiting:
+                self.ors.clear()
             # A disk that lost its power since may have lost this write again.
             is_sure = not self.waiting and self._generations() == generations
             if error is None and is_sure:
@@ -115,15 +119,20 @@ class PairMachine(RuleBasedStateMachine):
                 for block in range(lba, lba + count):
                     self.may_hold[volume][block] = {0 if send == "unmap" else value}
 
+        if send == "or":
+            self.ors.append((range(lba, lba + count), value))
         # It may come to the other side as well, whatever becomes of it on this one.
         is_mirrored = self.world.records["p"].state in (PairState.COPYING, PairState.PAIRED)
         for each in ("alpha", "beta") if is_mirrored else (volume,):
             for block in range(lba, lba + count):
                 held = self.may_hold[each][block]
-                if send == "or":
-                    self.may_hold[each][block] = held | {found | value for found in held}
-                else:
-                    self.may_hold[each][block] = held | {0 if send == "unmap" else value}
+                if send != "or":
+                    held = held | {0 if send == "unmap" else value}
+                # What is under way at the same time may be carried out in any order.
+                for blocks_of_or, bits in self.ors:
+                    if block in blocks_of_or:
+                        held = held | {found | bits for found in held}
+                self.may_hold[each][block] = held
         data = bytes([value]) * (BLOCK * count)
         sends: dict[str, Callable[[], None]] = {
             "write": lambda: front.write(lba, data, done),
@@ -266,6 +275,7 @@ class PairMachine(RuleBasedStateMachine):
     def _crash(self, lost: str) -> None:
         self.world.kill()
         self.waiting = 0
+        self.ors.clear()
         if lost:
             (self.folder / f"p.{lost}").unlink(missing_ok=True)
         if "p" in self.world.records:
