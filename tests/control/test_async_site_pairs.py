@@ -3,47 +3,27 @@ leading a consistency group of two."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from control.site_pairs import QUICK, disk, on_disk, put, quick
 from daiko.backend.site_session import LinkState
-from daiko.control import earlier_states, pairs, sites
+from daiko.control import earlier_states, pairs
 from daiko.control.error import Conflict
 from daiko.pair.group import Group
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.state import Verb
 from daiko.state.pair_record import PairRecord, PairState, Update
-from site_rig import Site, linked, reaches
+from site_rig import Site, reaches
 
 TWO = (("p", "alpha", "beta"), ("q", "gamma", "delta"))
 S = PairState
 
 
-@pytest.fixture
-async def tokyo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+@pytest.fixture(autouse=True)
+def leaders_are_asked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(earlier_states, "SOON_SECONDS", 0.02)
-    site = Site(tmp_path, "tokyo")
-    yield site
-    await site.stop()
-
-
-@pytest.fixture
-async def osaka(tmp_path: Path, tokyo: Site) -> AsyncIterator[Site]:
-    """Linked with tokyo. tokyo has alpha and gamma, osaka beta and delta, which it offers."""
-    site = Site(tmp_path, "osaka")
-    await linked(tokyo, site)
-    for each in (tokyo, site):
-        quick(each)
-    for _, primary, secondary in TWO:
-        await disk(tokyo, primary)
-        await disk(site, secondary)
-        await sites.offer(site.system, "tokyo", secondary)
-    yield site
-    await site.stop()
 
 
 async def make(tokyo: Site, osaka: Site, journal: int = 1 << 20) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from control.site_pairs import REGION, disk, do, on_disk, paired, put, quick, reached
+from control.site_pairs import REGION, do, on_disk, paired, put, quick, reached
 from daiko.backend.site_session import LinkState
 from daiko.control import pairs, sites
 from daiko.control.error import Conflict, Unavailable
@@ -29,30 +27,7 @@ from daiko.scsi.pair_envelopes import (
 from daiko.state.pair_record import Fence, PairRecord, PairState
 from daiko.state.sqlite import SqliteStore
 from daiko.state.store import StoreError
-from site_rig import Site, linked, reaches
-
-
-@pytest.fixture
-async def tokyo(tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(tmp_path, "tokyo")
-    yield site
-    await site.stop()
-
-
-@pytest.fixture
-async def osaka(tmp_path: Path, tokyo: Site) -> AsyncIterator[Site]:
-    """Linked with tokyo. tokyo has alpha and gamma, osaka has beta and delta, which it offers."""
-    site = Site(tmp_path, "osaka")
-    await linked(tokyo, site)
-    for each in (tokyo, site):
-        quick(each)
-    for name in ("alpha", "gamma"):
-        await disk(tokyo, name)
-    for name in ("beta", "delta"):
-        await disk(site, name)
-        await sites.offer(site.system, "tokyo", name)
-    yield site
-    await site.stop()
+from site_rig import Site, reaches
 
 
 def led_at(site: Site, name: str = "p") -> bool:
