@@ -394,13 +394,6 @@ def test_a_mixture_is_not_the_primary_of_an_export(
 
 
 @pytest.fixture
-async def tokyo(tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(tmp_path, "tokyo")
-    yield site
-    await site.stop()
-
-
-@pytest.fixture
 async def osaka(tmp_path: Path, tokyo: Site) -> AsyncIterator[Site]:
     """Linked with tokyo, which has alpha; osaka has beta, and offers it."""
     site = Site(tmp_path, "osaka")

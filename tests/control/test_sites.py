@@ -34,13 +34,6 @@ from site_rig import Site, linked, login_of, reaches
 
 
 @pytest.fixture
-async def tokyo(tmp_path: Path) -> AsyncIterator[Site]:
-    site = Site(tmp_path, "tokyo")
-    yield site
-    await site.stop()
-
-
-@pytest.fixture
 async def osaka(tmp_path: Path) -> AsyncIterator[Site]:
     site = Site(tmp_path, "osaka")
     yield site

@@ -141,8 +141,7 @@ class Applier:
                 if not self.trouble:
                     log.warning("journal not applied", error=str(error))
                 self.trouble = str(error)
-                waits = self._settings.retry_seconds
-                await self._rest(waits[min(tries, len(waits) - 1)])
+                await self._rest(self._settings.pause_after(tries))
                 tries += 1
             except OSError as error:
                 log.error("journal cannot be read", error=str(error))

@@ -132,13 +132,12 @@ class Copier:
             except (DeviceError, RoundFailed, OSError) as error:
                 if self.left_bytes < before:
                     tries = 0  # it went on for a while
-                waits = self._settings.retry_seconds
-                if tries == len(waits) and not self._is_patient:
+                if tries == len(self._settings.retry_seconds) and not self._is_patient:
                     raise CopierFailed(str(error)) from error
                 self.trouble = str(error)
                 if self._is_patient:
                     self._go(Way.COPY)  # nothing copies now, and no host waits for the other side
-                await asyncio.sleep(waits[min(tries, len(waits) - 1)])
+                await asyncio.sleep(self._settings.pause_after(tries))
                 self.trouble = ""
                 tries += 1
 

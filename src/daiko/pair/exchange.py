@@ -18,20 +18,18 @@ knew of the other side's is marked in it before.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
 
 from daiko.copy_manager.pace import NoPace, Pace
 from daiko.pair.error import VerbRefused
-from daiko.pair.followed import FollowedPair, FollowedPairs, no_pair, writes_past
+from daiko.pair.followed import FollowedPair, FollowedPairs, locked, no_pair, writes_past
 from daiko.pair.group import going
 from daiko.pair.live_pair import LivePair
 from daiko.pair.pairs import Pairs
-from daiko.pair.peers import CODES, STATES, Peers, said
+from daiko.pair.peers import CODES, STATES, Peers, head, said
 from daiko.pair.state import Cell, Use, Verb, carried_out, use_of_primary
 from daiko.pair.surroundings import SiteRefused
 from daiko.scsi import pair_envelopes as envelopes
@@ -148,12 +146,11 @@ class Exchange:
     def offered(self, site: str) -> list[list[PairRecord]]:
         """The pairs of which this site was offered the lead, and has not said that it leads: those
         that were offered together."""
-        found: dict[tuple[str, str], list[PairRecord]] = {}
+        found: dict[str, list[PairRecord]] = {}
         for pair in self._followed.all():
             record = pair.record
             if record.offered_lead and record.site == site:
-                key = ("group", record.group) if record.group else ("pair", record.name)
-                found.setdefault(key, []).append(record)
+                found.setdefault(record.group or record.name, []).append(record)
         return list(found.values())
 
     async def offer_again(self, site: str) -> None:
@@ -182,8 +179,7 @@ class Exchange:
             Exchanged(bytes.fromhex(each.uuid), each.sequence, each.fence is Fence.DATA, each.pace)
             for each in records
         )
-        at = Head(exchanged[0].pair, secrets.randbits(64), first.sequence)
-        message = envelopes.Exchange(at, CODES[first.state], exchanged)
+        message = envelopes.Exchange(head(first), CODES[first.state], exchanged)
         answer = await self._peers.exchange(first.site, message)
         if answer.verdict is Verdict.ACCEPTED:
             await self._followed.lead_is_taken([each.name for each in records])
@@ -205,9 +201,7 @@ class Exchange:
         pairs = [pair for pair in found if pair is not None]
         if len(pairs) < len(found):
             return no_pair(offer.head)
-        async with AsyncExitStack() as locks:
-            for pair in sorted(pairs, key=lambda pair: pair.name):
-                await locks.enter_async_context(pair.lock)
+        async with locked(pairs):
             for pair, each in zip(pairs, offer.pairs, strict=True):
                 refusal = _refusal(pair, offer, each)
                 if refusal is not None:
@@ -234,9 +228,7 @@ class Exchange:
                 await self._peers.find(record)
             except SiteRefused as refused:  # it is found when its site is there again
                 log.warning("volume not found", pair=record.name, error=str(refused))
-        async with AsyncExitStack() as locks:
-            for record, _ in sorted(wanted, key=lambda each: each[0].name):
-                await locks.enter_async_context(self._followed.pair(record.name).lock)
+        async with locked(self._followed.pair(record.name) for record, _ in wanted):
             if any(self._followed.pair(before.name).record != before for before, _ in wanted):
                 raise StoreError("the pair has changed meanwhile")
             await self._lead_locked(wanted)
@@ -321,7 +313,8 @@ def _refuse_unproved(pairs: Sequence[LivePair], found: Mapping[str, PairRecord])
             raise VerbRefused([(record.name, str(record.state), text)])
 
 
-def _follows(record: PairRecord) -> dict[str, object]:
+def _turned_round(record: PairRecord) -> dict[str, object]:
+    """What another role of this site in the pair changes, whichever it comes to have."""
     return {
         "primary": record.secondary,
         "secondary": record.primary,
@@ -339,7 +332,6 @@ def _handed_over(record: PairRecord, cell: Cell, now: float) -> PairRecord:
     update = {
         "is_followed": True,
         "offered_lead": True,
-        "settles": False,
         "sequence": next_lead(record.sequence),
     }
     return after.model_copy(update=update)
@@ -351,7 +343,7 @@ def _lead_taken(record: PairRecord, state: PairState, given: Exchanged, now: flo
     if state is _S.PAIRED and record.taken_over:
         state, sequence = _S.SPLIT_BY_ERROR, sequence + 1
         reason = f"hosts used {record.secondary} before site {record.site} offered the lead"
-    update = _follows(record) | {
+    update = _turned_round(record) | {
         "state": state,
         "reason": reason,
         "mixture": record.primary if state is _S.COPYING else "",
@@ -371,7 +363,7 @@ def _taken_back(
     state = _S.SPLIT_BY_ERROR
     if is_as_before:
         state = _S.PAIRED if record.state is _S.PAIRED else _S.SWAPPED
-    update = _follows(record) | {
+    update = _turned_round(record) | {
         "state": state,
         "reason": why if state is _S.SPLIT_BY_ERROR else "",
         "mixture": "",
@@ -386,7 +378,7 @@ def _conceded(record: PairRecord, now: float) -> PairRecord:
     volume, if they did."""
     is_fenced = record.state is _S.SPLIT_BY_ERROR and record.fence is Fence.DATA
     is_used = use_of_primary(record) is not Use.PROTECTED and not is_fenced
-    update = _follows(record) | {
+    update = _turned_round(record) | {
         "state": _S.SWAPPED if is_used else _S.SPLIT_BY_ERROR,
         "taken_over": is_used,
         "reason": f"site {record.site} leads the pair",

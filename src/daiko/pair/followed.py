@@ -22,8 +22,8 @@ and its writes not let in, until an administrator there has said whose data coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -203,6 +203,15 @@ class FollowedPair:
         )  # fmt: skip
 
 
+@asynccontextmanager
+async def locked(pairs: Iterable[FollowedPair]) -> AsyncGenerator[None, None]:
+    """Hold all of them. They are locked by name, so that nobody waits for another for ever."""
+    async with AsyncExitStack() as locks:
+        for pair in sorted(pairs, key=lambda pair: pair.name):
+            await locks.enter_async_context(pair.lock)
+        yield
+
+
 def _first_marked(side: Side, region: int) -> int | None:
     """The byte of the bitmap with the first mark from this region on, as its first region."""
     run = next(side.bitmap.regions.runs(region), None)
@@ -322,7 +331,7 @@ class FollowedPairs:
                     "changed": self._clock(),
                 }
             )
-            await self._become(pair, record)
+            await self._become({pair: record})
             pair.is_orphan = False
             if state is _S.PAIRED:
                 pair.clear()
@@ -377,9 +386,7 @@ class FollowedPairs:
         """Let hosts use our volume, or those of a consistency group as one, without the leader.
         Raises NoSuchPair, CannotTakeOver, StoreError; then nothing was done."""
         found = self.named(name)
-        async with AsyncExitStack() as locks:
-            for pair in found:
-                await locks.enter_async_context(pair.lock)
+        async with locked(found):
             self._check_taking_over(name, [pair.record for pair in found])
             records = {}
             for pair in found:
@@ -393,7 +400,7 @@ class FollowedPairs:
                     "term": 0,
                 }
                 records[pair] = record.model_copy(update=update)
-            await self._become_as_one(records)
+            await self._become(records)
 
     def _check_taking_over(self, name: str, records: list[PairRecord]) -> None:
         """Raises CannotTakeOver."""
@@ -462,11 +469,7 @@ class FollowedPairs:
 
     # --- inside
 
-    async def _become(self, pair: FollowedPair, record: PairRecord) -> None:
-        """Act by another record, once it is in the store. Raises StoreError; then by the same."""
-        await self._become_as_one({pair: record})
-
-    async def _become_as_one(self, records: Mapping[FollowedPair, PairRecord]) -> None:
+    async def _become(self, records: Mapping[FollowedPair, PairRecord]) -> None:
         """Let each of these pairs act by another record, once all are in the store. The leader's
         writes are shut out of all of them before anything is waited for. Raises StoreError; then
         by the same."""

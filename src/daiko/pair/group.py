@@ -89,12 +89,6 @@ def _after(record: PairRecord, event: PairEvent, now: float, why: str) -> PairRe
     return moved(record, EVENTS[record.state][event], now, reason=why)
 
 
-def _as_chosen(record: PairRecord, knew: bool) -> PairRecord:
-    """The record after a verb. Of a take-over that was not known when the verb was given, nobody
-    has said that it may be undone."""
-    return record if knew else record.model_copy(update={"settles": False})
-
-
 def _has_undrained(pairs: Iterable[LivePair]) -> bool:
     return any(pair.record.is_draining and not pair.is_drained for pair in pairs)
 
@@ -199,7 +193,7 @@ class Group:
             await self._go_on(concerned, found)
             raise
         records = {
-            name: _as_chosen(carried_out(found[name], cell, now), name in taken_over)
+            name: carried_out(found[name], cell, now, settles=name in taken_over)
             for name, cell in cells.items()
             if cell.state is not None
         }

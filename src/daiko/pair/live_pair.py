@@ -79,20 +79,20 @@ class LivePair:
     def __init__(
         self,
         record: PairRecord,
-        open_side: Callable[[PairRecord, str, Callable[[Loss], None]], Side],
+        open_side: Callable[[PairRecord, str], Side],
         workshop: Workshop,
         happened: Happened,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`open_side(record, volume, lost)` opens a side. Raises OSError, LookupError."""
+        """`open_side(record, volume)` opens a side. Raises OSError, LookupError."""
         self.record = record
         self._workshop = workshop
         self.pacer = Pacer(Pace.parse(record.pace))
         self._happened = happened
         self._clock = clock
-        self._sides = {record.primary: open_side(record, record.primary, self._lost)}
+        self._sides = {record.primary: open_side(record, record.primary)}
         try:
-            self._sides[record.secondary] = open_side(record, record.secondary, self._lost)
+            self._sides[record.secondary] = open_side(record, record.secondary)
         except BaseException:
             self.primary.abandon()
             raise
@@ -407,7 +407,7 @@ class LivePair:
         tried for as long as it takes."""
         if self._sites is None:
             return
-        tries, waits = 0, self._workshop.settings.retry_seconds
+        tries = 0
         while True:
             self._hurry.clear()
             try:
@@ -418,7 +418,7 @@ class LivePair:
                     raise
                 copier.trouble = str(refused)
             with suppress(TimeoutError):
-                async with asyncio.timeout(waits[min(tries, len(waits) - 1)]):
+                async with asyncio.timeout(self._workshop.settings.pause_after(tries)):
                     await self._hurry.wait()
             tries += 1
         copier.trouble = ""

@@ -30,7 +30,6 @@ from daiko.pair.state import (
     moved,
 )
 from daiko.pair.surroundings import PairVolume, Workshop
-from daiko.pair.write_path import Loss
 from daiko.state.pair_record import PairRecord, PairState
 from daiko.state.store import Store
 
@@ -218,7 +217,7 @@ class Pairs:
         it act. Raises OSError, LookupError."""
         self._new.add(record.name)
         try:
-            other = self._open_side((), record, record.secondary, no_loss)
+            other = self._open_side((), record, record.secondary)
             return self._make(record, own, other)
         finally:
             self._new.discard(record.name)
@@ -288,13 +287,7 @@ class Pairs:
     def _group_of(self, pair: LivePair) -> Group:
         return next(group for group in self._groups.values() if pair.name in group.pairs)
 
-    def _open_side(
-        self,
-        opened: Sequence[Side],
-        record: PairRecord,
-        name: str,
-        lost: Callable[[Loss], None],
-    ) -> Side:
+    def _open_side(self, opened: Sequence[Side], record: PairRecord, name: str) -> Side:
         for side in opened:
             if side.volume.name == name:
                 return side
@@ -310,7 +303,7 @@ class Pairs:
             self._folder,
             is_new=record.name in self._new,
             workers=self._workers,
-            lost=lost,
+            lost=no_loss,
         )
 
     async def _keep(self, records: Iterable[PairRecord], gone: Iterable[str]) -> None:

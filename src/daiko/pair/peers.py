@@ -216,13 +216,8 @@ class Peers:
         """Ask for the devices of the other site's volume, for our second controllers to write to.
         "" where they are lent, else why not. Raises SiteRefused where it does not answer: whether
         they are lent is not known then."""
-        if not self.knows_loans(record):
-            version = self.link(record.site).version or (0, 0)
-            spoken, least = (f"{major}.{minor}" for major, minor in (version, LENDS))
-            return (
-                f"site {record.site} speaks version {spoken} of the protocol, and volumes are lent "
-                f"from {least} on"
-            )
+        if too_old := _too_old(self.link(record.site), LENDS, "volumes are lent"):
+            return too_old
         answer = await self._noted(record, Lend(head(record), loan))
         if answer.verdict is Verdict.ACCEPTED:
             return ""
@@ -238,22 +233,17 @@ class Peers:
     def why_not_async(self, record: PairRecord) -> str:
         """Why the other site cannot follow this pair, where it is asynchronous; "" = it can. Raises
         SiteRefused."""
-        version = self.link(record.site).version or (0, 0)
-        if not record.is_async or version >= FOLLOWS_ASYNC:
+        if not record.is_async:
             return ""
-        spoken, least = (f"{major}.{minor}" for major, minor in (version, FOLLOWS_ASYNC))
-        return (
-            f"site {record.site} speaks version {spoken} of the protocol, and asynchronous pairs "
-            f"are followed from {least} on"
-        )
+        return _too_old(self.link(record.site), FOLLOWS_ASYNC, "asynchronous pairs are followed")
 
     def knows_loans(self, record: PairRecord) -> bool:
         """Whether the protocol that the other site speaks has loans. Raises SiteRefused."""
-        return (self.link(record.site).version or (0, 0)) >= LENDS
+        return _spoken(self.link(record.site)) >= LENDS
 
     def knows_exchange(self, record: PairRecord) -> bool:
         """Whether it has an exchange of roles. Raises SiteRefused."""
-        return (self.link(record.site).version or (0, 0)) >= EXCHANGES
+        return _spoken(self.link(record.site)) >= EXCHANGES
 
     def loan(self, record: PairRecord) -> int:
         """The loan that the other site, when it was asked last, called not returned; 0 = none."""
@@ -338,6 +328,21 @@ class Peers:
             if answer.next <= first or answer.next >= marks.regions:
                 raise SiteRefused(f"site {record.site} comes to no end with its marks")
             first = answer.next
+
+
+def _spoken(link: SiteLink) -> tuple[int, int]:
+    """Version of the protocol that the other site speaks."""
+    return link.version or (0, 0)
+
+
+def _too_old(link: SiteLink, least: tuple[int, int], what: str) -> str:
+    """Why something (`what`: "volumes are lent") that the protocol has from a version on cannot be
+    had with the other site; "" = it can."""
+    spoken = _spoken(link)
+    if spoken >= least:
+        return ""
+    has, needs = (f"{major}.{minor}" for major, minor in (spoken, least))
+    return f"site {link.name} speaks version {has} of the protocol, and {what} from {needs} on"
 
 
 def is_known(record: PairRecord, answer: Answer) -> bool:

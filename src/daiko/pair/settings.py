@@ -34,3 +34,8 @@ class PairSettings:
     """How long hosts wait, in a swap, for the last of it."""
     store_seconds: float = 1.0
     """Between two tries to put a state into a store that failed."""
+
+    def pause_after(self, tries: int) -> float:
+        """Seconds before the next try, where it is tried for as long as it takes: after so many
+        that failed before this one."""
+        return self.retry_seconds[min(tries, len(self.retry_seconds) - 1)]

@@ -262,12 +262,13 @@ def use_of_primary(record: PairRecord) -> Use:
     return USES[record.state].primary
 
 
-def carried_out(record: PairRecord, cell: Cell, now: float) -> PairRecord:
-    """The record after a verb that goes, and does not end the pair."""
+def carried_out(record: PairRecord, cell: Cell, now: float, *, settles: bool = False) -> PairRecord:
+    """The record after a verb that goes, and does not end the pair. `settles`: it was known, when
+    the verb was given, that the other site has taken over; only then does a copy undo that."""
     assert cell.state is not None
     if cell.exchanges_roles:
         record = record.model_copy(
             update={"primary": record.secondary, "secondary": record.primary}
         )
     after = moved(record, cell.state, now)
-    return after.model_copy(update={"settles": cell.state in COPIES})
+    return after.model_copy(update={"settles": settles and cell.state in COPIES})
