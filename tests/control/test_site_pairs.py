@@ -327,6 +327,19 @@ async def test_leader_that_restarts_goes_on_by_itself(tokyo: Site, osaka: Site) 
     assert (await reached(tokyo, PairState.PAIRED)).differs == 0
 
 
+async def test_pair_of_a_leader_that_restarts_does_not_differ_because_its_link_is_new(
+    tokyo: Site, osaka: Site
+) -> None:
+    """What hosts write first waits for the link, and goes over the connection that is flushed."""
+    await paired(tokyo)
+    await tokyo.stop()
+    await tokyo.start()
+    await put(tokyo, "alpha", 5, b"first" * 512)
+    await do(tokyo, Verb.SWAP)
+    await reached(osaka, PairState.PAIRED)
+    assert on_disk(tokyo, "alpha") == on_disk(osaka, "beta")
+
+
 async def test_side_that_follows_restarts_split_with_its_marks(tokyo: Site, osaka: Site) -> None:
     await paired(tokyo)
     await do(tokyo, Verb.SPLIT)

@@ -129,13 +129,21 @@ class SiteVolume:
         patience = 0.0 if record.is_async else PATIENCE
         self.device = SiteDevice(self.name, blocks, block_size, patience)
         self._link = link
+        self._used: SiteLink | None = None
+        """The link by which it was found."""
+        self._begun = 0
+        """The generation of that link when it was first used."""
+        self._lost = 0
+        """How often connections to it were lost that are used no more."""
 
     @property
     def generations(self) -> tuple[int, ...]:
-        try:
-            return (self._link().generation,)
-        except KeyError:
-            return ()
+        """`PairVolume.generations`. As long as it was not found nothing has been written, so
+        finding it changes nothing: what waited for it goes over the connection that a flush goes
+        over as well."""
+        if self._used is None:
+            return (0,)
+        return (self._lost + self._used.generation - self._begun,)
 
     def put(self, layer: PairedDevice) -> None:
         """No host of ours writes to it."""
@@ -160,6 +168,10 @@ class SiteVolume:
         # What the volume has to tell first (unit attentions) is heard before anything depends on
         # it.
         await read(device, 0, 1)
+        if self._used is not link:
+            if self._used is not None:
+                self._lost += self._used.generation - self._begun + 1
+            self._used, self._begun = link, link.generation
         self.device.use(Emulate(device))
 
     def _check(self, offered: OfferedVolume) -> None:
