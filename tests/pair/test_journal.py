@@ -217,6 +217,65 @@ def test_a_batch_has_no_more_than_asked_for_and_nothing_beyond_the_limit() -> No
     assert [entry.sequence for entry in journal.batch(8, 3)] == [1, 2, 3]
 
 
+async def test_hosts_that_are_slowed_down_hear_of_one_write_for_two_that_are_applied() -> None:
+    journal = _open(File(), capacity=64 << 10)
+    heard: list[int] = []
+
+    def enter(number: int) -> None:
+        assert _enter(journal, number)
+        journal.entered(lambda: heard.append(number))
+
+    async def apply(count: int) -> None:
+        await journal.fetch(batch := list(journal.waiting)[:count])
+        journal.has_applied(batch)
+
+    for number in range(8):
+        enter(number)
+    assert heard == [*range(8)]
+    journal.slow_down()
+    for number in range(8, 12):
+        enter(number)
+    assert heard == [*range(8)]
+    await apply(1)
+    assert heard == [*range(8)]
+    await apply(4)
+    assert heard == [*range(10)], "the fifth one is credit"
+    await apply(1)
+    assert heard == [*range(11)]
+    await apply(6)
+    assert journal.is_drained
+    assert heard == [*range(12)]
+    enter(12)
+    await apply(1)
+    assert heard == [*range(13)], "nothing is left that it could wait for"
+
+
+@pytest.mark.parametrize("end", ["full speed", "end", "give up", "full"])
+async def test_hosts_that_are_slowed_down_hear_of_all_in_the_end(end: str) -> None:
+    journal = _open(File(), capacity=64 << 10)
+    heard: list[int] = []
+    journal.slow_down()
+    assert _enter(journal, 0)
+    journal.entered(lambda: heard.append(0))
+    assert heard == []
+    if end == "full":
+        while _enter(journal, 1):
+            pass
+    else:
+        {
+            "full speed": journal.full_speed,
+            "end": lambda: journal.end("asked for"),
+            "give up": journal.give_up,
+        }[end]()
+    assert heard == [0]
+    journal.entered(lambda: heard.append(2))
+    assert heard == [0, 2]
+    if journal.ended:
+        journal.slow_down()
+        journal.entered(lambda: heard.append(3))
+        assert heard == [0, 2, 3], "nothing will be applied that it could wait for"
+
+
 def test_a_disk_that_fails_ends_it() -> None:
     file = File()
     journal = _open(file)

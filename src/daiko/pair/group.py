@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import structlog
 
 from daiko.pair.applier import Applier
+from daiko.pair.bring_up import bring_up, within
 from daiko.pair.error import VerbRefused
 from daiko.pair.journal import Journal
 from daiko.pair.live_pair import LivePair
@@ -93,25 +94,6 @@ def _has_undrained(pairs: Iterable[LivePair]) -> bool:
     return any(pair.record.is_draining and not pair.is_drained for pair in pairs)
 
 
-async def _reached(
-    pairs: Sequence[LivePair], applier: Applier, sequence: int, seconds: float
-) -> None:
-    """Wait until the secondaries have what is in the journal up to this sequence. Raises
-    VerbRefused when so many seconds are over."""
-    try:
-        async with asyncio.timeout(seconds):
-            await applier.reached(sequence)
-    except TimeoutError:
-        why = f" ({applier.trouble})" if applier.trouble else ""
-        text = (
-            f"what is in its journal did not come to the secondary within {seconds:g} s{why}; "
-            "wait for it, or split it --now, without that"
-        )
-        raise VerbRefused(
-            [(pair.name, str(pair.record.state), text) for pair in pairs if pair.record.term]
-        ) from None
-
-
 class Group:
     """One or more pairs, by name. Changed by `Pairs` alone."""
 
@@ -178,7 +160,7 @@ class Group:
             for name in _going_here({name: self.pairs[name].record for name in names}, verb)
         ]
         if not at_once:
-            await self._bring_up(concerned, verb)
+            await bring_up(self.applier, concerned, verb, self._settings)
         if verb is not Verb.SWAP:
             await self._pause_for(concerned)
         await self._stand_still(concerned)
@@ -344,26 +326,13 @@ class Group:
         if any(pair.record.term for pair in pairs):
             await self.pause()
 
-    async def _bring_up(self, pairs: Sequence[LivePair], verb: Verb) -> None:
-        """Wait until the secondaries have what is acknowledged now, and (but for a swap) nothing
-        later. Raises VerbRefused."""
-        applier = self.applier
-        if applier is None or verb not in (Verb.SPLIT, Verb.SWAP, Verb.REMOVE):
-            return
-        if not any(pair.record.term for pair in pairs):
-            return
-        instant = applier.journal.last
-        if verb is not Verb.SWAP:
-            applier.limit = instant
-        await _reached(pairs, applier, instant, self._settings.drain_seconds)
-
     async def _bring_up_last(self, pairs: Sequence[LivePair]) -> None:
         """While hosts wait: the rest. Raises VerbRefused."""
         if self.applier is None or not any(pair.record.term for pair in pairs):
             return
         try:
-            last = self.applier.journal.last
-            await _reached(pairs, self.applier, last, self._settings.swap_seconds)
+            async with within(self._settings.swap_seconds, pairs, self.applier):
+                await self.applier.reached(self.applier.journal.last)
         except VerbRefused:
             await self._act(pairs, {})
             raise

@@ -87,6 +87,10 @@ class Journal:
         free when the checkpoint is on stable storage, or the one before it would lead nowhere."""
         self.behind_bytes = sum(entry.written_bytes for entry in self._waiting)
         """That the secondaries do not have."""
+        self._slowed: deque[Callable[[], None]] | None = None
+        """What hosts hear later, while they are slowed down, the oldest first."""
+        self._credit = 0
+        """Entries that were applied since a host heard of a write."""
         self.last = self._waiting[-1].sequence if self._waiting else start.applied
         """Sequence of the newest entry."""
         newest = self._waiting[-1] if self._waiting else None
@@ -225,8 +229,39 @@ class Journal:
         if self.ended or self._is_closed:
             return
         self.ended = why
+        self.full_speed()
         self._note(condition=Condition.ENDED, ended_at=self._clock())
         self.when_ended(why)
+
+    # --- how fast hosts go --------------------------------------------------------------------
+
+    def slow_down(self) -> None:
+        """Let hosts hear of a write only for each two entries that have been applied, so that what
+        is in it becomes less however fast they write; until `full_speed`."""
+        if not self.ended and self._slowed is None:
+            self._slowed, self._credit = deque(), 0
+
+    def full_speed(self) -> None:
+        """Let hosts hear of each write as soon as it is in the journal."""
+        slowed, self._slowed = self._slowed, None
+        for hear in slowed or ():
+            hear()
+
+    def entered(self, hear: Callable[[], None]) -> None:
+        """`hear` tells a host of a write that is in the journal, now or later."""
+        if self._slowed is None:
+            hear()
+        else:
+            self._slowed.append(hear)
+
+    def _let_hear(self, applied: int) -> None:
+        if self._slowed is None:
+            return
+        self._credit += applied
+        while self._slowed and (self._credit >= 2 or not self._waiting):
+            self._credit = max(0, self._credit - 2)
+            self._slowed.popleft()()
+        self._credit = min(self._credit, 2)
 
     # --- applying -----------------------------------------------------------------------------
 
@@ -280,9 +315,11 @@ class Journal:
         newest = entries[-1]
         offset = newest.offset + room_for(newest.length)
         self._note(applied=newest.sequence, offset=offset)
+        self._let_hear(len(entries))
 
     def give_up(self) -> None:
         """What is in it will not be applied: it cannot be read, or nobody wants it."""
+        self.full_speed()
         self._clear()
         self._note(applied=self.last, offset=self._end)
 
@@ -348,6 +385,7 @@ class Journal:
             # What has been applied cannot be noted: it would be applied again after a crash.
             log.error("journal not written", error=str(error))
             self._clear()
+            self.full_speed()
             if not self.ended:
                 self.ended = f"the journal cannot be written: {error}"
                 self._checkpoint = self._checkpoint._replace(

@@ -93,9 +93,10 @@ class _Journaled:
         path, blocks = self._path, self._change.blocks
         if path.journal.enter(path.stream, kind, self._lba, blocks, data, self._after):
             path.layer.unproved.entered(self._lba, blocks)
+            path.journal.entered(lambda: self._end(None))
         else:
             path.layer.differ(self._lba, blocks)
-        self._end(None)
+            self._end(None)
 
     def _give_up(self, error: DeviceError) -> None:
         self._path.layer.differ(self._lba, self._change.blocks)
