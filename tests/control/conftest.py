@@ -9,7 +9,7 @@ import pytest
 
 from control import site_pairs
 from daiko.command_control.plan import Mode
-from daiko.control import sites
+from daiko.control import earlier_states, sites
 from daiko.control.system import System
 from daiko.state.record import BackendKind, BackendRecord, PortalGroupRecord, SystemRecord
 from daiko.state.sqlite import SqliteStore
@@ -52,6 +52,12 @@ async def system(store: SqliteStore, tmp_path: Path) -> AsyncIterator[System]:
         await system.attach_backend(disk(tmp_path, name, 4096))
     yield system
     await system.stop()
+
+
+@pytest.fixture
+def leaders_are_asked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of when an earlier state is good is known as soon as it may be."""
+    monkeypatch.setattr(earlier_states, "SOON_SECONDS", 0.02)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
+
 from daiko.control import pairs
 from daiko.copy_manager.settings import Retries
 from daiko.device.awaitable import write
@@ -12,6 +14,8 @@ from daiko.initiator.settings import InitiatorSettings
 from daiko.pair.live_pair import PairStatus
 from daiko.pair.settings import PairSettings
 from daiko.pair.state import Verb
+from daiko.pair.surroundings import SiteRefused
+from daiko.scsi.pair_envelopes import Answer, Exchange, Request
 from daiko.state.pair_record import PairState
 from site_rig import Site
 
@@ -70,3 +74,18 @@ async def put(site: Site, volume: str, lba: int, data: bytes) -> None:
 
 async def do(site: Site, verb: Verb, name: str = "p", *, confirmed: bool = True) -> None:
     await pairs.do(site.system, name, verb, confirmed=confirmed)
+
+
+def lose_offers(site: Site, monkeypatch: pytest.MonkeyPatch, *, arrive: bool) -> None:
+    """Offers of the lead that this site makes arrive, or do not; no answer comes."""
+    peers = site.system.peers
+    exchange = peers.exchange
+
+    async def lossy(name: str, message: Request) -> Answer:
+        if not isinstance(message, Exchange):
+            return await exchange(name, message)
+        if arrive:
+            await exchange(name, message)
+        raise SiteRefused("the link went down")
+
+    monkeypatch.setattr(peers, "exchange", lossy)

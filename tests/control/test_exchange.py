@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from control.site_pairs import REGION, do, on_disk, paired, put, quick, reached
+from control.site_pairs import REGION, do, lose_offers, on_disk, paired, put, quick, reached
 from daiko.backend.site_session import LinkState
 from daiko.control import pairs, sites
 from daiko.control.error import Conflict, Unavailable
@@ -14,13 +15,10 @@ from daiko.device.error import WriteProtected
 from daiko.pair.error import VerbRefused
 from daiko.pair.exchange import leads_later, next_lead
 from daiko.pair.state import Verb
-from daiko.pair.surroundings import SiteRefused
 from daiko.scsi.pair_envelopes import (
-    Answer,
     Exchange,
     Exchanged,
     Head,
-    Request,
     StateCode,
     Verdict,
 )
@@ -171,21 +169,6 @@ async def test_who_leads_and_who_follows_is_known_after_restarts(tokyo: Site, os
 
 
 # --- the offer, or its answer, is lost
-
-
-def lose_offers(site: Site, monkeypatch: pytest.MonkeyPatch, *, arrive: bool) -> None:
-    """Offers of the lead that this site makes arrive, or do not; no answer comes."""
-    peers = site.system.peers
-    exchange = peers.exchange
-
-    async def lossy(name: str, message: Request) -> Answer:
-        if not isinstance(message, Exchange):
-            return await exchange(name, message)
-        if arrive:
-            await exchange(name, message)
-        raise SiteRefused("the link went down")
-
-    monkeypatch.setattr(peers, "exchange", lossy)
 
 
 async def offered(tokyo: Site, monkeypatch: pytest.MonkeyPatch, *, arrive: bool) -> None:
@@ -395,6 +378,27 @@ async def test_offers_that_come_late_change_nothing(tokyo: Site, osaka: Site) ->
     assert answer.verdict is Verdict.STALE
     assert led_at(tokyo)
     assert not led_at(osaka)
+
+
+async def test_offer_that_comes_again_while_it_is_taken_is_answered_as_taken(
+    tokyo: Site, osaka: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who offers it would hear that there is no such pair, and take the lead back."""
+    await offered(tokyo, monkeypatch, arrive=False)
+    uuid, sequence = bytes.fromhex(kept(tokyo).uuid), kept(tokyo).sequence
+    offer = Exchange(
+        Head(uuid, 1, sequence), StateCode.PAIRED, (Exchanged(uuid, sequence, False, "full"),)
+    )
+    followed = osaka.system.followed.pair("p")
+    await followed.lock.acquire()
+    answers = [
+        asyncio.ensure_future(osaka.system.site_pairs._answer_to("tokyo", offer)) for _ in range(2)
+    ]
+    await asyncio.sleep(0)
+    followed.lock.release()
+    for answer in await asyncio.gather(*answers):
+        assert (answer.verdict, answer.leads) == (Verdict.ACCEPTED, True)
+    assert led_at(osaka)
 
 
 def test_leads_are_counted_in_the_upper_half_of_a_sequence() -> None:

@@ -5,7 +5,7 @@ afterwards is copied."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,119 +14,20 @@ import pytest
 from daiko.device.error import DeviceError
 from daiko.pair.error import VerbRefused
 from daiko.pair.followed import CannotTakeOver
-from daiko.pair.live_pair import JournalStatus
 from daiko.pair.state import Verb
-from daiko.state.pair_record import PairRecord, PairState, Update
+from daiko.state.pair_record import PairState
 
 from .acknowledged import HISTORIES, Hosts
-from .pair_link import FOLLOWER, LEADER, NAA_OF
-from .pair_world import BLOCK, BLOCKS, REGION_BLOCKS
-from .two_sites import TwoSites, led
+from .async_sites import PRIMARY_OF, AsyncSites
+from .pair_link import FOLLOWER, LEADER, OTHER, Fault
+from .pair_world import BLOCK, BLOCKS
 
 S = PairState
-PRIMARY_OF = {"beta": "alpha", "delta": "gamma"}
-
-
-class AsyncSites(TwoSites):
-    """Two asynchronous pairs p and q of a group g."""
-
-    volumes_of: Mapping[str, Sequence[str]] = {
-        LEADER: ["alpha", "gamma"],
-        FOLLOWER: ["beta", "delta"],
-    }
-
-    def make(self, journal: int = 1 << 16) -> Hosts:
-        """The pairs, which are the same, and their hosts."""
-        for number, (secondary, primary) in enumerate(PRIMARY_OF.items()):
-            self.create(
-                led(
-                    name="pq"[number],
-                    primary=primary,
-                    secondary=f"{FOLLOWER}:{secondary}",
-                    mixture=f"{FOLLOWER}:{secondary}",
-                    peer_naa=NAA_OF[secondary],
-                    uuid=bytes([number] * 16).hex(),
-                    group="g",
-                    update=Update.ASYNC,
-                    journal=journal,
-                )
-            )
-        self.converge()
-        return Hosts(
-            self,
-            PRIMARY_OF,
-            lambda volume: self.controllers[LEADER].volumes[volume].front,
-            lambda function: self.call_at(LEADER, function),
-        )
-
-    def records_of(self, site: str) -> list[PairRecord]:
-        return list(self.kept[site].values())
-
-    @property
-    def is_earlier(self) -> bool:
-        """The site that follows may take over."""
-        return all(each.is_earlier_state and each.good_as_of for each in self.records_of(FOLLOWER))
-
-    def journal(self, pair: str = "p") -> JournalStatus:
-        status = self.controllers[LEADER].pairs.pair(pair).status.journal
-        assert status is not None
-        return status
-
-    def ask(self, verb: Verb, name: str = "g", *, at_once: bool = False) -> None:
-        self.run_at(LEADER, self.controllers[LEADER].pairs.verb(name, verb, at_once=at_once))
-        self.settle()
-
-    def take_over(self, name: str = "g") -> None:
-        self.run_at(FOLLOWER, self.controllers[FOLLOWER].followed.take_over(name))
-
-    def everything_is_there(self) -> None:
-        for disk in self.disks.values():
-            disk.heal()
-            self.call(disk.release)
-        if not self.wire.is_up:
-            self.heal_link()
-
-    def converge(self) -> None:
-        """Everything is there: the pairs become the same, at both sites."""
-        self.everything_is_there()
-        for _ in range(40):
-            self.pass_time(40.0)
-            if self.is_paired and self.is_earlier and not self.journal().used:
-                break
-        found = [(each.name, each.state, each.reason) for each in self.all_records]
-        assert self.is_paired, found
-        assert self.is_earlier, found
-        for secondary, primary in PRIMARY_OF.items():
-            assert self.disks[secondary].now == self.disks[primary].now
-
-    @property
-    def all_records(self) -> list[PairRecord]:
-        return [*self.records_of(LEADER), *self.records_of(FOLLOWER)]
-
-    @property
-    def is_paired(self) -> bool:
-        return all(each.state is S.PAIRED for each in self.all_records)
-
-    def restart(self, site: str) -> None:
-        self.kill_site(site)
-        self.start_site(site)
-
-    def check_marks(self) -> None:
-        """A region that differs is marked somewhere; to be asked while no write is under way."""
-        for name, (secondary, primary) in zip("pq", PRIMARY_OF.items(), strict=True):
-            sides = [
-                *self.controllers[LEADER].pairs.pair(name).sides,
-                self.controllers[FOLLOWER].followed.pair(name).side,
-            ]
-            here, there = self.disks[primary].now, self.disks[secondary].now
-            for region in range((BLOCKS + REGION_BLOCKS - 1) // REGION_BLOCKS):
-                part = slice(region * REGION_BLOCKS, (region + 1) * REGION_BLOCKS)
-                if here[part] != there[part]:
-                    assert any(side.bitmap.regions.any_in(region, region) for side in sides)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[AsyncSites]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AsyncSites]:
+    monkeypatch.setattr("daiko.pair.exchange.LEAST_CAPACITY", 4096)
     world = AsyncSites(tmp_path)
     yield world
     world.close()
@@ -381,12 +282,101 @@ def test_end_of_the_pairs_at_the_site_that_follows_splits_them(world: AsyncSites
         )
 
 
+# --- roles that are exchanged
+
+
+def test_other_site_leads_with_a_journal_of_its_own(world: AsyncSites) -> None:
+    hosts = world.make()
+    world.disks["beta"].is_slow = True
+    hosts.write("alpha", 3)
+    assert world.journal().behind_bytes
+    world.disks["beta"].is_slow = False
+    world.call(world.disks["beta"].release)
+    assert world.exchange() == ""
+    assert world.leads == FOLLOWER
+    hosts.primary_of = world.primary_of
+    hosts.begin_anew()
+    assert world.disks["alpha"].now == world.disks["beta"].now
+    world.cut_link()
+    for block in range(5):
+        hosts.write("beta", block)
+        hosts.write("delta", block)
+    assert world.journal().behind_bytes == 10 * BLOCK
+    world.converge()
+    assert world.exchange() == ""
+    assert world.leads == LEADER
+
+
+def test_journal_that_does_not_come_up_keeps_the_lead(world: AsyncSites) -> None:
+    hosts = world.make()
+    world.disks["beta"].cut()
+    hosts.write("alpha", 3)
+    assert "osaka:beta, which hosts would use, cannot be read: it is down" in world.exchange()
+    world.disks["beta"].heal()
+    world.disks["beta"].is_slow = True
+    world.pass_time(10.0)
+    assert "cannot be read: it does not answer within 10 s" in world.exchange()
+    assert world.leads == LEADER
+    assert world.is_paired
+    hosts.write("alpha", 4)
+    assert not hosts.under_way
+    world.converge()
+
+
+def test_group_that_copies_is_exchanged_by_no_swap(world: AsyncSites) -> None:
+    hosts = world.make(journal=4096)
+    world.cut_link()
+    for block in range(20):
+        hosts.write("alpha", block)
+    assert "wait until it is paired" in world.exchange()
+    world.converge()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("commit", range(3))
+@pytest.mark.parametrize("victim", [LEADER, FOLLOWER])
+def test_whoever_dies_at_a_commit_of_an_exchange_one_leads_a_whole_group(
+    world: AsyncSites, victim: str, commit: int, after: bool
+) -> None:
+    hosts = world.make()
+    write_both(hosts, 3)
+    world.controllers[victim].commits_left = commit
+    world.controllers[victim].killed_after_commit = after
+    world.exchange()
+    world.everything_is_there()
+    world.converge()
+    world.see_who_leads()
+    hosts.primary_of = world.primary_of
+    hosts.begin_anew()
+    for volume in world.primary_of.values():
+        hosts.write(volume, 9)
+    world.converge()
+
+
+def test_journal_that_was_left_behind_by_a_killed_leader_is_nobodys(world: AsyncSites) -> None:
+    """It was killed after it had offered the lead, and before it had taken its journal away."""
+    hosts = world.make()
+    world.controllers[LEADER].commits_left = 0
+    world.controllers[LEADER].killed_after_commit = True
+    world.exchange()
+    world.converge()
+    world.see_who_leads()
+    assert world.leads == FOLLOWER
+    assert (world.folder / LEADER / "journals" / "g").exists()
+    assert world.exchange() == ""
+    assert world.leads == LEADER
+    world.cut_link()
+    write_both(hosts, 9)
+    assert world.journal().behind_bytes == 2 * BLOCK
+    world.converge()
+
+
 # --- every history
 
 
 STEPS: dict[str, int] = {
     "write": 12, "slow": 2, "release": 3, "cut": 1, "heal": 2, "time": 2, "disk": 1,
-    "kill leader": 1, "kill follower": 1, "power": 1, "split": 1, "resync": 2,
+    "kill leader": 1, "kill follower": 1, "power": 1, "split": 1, "resync": 2, "swap": 2,
 }  # fmt: skip
 
 
@@ -404,28 +394,27 @@ def test_secondaries_are_an_earlier_state_whenever_they_may_be_taken_over(
             world.check_marks()
     world.cut_link()
     if choose.random() < 0.5:
-        world.kill_site(LEADER)
+        world.kill_site(world.leads)
         hosts.forget_under_way()
     if choose.random() < 0.3:
         _lose_power(world, choose)
-    was_earlier = world.is_earlier
+    was_earlier, here = world.is_earlier, world.follows
     try:
         world.take_over()
     except CannotTakeOver:
         assert not was_earlier
         _bring_back(world)
         return
-    for name in PRIMARY_OF:
+    for name in world.volumes_of[here]:
         world.call(world.disks[name].release)  # it waits for what was under way
     if was_earlier:  # else an administrator had split it, or a part of it
         hosts.check()
-    at_instant = {name: bytes(world.disks[name].now) for name in PRIMARY_OF}
-    _bring_back(world, at_instant)
+    _bring_back(world, here)
 
 
 def _step(world: AsyncSites, hosts: Hosts, choose: random.Random) -> None:
     (what,) = choose.choices(list(STEPS), list(STEPS.values()))
-    secondary = choose.choice(list(PRIMARY_OF))
+    secondary = choose.choice(list(world.primary_of))
     disk = world.disks[secondary]
     steps: dict[str, Callable[[], Any]] = {
         "slow": lambda: vars(disk).update(is_slow=True, is_late=choose.random() < 0.5),
@@ -434,45 +423,80 @@ def _step(world: AsyncSites, hosts: Hosts, choose: random.Random) -> None:
         "heal": world.everything_is_there,
         "time": lambda: world.pass_time(choose.choice([0.5, 3.0, 30.0])),
         "disk": lambda: world.call(lambda: disk.cut(lambda: choose.random() < 0.5)),
-        "kill follower": lambda: world.restart(FOLLOWER),
+        "kill follower": lambda: world.restart(world.follows),
         "power": lambda: _lose_power(world, choose),
         "split": lambda: world.ask(Verb.SPLIT, choose.choice("gpq"), at_once=True),
         "resync": lambda: world.ask(Verb.RESYNC),
     }
     if what == "write":
-        volume = choose.choice(list(PRIMARY_OF.values()))
+        volume = choose.choice(list(world.primary_of.values()))
         hosts.write(volume, choose.randrange(BLOCKS), choose.choice([1, 1, 3]))
     elif what == "kill leader":
-        world.kill_site(LEADER)
+        world.kill_site(world.leads)
         hosts.forget_under_way()
-        world.start_site(LEADER)
+        world.start_site(world.leads)
+    elif what == "swap":
+        _swap(world, hosts, choose)
     else:
         steps[what]()
+
+
+def _swap(world: AsyncSites, hosts: Hosts, choose: random.Random) -> None:
+    """The other site comes to lead, or does not; somebody may die at a commit of it, or an envelope
+    be lost. In the end one leads."""
+    if hosts.under_way:
+        return
+    led = world.leads
+    fault = choose.choice(["none", "none", "commit", "after commit", "envelope"])
+    victim = choose.choice([LEADER, FOLLOWER])
+    if fault == "envelope":
+        world.wire.fault = choose.choice(list(Fault))
+        world.wire.envelopes_left = choose.randrange(1, 5)
+    elif fault != "none":
+        world.controllers[victim].commits_left = choose.randrange(3)
+        world.controllers[victim].killed_after_commit = fault == "after commit"
+    world.exchange()
+    world.wire.envelopes_left = -1
+    if world.nobody_leads:
+        world.everything_is_there()
+        for _ in range(3):
+            world.pass_time(40.0)
+        world.see_who_leads()
+        assert not world.nobody_leads
+    if world.leads != led:
+        for secondary, primary in world.primary_of.items():
+            assert world.disks[secondary].now == world.disks[primary].now
+        hosts.primary_of = world.primary_of
+        hosts.begin_anew()
 
 
 def _lose_power(world: AsyncSites, choose: random.Random) -> None:
     """Disks of the site that follows, or all of it."""
     if choose.random() < 0.5:
-        world.disks[choose.choice(list(PRIMARY_OF))].lose_power(choose.randrange(1 << 16))
+        world.disks[choose.choice(list(world.primary_of))].lose_power(choose.randrange(1 << 16))
         return
-    world.kill_site(FOLLOWER)
-    for name in PRIMARY_OF:
+    world.kill_site(world.follows)
+    for name in world.primary_of:
         world.disks[name].lose_power(choose.randrange(1 << 16))
-    world.start_site(FOLLOWER)
+    world.start_site(world.follows)
 
 
-def _bring_back(world: AsyncSites, wanted: dict[str, bytes] | None = None) -> None:
-    """What is wanted (secondary -> data) is kept at both sites in the end; else what is there."""
-    if LEADER not in world.controllers:
-        world.start_site(LEADER)
+def _bring_back(world: AsyncSites, taken_over: str = "") -> None:
+    """Where a site has taken over, its data is wanted at both in the end; else what is there."""
+    volumes = world.volumes_of[taken_over] if taken_over else []
+    wanted = {name: bytes(world.disks[name].now) for name in volumes}
+    for site in OTHER:
+        if site not in world.controllers:
+            world.start_site(site)
     world.everything_is_there()
     for _ in range(6):
         world.pass_time(40.0)
-    if wanted is not None:
+    world.see_who_leads()
+    if taken_over:
         world.check_marks()
-        world.ask(Verb.RESYNC_REVERSE)
-    elif any(each.state in (S.SPLIT, S.SPLIT_BY_ERROR) for each in world.records_of(LEADER)):
+        world.ask(Verb.RESYNC if world.leads == taken_over else Verb.RESYNC_REVERSE)
+    elif any(each.state in (S.SPLIT, S.SPLIT_BY_ERROR) for each in world.records_of(world.leads)):
         world.ask(Verb.RESYNC)
     world.converge()
-    for name, data in (wanted or {}).items():
+    for name, data in wanted.items():
         assert bytes(world.disks[name].now) == data

@@ -208,6 +208,26 @@ async def test_what_is_good_is_kept_while_it_is_an_earlier_state(store: SqliteSt
     await pairs.stop()
 
 
+async def test_state_of_one_pair_says_that_the_lead_of_all_that_were_offered_is_taken(
+    store: SqliteStore,
+) -> None:
+    """Else the lead of the others could be taken back, and two would lead one group."""
+    pairs, _ = await followed(store, record(PairState.PAIRED, group="g", offered_lead=True))
+    more = {"name": "q", "uuid": "11" * 16, "secondary": "gamma", "group": "g"}
+    volumes = {"gamma": Volume("gamma"), "delta": Volume("delta")}
+    pairs._volume = volumes.__getitem__
+    await pairs.create(record(PairState.PAIRED, **more, offered_lead=True))
+    await pairs.create(
+        record(PairState.PAIRED, name="r", uuid="22" * 16, secondary="delta", offered_lead=True)
+    )
+    answer = await pairs.follow(pairs.pair("p"), say(PairState.SPLIT))
+    assert answer.verdict is Verdict.ACCEPTED
+    kept = {each.name: each for each in store.list(PairRecord)}
+    assert {name for name, each in kept.items() if each.offered_lead} == {"r"}
+    assert {pair.record for pair in pairs.all()} == set(kept.values())
+    assert kept["q"].state is PairState.PAIRED
+
+
 async def test_mixture_is_called_by_our_names(store: SqliteStore) -> None:
     pairs, _ = await followed(store, record())
     pair = pairs.pair("p")

@@ -55,7 +55,7 @@ EXCHANGE = Exchange(
     StateCode.PAIRED,
     (
         Exchanged(UUID, 1 << 32, True, "full"),
-        Exchanged(OTHER, 2 << 32, False, "7MiB/s"),
+        Exchanged(OTHER, 2 << 32, False, "7MiB/s", 256 << 20),
     ),
 )
 
@@ -85,7 +85,9 @@ def answers(draw: st.DrawFn) -> Answer:
 def exchanges(draw: st.DrawFn) -> Exchange:
     pairs = draw(
         st.lists(
-            st.builds(Exchanged, st.binary(min_size=16, max_size=16), long, st.booleans(), text),
+            st.builds(
+                Exchanged, st.binary(min_size=16, max_size=16), long, st.booleans(), text, long
+            ),
             min_size=1,
             max_size=5,
             unique_by=lambda each: each.pair,

@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kill processes round a pair, for long.")
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--histories", type=int, default=10_000)
+    parser.add_argument("--histories", type=int, default=10_000, help="0: only kill")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
@@ -52,6 +52,11 @@ def main() -> int:
         "none lost, both sides the same",
         flush=True,
     )
+    return _histories(options.histories) if options.histories else 0
+
+
+def _histories(histories: int) -> int:
+    """The exit status of the models."""
     return subprocess.run(
         [
             sys.executable,
@@ -67,9 +72,9 @@ def main() -> int:
         ],
         env={
             **os.environ,
-            "DAIKO_PAIR_HISTORIES": str(options.histories),
-            "DAIKO_PAIR_SITE_HISTORIES": str(options.histories),
-            "DAIKO_PAIR_ASYNC_HISTORIES": str(options.histories // 10),
+            "DAIKO_PAIR_HISTORIES": str(histories),
+            "DAIKO_PAIR_SITE_HISTORIES": str(histories),
+            "DAIKO_PAIR_ASYNC_HISTORIES": str(max(1, histories // 10)),
         },
         check=False,
     ).returncode

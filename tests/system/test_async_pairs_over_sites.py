@@ -1,5 +1,6 @@
 """An asynchronous consistency group over two sites, each a process of its own, under load: the link
-is cut and comes back, the site that leads is killed, and the other one takes over."""
+is cut and comes back, the site that leads is killed, and the other one takes over; or the roles are
+exchanged while hosts write."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import pytest
 
 from daiko.backend.second_controller import SecondController
 from daiko.device.awaitable import read, write
-from daiko.device.error import DeviceError
+from daiko.device.error import DeviceError, WriteProtected
 from daiko.initiator.settings import InitiatorSettings
 from network_path import NetworkPath
 from processes import PATIENCE, Daiko, image
@@ -31,8 +32,9 @@ class Records:
     """A host that writes numbered records to two volumes by turns. Each waits for the one before,
     so what it has written is one sequence."""
 
-    def __init__(self, daiko: Daiko) -> None:
-        self.sent = 0
+    def __init__(self, daiko: Daiko, after: int = 0) -> None:
+        """The first record has the number after this one."""
+        self.sent = after
         self.acknowledged: list[float] = []
         """When each was, in seconds since the epoch."""
         self._daiko = daiko
@@ -51,11 +53,11 @@ class Records:
                     await self._work
                 await asyncio.sleep(0.005)
 
-    async def ended(self) -> None:
-        """Wait until its controller is gone."""
+    async def ended(self, error: type[DeviceError] = DeviceError) -> None:
+        """Wait until its controller is gone, or refuses its writes by this error."""
         assert self._work is not None
         async with asyncio.timeout(PATIENCE):
-            with pytest.raises(DeviceError):
+            with pytest.raises(error):
                 await self._work
 
     async def _write(self) -> None:
@@ -149,16 +151,26 @@ async def good_since(osaka: Daiko, moment: float) -> float:
                 return min(good)
 
 
+async def create(tokyo: Daiko, osaka: Daiko) -> None:
+    for primary, secondary in zip(VOLUMES["tokyo"], VOLUMES["osaka"], strict=True):
+        await cli(tokyo, "pair", "create", f"{primary}-far", primary, f"osaka:{secondary}", "--yes",
+                  "--update", "async", "--journal", "64MiB", "--group", "far")  # fmt: skip
+    for site in (tokyo, osaka):
+        await cli(site, "pair", "wait", "far", "--timeout", "60")
+
+
+def are_equal(folder: Path) -> bool:
+    return all(
+        (folder / f"{primary}.img").read_bytes() == (folder / f"{secondary}.img").read_bytes()
+        for primary, secondary in zip(VOLUMES["tokyo"], VOLUMES["osaka"], strict=True)
+    )
+
+
 async def test_site_takes_a_group_over_with_all_that_was_written_until_one_instant(
     both: tuple[Daiko, Daiko, NetworkPath], tmp_path: Path
 ) -> None:
     tokyo, osaka, path = both
-    for primary, secondary in zip(VOLUMES["tokyo"], VOLUMES["osaka"], strict=True):
-        await cli(tokyo, "pair", "create", f"{primary}-far", primary, f"osaka:{secondary}", "--yes",
-                  "--update", "async", "--journal", "64MiB", "--group", "far")  # fmt: skip
-    await cli(tokyo, "pair", "wait", "far", "--timeout", "60")
-    await cli(osaka, "pair", "wait", "far", "--timeout", "60")
-
+    await create(tokyo, osaka)
     host = Records(tokyo)
     host.start()
     await host.progress(500)
@@ -187,6 +199,41 @@ async def test_site_takes_a_group_over_with_all_that_was_written_until_one_insta
     await cli(tokyo, "pair", "resync", "far", "--reverse", "--yes")
     await cli(tokyo, "pair", "wait", "far", "--timeout", "60")
     assert await newest(tokyo) == last
-    for primary, secondary in zip(VOLUMES["tokyo"], VOLUMES["osaka"], strict=True):
-        files = [(tmp_path / f"{name}.img").read_bytes() for name in (primary, secondary)]
-        assert files[0] == files[1]
+    assert are_equal(tmp_path)
+
+
+async def test_roles_are_exchanged_while_hosts_write_and_the_new_leader_may_be_lost(
+    both: tuple[Daiko, Daiko, NetworkPath], tmp_path: Path
+) -> None:
+    tokyo, osaka, _ = both
+    await create(tokyo, osaka)
+    host = Records(tokyo)
+    host.start()
+    await host.progress(500)
+    await cli(tokyo, "pair", "swap", "far")
+    await host.ended(WriteProtected)
+    last = await newest(osaka)
+    assert last == len(host.acknowledged) == host.sent - 1
+    assert are_equal(tmp_path)
+
+    host = Records(osaka, last)
+    host.start()
+    await host.progress(500)
+    await good_since(tokyo, host.acknowledged[100])
+    osaka.kill()
+    await host.ended()
+    good = await good_since(tokyo, 0.0)
+    await cli(tokyo, "pair", "swap", "far", "--yes")
+    found = await newest(tokyo)
+    assert last + sum(when < good for when in host.acknowledged) <= found <= host.sent
+
+    await asyncio.to_thread(osaka.start)
+    await cli(osaka, "site", "probe", "tokyo")
+    await cli(osaka, "pair", "wait", "far", "--state", "split", "--timeout", "60", check=False)
+    await cli(osaka, "pair", "resync", "far", "--reverse", "--yes")
+    await cli(osaka, "pair", "wait", "far", "--timeout", "60")
+    assert await newest(osaka) == found
+    await cli(osaka, "pair", "swap", "far")
+    assert {pair["primary"] for pair in await shown(tokyo)} == set(VOLUMES["tokyo"])
+    assert await newest(tokyo) == found
+    assert are_equal(tmp_path)

@@ -97,14 +97,6 @@ async def check_verb(
 
 def _check_exchange(system: System, record: PairRecord) -> None:
     """Raises Conflict where the other site cannot lead this pair."""
-    if record.is_async:
-        raise Conflict(
-            f"{record.name} is asynchronous: the roles of such a pair over two sites are not "
-            "exchanged",
-            "split it, and swap it then"
-            if record.state is PairState.PAIRED
-            else "swap it back, or `daiko pair rm` it and make it anew from the other site",
-        )
     if not system.peers.knows_exchange(record):
         raise Conflict(
             f"the software of site {record.site} is older, and exchanges no roles",

@@ -107,6 +107,14 @@ class SitePairs:
         return [] if answer is None else [envelope_of(answer)]
 
     async def _answer_to(self, site: str, message: Message) -> Answer:
+        answer = await self._answer_as_found(site, message)
+        if answer.verdict is Verdict.UNKNOWN and not isinstance(message, Join | Answer):
+            led = self._led(site, message.head.pair)
+            if led is not None:  # since then: an offer of the lead was just being taken
+                return await self._answer_of_leader(led, message)
+        return answer
+
+    async def _answer_as_found(self, site: str, message: Message) -> Answer:
         if isinstance(message, Join):
             return await self._join(site, message)
         if isinstance(message, Answer):

@@ -14,19 +14,34 @@ over, and an administrator at the leader says whose data counts.
 
 The bitmap of a controller's own volume stays in use all along, with its marks. What this controller
 knew of the other side's is marked in it before.
+
+**The journal of an asynchronous group does not move.** What is in it comes to the secondaries
+before the lead of a paired group is offered, the last of it while hosts are held; then it is no
+more, and whoever takes the lead makes one of its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from daiko.copy_manager.pace import NoPace, Pace
+from daiko.device.awaitable import read
+from daiko.device.error import DeviceError
 from daiko.pair.error import VerbRefused
-from daiko.pair.followed import FollowedPair, FollowedPairs, locked, no_pair, writes_past
+from daiko.pair.followed import (
+    FollowedPair,
+    FollowedPairs,
+    locked,
+    no_pair,
+    stand_still,
+    writes_past,
+)
 from daiko.pair.group import going
+from daiko.pair.journal_file import LEAST_CAPACITY, MOST_CAPACITY
 from daiko.pair.live_pair import LivePair
 from daiko.pair.pairs import Pairs
 from daiko.pair.peers import CODES, STATES, Peers, head, said
@@ -43,6 +58,9 @@ log = structlog.get_logger(__name__)
 _S: Final = PairState
 _LEAD: Final = 1 << 32
 """A sequence counts leads in units of this."""
+
+LOOK_SECONDS: Final = 10.0
+"""For a volume that hosts are to be sent to, to be read."""
 
 HANDS_OVER: Final = {
     _S.PAIRED: frozenset({_S.PAIRED}),
@@ -102,7 +120,9 @@ class Exchange:
 
         self._refuse_part(pairs)
         going({pair.name: pair.record for pair in pairs}, verb)
-        await self._pairs.release(names, after, self._give)
+        await _look(pairs)
+        await self._peers.telling.ended(pair.record.uuid for pair in pairs)
+        await self._pairs.release(names, after, self._give, verb=verb)
         log.info("lead offered", pairs=names, verb=verb)
         await self._offer([self._followed.pair(each).record for each in names])
         return names
@@ -176,7 +196,13 @@ class Exchange:
     async def _offer(self, records: Sequence[PairRecord]) -> None:
         first = records[0]
         exchanged = tuple(
-            Exchanged(bytes.fromhex(each.uuid), each.sequence, each.fence is Fence.DATA, each.pace)
+            Exchanged(
+                bytes.fromhex(each.uuid),
+                each.sequence,
+                each.fence is Fence.DATA,
+                each.pace,
+                each.journal if each.is_async else 0,
+            )
             for each in records
         )
         message = envelopes.Exchange(head(first), CODES[first.state], exchanged)
@@ -202,6 +228,8 @@ class Exchange:
         if len(pairs) < len(found):
             return no_pair(offer.head)
         async with locked(pairs):
+            if not all(map(self._followed.follows, pairs)):
+                return no_pair(offer.head)
             for pair, each in zip(pairs, offer.pairs, strict=True):
                 refusal = _refusal(pair, offer, each)
                 if refusal is not None:
@@ -238,8 +266,7 @@ class Exchange:
         then nothing was changed."""
         pairs = [(self._followed.pair(before.name), after) for before, after in wanted]
         prepared: list[LivePair] = []
-        for pair, _ in pairs:
-            await pair.stand_still()
+        await stand_still([pair for pair, _ in pairs])
         try:
             for pair, record in pairs:
                 prepared.append(self._pairs.prepare(record, pair.side))
@@ -277,18 +304,44 @@ def _refusal(pair: FollowedPair, offer: envelopes.Exchange, each: Exchanged) -> 
     reason = ""
     if record.loan:
         reason = writes_past(record)
-    elif record.is_async:
-        reason = f"{record.name} is asynchronous"
     elif record.mixture == record.secondary:
         reason = f"{record.secondary} is a mixture"
     elif not record.taken_over and record.state not in HANDS_OVER[STATES[offer.state]]:
         reason = f"{record.name} is {record.state} here"
     else:
-        try:
-            Pace.parse(each.pace)
-        except NoPace as error:
-            reason = str(error)
+        reason = _why_not_led(record, each)
     return pair.answer(offer.head, Verdict.REFUSED, shortened(reason)) if reason else None
+
+
+def _why_not_led(record: PairRecord, given: Exchanged) -> str:
+    """Why nobody could lead the pair with what is said of it; "" = one can."""
+    if record.is_async is not bool(given.journal):
+        return f"{record.name} is updated `{record.update}` here"
+    if record.is_async and not LEAST_CAPACITY <= given.journal <= MOST_CAPACITY:
+        return f"a journal cannot have {given.journal} bytes"
+    if record.is_async and given.fenced:
+        return "fence `data` is for synchronous pairs"
+    try:
+        Pace.parse(given.pace)
+    except NoPace as error:
+        return str(error)
+    return ""
+
+
+async def _look(pairs: Sequence[LivePair]) -> None:
+    """Raises VerbRefused where a volume that hosts would use then cannot be read."""
+    for pair in pairs:
+        why = ""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await read(pair.secondary.volume.device, 0, 1)
+        except TimeoutError:
+            why = f"it does not answer within {LOOK_SECONDS:g} s"
+        except DeviceError as error:
+            why = str(error)
+        if why:
+            text = f"{pair.record.secondary}, which hosts would use, cannot be read: {why}"
+            raise VerbRefused([(pair.name, str(pair.record.state), text)])
 
 
 def _refuse_some(found: Mapping[str, PairRecord], cells: Mapping[str, Cell]) -> None:
@@ -323,16 +376,27 @@ def _turned_round(record: PairRecord) -> dict[str, object]:
         "taken_over": False,
         "settles": False,
         "loan": 0,
+        "term": 0,
+        "good_as_of": 0.0,
     }
+
+
+def _term(record: PairRecord, state: PairState, sequence: int) -> int:
+    """`PairRecord.term` of a pair that is in this state from this sequence on."""
+    return sequence if record.is_async and state is _S.PAIRED else 0
 
 
 def _handed_over(record: PairRecord, cell: Cell, now: float) -> PairRecord:
     """The record of who led, once the lead is offered."""
     after = carried_out(record, cell, now)
+    sequence = next_lead(record.sequence)
+    term = _term(record, after.state, sequence)
     update = {
         "is_followed": True,
         "offered_lead": True,
-        "sequence": next_lead(record.sequence),
+        "sequence": sequence,
+        "term": term,
+        "good_as_of": now if term else 0.0,  # hosts are held, and both sides are the same
     }
     return after.model_copy(update=update)
 
@@ -349,7 +413,9 @@ def _lead_taken(record: PairRecord, state: PairState, given: Exchanged, now: flo
         "mixture": record.primary if state is _S.COPYING else "",
         "fence": Fence.DATA if given.fenced else Fence.NEVER,
         "pace": str(Pace.parse(given.pace)),
+        "journal": given.journal or record.journal,
         "sequence": sequence,
+        "term": _term(record, state, sequence),
         "changed": now,
     }
     return record.model_copy(update=update)
@@ -363,11 +429,13 @@ def _taken_back(
     state = _S.SPLIT_BY_ERROR
     if is_as_before:
         state = _S.PAIRED if record.state is _S.PAIRED else _S.SWAPPED
+    sequence = next_lead(record.sequence)
     update = _turned_round(record) | {
         "state": state,
         "reason": why if state is _S.SPLIT_BY_ERROR else "",
         "mixture": "",
-        "sequence": next_lead(record.sequence),
+        "sequence": sequence,
+        "term": _term(record, state, sequence),
         "changed": now,
     }
     return record.model_copy(update=update)

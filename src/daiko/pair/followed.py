@@ -22,7 +22,7 @@ and its writes not let in, until an administrator there has said whose data coun
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -162,9 +162,7 @@ class FollowedPair:
 
     async def stand_still(self) -> None:
         """`shut`; returns when no write is under way."""
-        writes = self.shut()
-        await self.side.drained()
-        await landed(writes)
+        await stand_still([self])
 
     def clear(self) -> None:
         """Both sides are the same."""
@@ -201,6 +199,15 @@ class FollowedPair:
             answer.head, answer.verdict, answer.state, answer.mixture, answer.taken_over,
             answer.marked, "", first, further or 0, bits, answer.loan,
         )  # fmt: skip
+
+
+async def stand_still(pairs: Collection[FollowedPair]) -> None:
+    """Shut all of them, and wait until no write is under way. None is waited for before all are
+    shut: a batch of a journal that came to one of a group would else be missing at another."""
+    writes = [flight for pair in pairs for flight in pair.shut()]
+    for pair in pairs:
+        await pair.side.drained()
+    await landed(writes)
 
 
 @asynccontextmanager
@@ -286,6 +293,11 @@ class FollowedPairs:
             None,
         )
 
+    def follows(self, pair: FollowedPair) -> bool:
+        """Whether it is followed still; asked by whoever has waited for its lock: it may have ended
+        meanwhile, or be led here."""
+        return self._pairs.get(pair.name) is pair
+
     async def changed(self) -> None:
         """Wait until the state of one has changed."""
         await self._changed.wait()
@@ -307,7 +319,10 @@ class FollowedPairs:
     async def follow(self, pair: FollowedPair, said: State) -> Answer:
         """Do what the leader says; what is old, or cannot be, is not done, and the answer says
         so. Raises StoreError; then nothing was done."""
-        async with pair.lock:
+        offered = self._offered_with(pair)
+        async with locked({pair, *offered}):
+            if not self.follows(pair):
+                return no_pair(said.head)
             before, state = pair.record, STATES[said.state]
             refusal = _refusal(pair, said, state)
             if refusal is not None:
@@ -331,7 +346,13 @@ class FollowedPairs:
                     "changed": self._clock(),
                 }
             )
-            await self._become({pair: record})
+            # Who says a state of one of them has taken the lead of all.
+            taken = {
+                other: other.record.model_copy(update={"offered_lead": False})
+                for other in offered
+                if self.follows(other) and other.record.offered_lead
+            }
+            await self._become(taken | {pair: record})
             pair.is_orphan = False
             if state is _S.PAIRED:
                 pair.clear()
@@ -343,6 +364,8 @@ class FollowedPairs:
         they are said to have ended. Raises StoreError; then nothing was lent."""
         async with pair.lock:
             record, head = pair.record, asked.head
+            if not self.follows(pair):
+                return no_pair(head)
             if head.sequence != record.sequence:
                 return pair.answer(head, Verdict.STALE)
             if record.taken_over:
@@ -356,6 +379,8 @@ class FollowedPairs:
         """They have ended, whatever the state is now. A loan that is not the one that there is
         changes nothing: it came late. Raises StoreError."""
         async with pair.lock:
+            if not self.follows(pair):
+                return no_pair(said.head)
             if pair.record.loan == said.loan:
                 await self._note_loan(pair, 0)
             return pair.answer(said.head, Verdict.ACCEPTED)
@@ -376,7 +401,7 @@ class FollowedPairs:
                 return
             record = before.model_copy(update={"good_as_of": max(moment, before.good_as_of)})
             kept = self._store.get(PairRecord, pair.name)
-            if kept is None:
+            if kept is None or not self.follows(pair):
                 return
             if not kept.good_as_of or moment >= kept.good_as_of + GOOD_SECONDS:
                 await self._store.put(record)
@@ -387,6 +412,8 @@ class FollowedPairs:
         Raises NoSuchPair, CannotTakeOver, StoreError; then nothing was done."""
         found = self.named(name)
         async with locked(found):
+            if not all(map(self.follows, found)):
+                raise CannotTakeOver("the other site led it until now, and no more: look again")
             self._check_taking_over(name, [pair.record for pair in found])
             records = {}
             for pair in found:
@@ -432,6 +459,8 @@ class FollowedPairs:
         StoreError."""
         pair = self.pair(name)
         async with pair.lock:
+            if not self.follows(pair):
+                raise NoSuchPair(name)
             await pair.stand_still()
             try:
                 await self._store.delete(PairRecord, name)
@@ -458,26 +487,32 @@ class FollowedPairs:
 
     async def lead_is_taken(self, names: Sequence[str]) -> None:
         """The site that was offered the lead of these leads them. Raises StoreError."""
-        for name in names:
-            pair = self._pairs.get(name)
-            if pair is not None:
-                async with pair.lock:
-                    record = pair.record.model_copy(update={"offered_lead": False})
-                    await self._store.put(record)
-                    pair.record = record
+        pairs = [self._pairs[name] for name in names if name in self._pairs]
+        async with locked(pairs):
+            records = {
+                pair: pair.record.model_copy(update={"offered_lead": False}) for pair in pairs
+            }
+            async with self._store.transaction() as change:
+                for record in records.values():
+                    change.put(record)
+            for pair, record in records.items():
+                pair.record = record
         self._tell()
+
+    def _offered_with(self, pair: FollowedPair) -> list[FollowedPair]:
+        """The pairs of which the lead was offered together with that of this one."""
+        record = pair.record
+        if not record.offered_lead or not record.group:
+            return []
+        return [other for other in self.named(record.group) if other.record.offered_lead]
 
     # --- inside
 
     async def _become(self, records: Mapping[FollowedPair, PairRecord]) -> None:
-        """Let each of these pairs act by another record, once all are in the store. The leader's
-        writes are shut out of all of them before anything is waited for. Raises StoreError; then
-        by the same."""
-        writes = [flight for pair in records for flight in pair.shut()]
+        """Let each of these pairs act by another record, once all are in the store. Raises
+        StoreError; then by the same."""
         try:
-            for pair in records:
-                await pair.side.drained()
-            await landed(writes)
+            await stand_still(records)
             async with self._store.transaction() as change:
                 for record in records.values():
                     change.put(record)

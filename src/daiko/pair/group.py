@@ -191,23 +191,46 @@ class Group:
         self._tell()
         return concerned
 
-    async def release(self, names: Sequence[str], after: After, give: Give) -> None:
+    async def release(
+        self, names: Sequence[str], after: After, give: Give, *, verb: Verb | None = None
+    ) -> None:
         """Bring these pairs to rest, and give them away; they are in this group no more when this
-        returns. Raises what `after` and `give` raise; then nothing was changed."""
+        returns. By a `verb`, what is in a journal comes to the secondaries before. Raises what
+        `after` and `give` raise, and VerbRefused; then nothing was changed."""
         async with self._lock:
-            concerned = [self.pairs[name] for name in names]
-            await self._stand_still(concerned)
-            now = self._clock()
-            found = {pair.name: pair.record_as_found(now) for pair in concerned}
             try:
-                records = after(found)
-                await give([(pair, records[pair.name]) for pair in concerned])
-            except (VerbRefused, StoreError, OSError):
-                await self._go_on(concerned, found)
-                raise
-            for name in names:
-                del self.pairs[name]
-            self._tell()
+                await self._release(names, after, give, verb)
+            finally:
+                if self.pairs:
+                    self.resume()
+
+    async def _release(
+        self, names: Sequence[str], after: After, give: Give, verb: Verb | None
+    ) -> None:
+        concerned = [self.pairs[name] for name in names]
+        if verb is None:
+            await self._pause_for(concerned)
+        else:
+            await bring_up(self.applier, concerned, verb, self._settings)
+        await self._stand_still(concerned)
+        if verb is not None:
+            await self._bring_up_last(concerned)
+        now = self._clock()
+        found = {pair.name: pair.record_as_found(now) for pair in concerned}
+        try:
+            records = after(found)
+            await give([(pair, records[pair.name]) for pair in concerned])
+        except (VerbRefused, StoreError, OSError):
+            await self._go_on(concerned, found)
+            raise
+        for name in names:
+            del self.pairs[name]
+        self._tell()
+
+    async def begin(self, pair: LivePair) -> None:
+        """A pair that has come into this group acts by its record, which is in the store."""
+        await pair.act(pair.record)
+        self.resume()
 
     async def set_pace(self, names: Sequence[str], pace: str) -> None:
         """Let these pairs copy at another pace. Raises StoreError."""

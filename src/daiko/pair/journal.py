@@ -337,6 +337,13 @@ class Journal:
         )
         self._file.write_checkpoint(self._checkpoint)
 
+    def empty(self) -> None:
+        """What is in it is nobody's, nor is how it ended: take entries as a new one does. Raises
+        OSError."""
+        if self.ended or self._waiting:
+            self._clear()
+            self.begin_anew()
+
     def join(self) -> None:
         """A pair joins, whose sides are the same now: the group is whole once everything that is in
         the journal has been applied."""

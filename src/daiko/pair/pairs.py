@@ -170,8 +170,7 @@ class Pairs:
             await self._drop_empty()
             await pair.forget()
             raise
-        await pair.act(record)
-        self._group_of(pair).resume()
+        await self._group_of(pair).begin(pair)
         return pair
 
     async def verb(self, name: str, verb: Verb, *, at_once: bool = False) -> list[LivePair]:
@@ -207,9 +206,11 @@ class Pairs:
 
     # --- pairs whose lead changes between two sites ----------------------------------------------
 
-    async def release(self, names: Sequence[str], after: After, give: Give) -> None:
+    async def release(
+        self, names: Sequence[str], after: After, give: Give, *, verb: Verb | None = None
+    ) -> None:
         """Give pairs of one group away, as `Group.release`. Raises NoSuchPair."""
-        await self._group_of(self.pair(names[0])).release(names, after, give)
+        await self._group_of(self.pair(names[0])).release(names, after, give, verb=verb)
         await self._drop_empty()
 
     def prepare(self, record: PairRecord, own: Side) -> LivePair:
@@ -218,7 +219,11 @@ class Pairs:
         self._new.add(record.name)
         try:
             other = self._open_side((), record, record.secondary)
-            return self._make(record, own, other)
+            try:
+                return self._make(record, own, other)
+            except BaseException:
+                other.abandon()
+                raise
         finally:
             self._new.discard(record.name)
 
@@ -230,7 +235,7 @@ class Pairs:
 
     async def begin(self, pair: LivePair) -> None:
         """What was prepared acts by its record, which is in the store."""
-        await pair.act(pair.record)
+        await self._group_of(pair).begin(pair)
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -268,7 +273,7 @@ class Pairs:
             raise OSError(errno.ENOTSUP, "a journal needs a folder, as a kept store has one")
         name = record.group or record.name
         told = f"{'group' if record.group else 'pair'}\0{name}"
-        return Journal.open(
+        journal = Journal.open(
             self._folder / "journals" / name,
             identity=hashlib.blake2b(told.encode(), digest_size=16).digest(),
             capacity=record.journal,
@@ -276,6 +281,14 @@ class Pairs:
             workers=self._workers,
             clock=self._clock,
         )
+        if record.name in self._new:
+            # Of a group that came to nothing, or that the other site came to lead.
+            try:
+                journal.empty()
+            except BaseException:
+                journal.forget()
+                raise
+        return journal
 
     async def _drop_empty(self) -> None:
         """A group is there as long as it has a pair."""

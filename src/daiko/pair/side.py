@@ -164,7 +164,7 @@ class Side:
 
     def part(self) -> None:
         """No other side is known here any more; to be called at rest."""
-        self.layer.peer = None
+        self.layer.peer = self.layer.journaled = None
         self.layer.lost = no_loss
 
     def abandon(self) -> None:

@@ -124,10 +124,11 @@ _LOAN = Layout("LoanContents", 8, number("loan", 0, 4))
 _EXCHANGE = Layout("ExchangeContents", 8, number("state", 0, 1), number("pairs", 2, 2))
 _EXCHANGED = Layout(
     "ExchangedPair",
-    32,
+    40,
     octets("pair", 0, 16),
     number("sequence", 16, 8),
     bit("fenced", 24, 0),
+    number("journal", 32, 8),
 )
 _ANSWER = Layout(
     "AnswerContents",
@@ -344,6 +345,8 @@ class Exchanged:
     """Hosts are refused writes while the other side is lost."""
     pace: str
     """Of its copying."""
+    journal: int = 0
+    """Bytes of the journal of an asynchronous pair, which the new leader makes; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +367,9 @@ class Exchange:
             raise ValueError(f"{len(self.pairs)} pairs exchanged at once")
         fixed = _EXCHANGE.pack(state=self.state, pairs=len(self.pairs))
         return fixed + b"".join(
-            _EXCHANGED.pack(pair=each.pair, sequence=each.sequence, fenced=each.fenced)
+            _EXCHANGED.pack(
+                pair=each.pair, sequence=each.sequence, journal=each.journal, fenced=each.fenced
+            )
             + counted_text(each.pace)
             for each in self.pairs
         )
@@ -382,7 +387,9 @@ class Exchange:
         pairs = []
         for _ in range(said.pairs):
             one = _EXCHANGED.unpack(rest.octets(_EXCHANGED.length))
-            pairs.append(Exchanged(one.pair, one.sequence, bool(one.fenced), rest.text()))
+            pairs.append(
+                Exchanged(one.pair, one.sequence, bool(one.fenced), rest.text(), one.journal)
+            )
         if (pairs[0].pair, pairs[0].sequence) != (head.pair, head.sequence):
             raise MalformedData("EXCHANGE: another pair than its head says")
         if len({each.pair for each in pairs}) != len(pairs):
