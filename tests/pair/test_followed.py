@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,12 +14,30 @@ from daiko.backend.worker import Workers
 from daiko.device.awaitable import write
 from daiko.device.block import BlockDevice
 from daiko.device.error import WriteProtected
-from daiko.pair.followed import BEFORE, LETS_IN, TAKES_OVER, CannotTakeOver, FollowedPairs
+from daiko.pair.error import NoSuchPair
+from daiko.pair.followed import (
+    BEFORE,
+    LETS_IN,
+    TAKES_OVER,
+    CannotTakeOver,
+    FollowedPair,
+    FollowedPairs,
+)
 from daiko.pair.peer_door import PeerDoor
 from daiko.pair.peers import CODES
 from daiko.pair.state import COPIES, USES, Use
 from daiko.pair.write_path import PairedDevice
-from daiko.scsi.pair_envelopes import MOST_MARKS, Head, Marks, Mixture, State, Verdict
+from daiko.scsi.pair_envelopes import (
+    MOST_MARKS,
+    Answer,
+    Head,
+    Lend,
+    Marks,
+    Mixture,
+    Return,
+    State,
+    Verdict,
+)
 from daiko.state.pair_record import PairRecord, PairState, Update
 from daiko.state.sqlite import SqliteStore
 
@@ -226,6 +245,44 @@ async def test_state_of_one_pair_says_that_the_lead_of_all_that_were_offered_is_
     assert {name for name, each in kept.items() if each.offered_lead} == {"r"}
     assert {pair.record for pair in pairs.all()} == set(kept.values())
     assert kept["q"].state is PairState.PAIRED
+
+
+ASKED: dict[str, Callable[[FollowedPairs, FollowedPair], Awaitable[object]]] = {
+    "a state": lambda pairs, pair: pairs.follow(pair, say(PairState.SPLIT)),
+    "a loan": lambda pairs, pair: pairs.lend(pair, Lend(Head(UUID, 1, 5), 7)),
+    "a return": lambda pairs, pair: pairs.take_back(pair, Return(Head(UUID, 1, 5), 0)),
+    "what is good": lambda pairs, pair: pairs.note_good(pair, 5, 100.0),
+    "the lead": lambda pairs, pair: pairs.lead_is_taken(["p"]),
+    "taking over": lambda pairs, pair: pairs.take_over("p"),
+    "the end": lambda pairs, pair: pairs.forget("p"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+async def test_pair_that_is_led_here_by_the_time_its_lock_is_free_is_left_alone(
+    store: SqliteStore, asked: str
+) -> None:
+    pairs, _ = await followed(store, record(PairState.PAIRED, update=Update.ASYNC, term=5))
+    pair = pairs.pair("p")
+    await pair.lock.acquire()
+    task = asyncio.ensure_future(ASKED[asked](pairs, pair))
+    await asyncio.sleep(0)
+    pairs.release(pair)
+    led = record(PairState.PAIRED, primary="beta", secondary="tokyo:alpha", is_followed=False)
+    await store.put(led)
+    pair.lock.release()
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert store.get(PairRecord, "p") == led
+    match asked:
+        case "a state" | "a loan" | "a return":
+            assert isinstance(ended, Answer)
+            assert ended.verdict is Verdict.UNKNOWN
+        case "taking over":
+            assert isinstance(ended, CannotTakeOver)
+        case "the end":
+            assert isinstance(ended, NoSuchPair)
+        case _:
+            assert ended is None
 
 
 async def test_mixture_is_called_by_our_names(store: SqliteStore) -> None:

@@ -490,7 +490,8 @@ class FollowedPairs:
         pairs = [self._pairs[name] for name in names if name in self._pairs]
         async with locked(pairs):
             records = {
-                pair: pair.record.model_copy(update={"offered_lead": False}) for pair in pairs
+                pair: pair.record.model_copy(update={"offered_lead": False})
+                for pair in filter(self.follows, pairs)
             }
             async with self._store.transaction() as change:
                 for record in records.values():
