@@ -8,7 +8,7 @@ from daiko.backend.lu_facts import LuFacts
 from daiko.backend.remote_lu import RemoteLu
 from daiko.device import awaitable
 from daiko.device.block import Level
-from daiko.device.error import MediumFailure, OutOfRange, Unreachable, Unsupported
+from daiko.device.error import DeviceError, MediumFailure, OutOfRange, Unreachable, Unsupported
 from daiko.initiator.command import Command
 from daiko.scsi.block_data import Capacity, LbaStatus, pack_lba_status, parse_unmap
 from daiko.scsi.inquiry import StandardInquiry
@@ -47,6 +47,16 @@ class FakePort:
         return [command.cdb[0] for command in self.sent]
 
 
+class SlowPort(FakePort):
+    """Answers a command when it is told to."""
+
+    def send(self, command: Command) -> None:
+        self.sent.append(command)
+
+    def answer(self, number: int) -> None:
+        self.sent[number].end(None, self.status, b"", b"")
+
+
 def lu_of(
     port: FakePort, *, blocks: int = 1 << 20, block_size: int = 512, **facts: object
 ) -> RemoteLu:
@@ -55,6 +65,45 @@ def lu_of(
     capacity = Capacity(blocks, block_size, lbpme=thin)
     lu.learn(LuFacts(0, StandardInquiry(), capacity, **facts))  # type: ignore[arg-type]
     return lu
+
+
+@pytest.mark.parametrize("compares", [True, False], ids=["COMPARE AND WRITE", "ORWRITE"])
+def test_commands_that_want_the_same_blocks_alone_are_sent_one_after_the_other(
+    compares: bool,
+) -> None:
+    port = SlowPort()
+    lu = lu_of(
+        port,
+        limits=BlockLimits(max_compare_and_write=8),
+        opcodes=frozenset({Opcode.ORWRITE_16, Opcode.COMPARE_AND_WRITE}),
+    )
+    ended: list[str] = []
+
+    def ask(lba: int, blocks: int, name: str) -> None:
+        data = bytes(512 * blocks)
+
+        def done(error: DeviceError | None) -> None:
+            ended.append(name if error is None else f"{name} failed")
+
+        if compares:
+            lu.compare_and_write(lba, data, data, done)
+        else:
+            lu.or_write(lba, data, done)
+
+    ask(10, 4, "first")
+    ask(13, 4, "overlaps it")
+    ask(14, 4, "overlaps the second")
+    ask(20, 4, "elsewhere")
+    assert len(port.sent) == 2
+    port.answer(1)
+    assert ended == ["elsewhere"]
+    port.status = Status.TASK_ABORTED
+    port.answer(0)
+    assert len(port.sent) == 3
+    port.status = 0
+    port.answer(2)
+    port.answer(3)
+    assert ended == ["elsewhere", "first failed", "overlaps it", "overlaps the second"]
 
 
 class TestCommands:

@@ -6,6 +6,10 @@ The parts of a split read are received into their places in one buffer.
 
 What the unit cannot do is not imitated here, with one exception: FUA without DPOFUA is a write and
 a flush. `device/emulate.py` is for the rest.
+
+COMPARE AND WRITE and ORWRITE of the same blocks are sent one after the other. The unit has to keep
+them apart by itself (SBC-4, 5.3, 5.22), but there are targets that work on several at a time and do
+not: tgt loses bits.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from daiko.device.error import (
     Unreachable,
     Unsupported,
 )
+from daiko.device.range_lock import RangeLock
 from daiko.device.sanitize import Sanitization, SanitizeWatcher
 from daiko.initiator.command import AskedCommand, Command
 from daiko.scsi.block_data import LbaRange, pack_unmap
@@ -151,6 +156,7 @@ class RemoteLu(BlockDevice):
         self._has_prefetch = False
         self._sanitizes: frozenset[Sanitize] = frozenset()
         self._limits = BlockLimits()
+        self._alone = RangeLock()
 
     # --- what is known of it
 
@@ -404,7 +410,12 @@ class RemoteLu(BlockDevice):
             cdb = CompareAndWrite.pack(lba=lba, transfer_length=blocks)
             both = bytes(compare) + bytes(data)
             # Never sent twice: after a first success the second would find a miscompare.
-            self._change(cdb, both, done, f"COMPARE AND WRITE at {lba}", replay=False)
+            what = f"COMPARE AND WRITE at {lba}"
+
+            def send(ticket: int) -> None:
+                self._change(cdb, both, self._left(ticket, done), what, replay=False)
+
+            self._alone.wait_exclusive(lba, blocks, send)
 
     def or_write(self, lba: int, data: Buffer, done: Done) -> None:
         blocks = len(data) // self.block_size
@@ -416,7 +427,20 @@ class RemoteLu(BlockDevice):
         else:
             cdb = Orwrite16.pack(lba=lba, transfer_length=blocks)
             # Sent twice it leaves what it leaves when it is sent once.
-            self._change(cdb, data, done, f"ORWRITE at {lba}")
+
+            def send(ticket: int) -> None:
+                self._change(cdb, data, self._left(ticket, done), f"ORWRITE at {lba}")
+
+            self._alone.wait_exclusive(lba, blocks, send)
+
+    def _left(self, ticket: int, done: Done) -> Done:
+        """`done` of a command that had its blocks alone."""
+
+        def finished(error: DeviceError | None) -> None:
+            done(error)
+            self._alone.leave(ticket)
+
+        return finished
 
     def write_atomic(self, lba: int, data: Buffer, done: Done) -> None:
         blocks = len(data) // self.block_size
