@@ -210,7 +210,10 @@ async def test_roles_are_exchanged_while_hosts_write_and_the_new_leader_may_be_l
     host = Records(tokyo)
     host.start()
     await host.progress(500)
-    await cli(tokyo, "pair", "swap", "far")
+    done = await cli(tokyo, "pair", "swap", "far")
+    assert done.stdout.splitlines() == [
+        f"{primary}-far is paired, and site osaka leads it" for primary in VOLUMES["tokyo"]
+    ]
     await host.ended(WriteProtected)
     last = await newest(osaka)
     assert last == len(host.acknowledged) == host.sent - 1

@@ -319,7 +319,8 @@ def _report(done: dict[str, Any], verb: str, json: bool) -> None:
     elif done["changed"]:
         for pair in done["pairs"]:
             if pair["name"] in done["changed"]:
-                render.said(f"{pair['name']} is {pair['state']}")
+                led = f", and site {pair['site']} leads it" if pair["is_followed"] else ""
+                render.said(f"{pair['name']} is {pair['state']}{led}")
     if not done["changed"]:
         states = ", ".join(sorted({pair["state"] for pair in done["pairs"]}))
         raise CliError(f"nothing to do: {states} already", code=ExitCode.NOTHING)
