@@ -30,11 +30,13 @@ async def swap(site: Site) -> None:
 
 
 def leads(site: Site) -> bool:
-    return not any(each.is_followed for each in site.system.store.list(PairRecord))
+    led = {not each.is_followed for each in site.system.store.list(PairRecord)}
+    assert len(led) == 1, "one site leads a group"
+    return led.pop()
 
 
 def follows(site: Site) -> bool:
-    return all(each.is_followed for each in site.system.store.list(PairRecord))
+    return not leads(site)
 
 
 def journals(site: Site) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -276,12 +277,16 @@ class SitePairs:
     async def compare(self, site: str) -> None:
         """See that this site and another one, to which the link has come up, say, know the same of
         their pairs."""
+        led_there: defaultdict[str, list[LivePair]] = defaultdict(list)
         for pair in self._system.pairs.all():
             if pair.record.site == site:
                 try:
-                    await self._compare_pair(pair)
+                    if await self._compare_pair(pair):
+                        led_there[pair.record.group or pair.name].append(pair)
                 except SiteRefused as refused:
                     log.warning("pair not compared", pair=pair.name, error=str(refused))
+        for pairs in led_there.values():
+            await self._concede(pairs)
         try:
             await self._system.exchange.offer_again(site)
         except (SiteRefused, StoreError, OSError) as error:
@@ -295,18 +300,19 @@ class SitePairs:
                 else:
                     followed.is_orphan = answer.verdict is Verdict.UNKNOWN
 
-    async def _compare_pair(self, pair: LivePair) -> None:
-        """A pair that we lead. Raises SiteRefused where the other side cannot be asked."""
+    async def _compare_pair(self, pair: LivePair) -> bool:
+        """A pair that we lead. Returns whether the other side leads it, under a later lead. Raises
+        SiteRefused where that cannot be asked."""
         peers, site = self._system.peers, pair.record.site
         answer = await peers.ask(pair.record)
         # As it is in the store: the other side may have been told of a state just now.
         record = self._system.store.get(PairRecord, pair.name)
-        if record is None:
-            return
+        if record is None or record.is_followed:
+            return False
+        if answer.leads and leads_later(answer.head.sequence, record.sequence):
+            return True
         if answer.verdict is Verdict.UNKNOWN:
             await self._fail(pair, f"site {site} has no such pair any more")
-        elif answer.leads and leads_later(answer.head.sequence, record.sequence):
-            await self._concede(pair)
         elif answer.taken_over and not record.settles:
             await self._system.pairs.taken_over(record, f"site {site} has taken over")
         elif answer.head.sequence > record.sequence:
@@ -320,12 +326,13 @@ class SitePairs:
                 await peers.tell(record)
             await peers.find(record)
             pair.hurry()
+        return False
 
-    async def _concede(self, pair: LivePair) -> None:
+    async def _concede(self, pairs: Sequence[LivePair]) -> None:
         try:
-            await self._system.exchange.concede(pair)
+            await self._system.exchange.concede(pairs)
         except (NoSuchPair, VerbRefused, StoreError, OSError) as error:
-            log.error("lead not conceded", pair=pair.name, error=str(error))
+            log.error("lead not conceded", pair=pairs[0].name, error=str(error))
 
     async def _fail(self, pair: LivePair, why: str) -> None:
         if PairEvent.FAIL in EVENTS[pair.record.state]:

@@ -134,15 +134,16 @@ class Exchange:
             text = f"one site leads a group: ask it of {group}"
             raise VerbRefused([(pair.name, str(pair.record.state), text) for pair in pairs])
 
-    async def concede(self, pair: LivePair) -> None:
-        """The other site leads, under a later lead. Raises StoreError, OSError."""
-        now = self._clock()
+    async def concede(self, pairs: Sequence[LivePair]) -> None:
+        """The other site leads these, of one group, under a later lead. Raises NoSuchPair,
+        VerbRefused (then it was done meanwhile), StoreError, OSError."""
+        now, names = self._clock(), [pair.name for pair in pairs]
         await self._pairs.release(
-            [pair.name],
-            lambda found: {pair.name: _conceded(found[pair.name], now)},
+            names,
+            lambda found: {name: _conceded(record, now) for name, record in found.items()},
             self._give,
         )
-        log.warning("lead conceded", pair=pair.name, site=pair.record.site)
+        log.warning("lead conceded", pairs=names, site=pairs[0].record.site)
 
     async def _give(self, given: Sequence[tuple[LivePair, PairRecord]]) -> None:
         """Follow these from now on, of which nothing is in flight. Raises StoreError, OSError,

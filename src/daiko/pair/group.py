@@ -207,6 +207,10 @@ class Group:
     async def _release(
         self, names: Sequence[str], after: After, give: Give, verb: Verb | None
     ) -> None:
+        text = "it is led here no more: look again"
+        gone = [(name, "followed", text) for name in names if name not in self.pairs]
+        if gone:
+            raise VerbRefused(gone)
         concerned = [self.pairs[name] for name in names]
         if verb is None:
             await self._pause_for(concerned)
