@@ -1,7 +1,8 @@
 """`make demo-sites`: a consistency group mirrored over two sites, with real processes.
 
 Tokyo and Osaka each have a first controller and two second controllers: a Daiko that can copy, and
-a tgt that can do nothing. Two volumes lie on both of them, differently at each site. A foreign host
+a tgt that can do nothing (with --lio a Linux kernel's target, in a guest, that only its own site
+reaches). Two volumes lie on both of them, differently at each site. A foreign host
 writes to them all through the initial copy; then the group is split, written to on both sides,
 brought together in either direction, swapped to Osaka and back, taken over by Osaka when Tokyo
 dies, and split by an error when the link is cut under load. After each step an initiator that is
@@ -375,7 +376,7 @@ def demonstrate(
     begun = time.monotonic()
     net = network(options.network, stack)
     size = options.size * MIB
-    tokyo, osaka = start(folder, net, size, stack)
+    tokyo, osaka = start(folder, net, size, stack, lio=options.lio)
     images = {
         volume: image(folder / f"{volume}.written", tokyo.sizes[volume], seed=seed)
         for seed, volume in enumerate(VOLUMES)
@@ -416,6 +417,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128, metavar="MIB", help="of the data (128)")
     parser.add_argument(
         "--short", action="store_true", help="without take-over and cut of the link"
+    )
+    parser.add_argument(
+        "--lio", action="store_true", help="the Linux kernel's target (in guests) instead of tgt"
     )
     parser.add_argument(
         "--network", choices=("auto", *KINDS), default="auto", help="what the sites are in"

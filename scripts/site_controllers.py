@@ -1,4 +1,4 @@
-"""The controllers of two sites: at each a first controller, and a Daiko and a tgt under it."""
+"""The controllers of two sites: at each a first controller, a Daiko, and a tgt or LIO."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import Any
 
 import httpx
 
 from demo_console import BLOCK, MIB
-from processes import PATIENCE, Daiko, Process, Tgt, image
+from lab_peers import Lio
+from processes import PATIENCE, Daiko, Tgt, image
 from site_network import SITES, Network
 
 LOG = "log"
@@ -21,8 +24,8 @@ LOG_SIZE = 8 * MIB
 VOLUMES = (LOG, "data")
 """LUN 0 and LUN 1 of each first controller."""
 SHARES = {"tokyo": 5, "osaka": 4}
-"""How many eighths of each volume lie on the Daiko; the rest is on the tgt. So a part of each is
-from Daiko to Daiko, a part from Daiko to tgt, and a part from tgt to tgt."""
+"""How many eighths of each volume lie on the Daiko; the rest is on the tgt, or LIO. So a part of
+each is from Daiko to Daiko, a part from Daiko to that, and a part from that to that."""
 
 
 class SiteDaiko(Daiko):
@@ -64,6 +67,8 @@ class SiteDaiko(Daiko):
 class SiteTgt(Tgt):
     """A tgt in the network of a site."""
 
+    lun = 1
+
     def __init__(
         self, net: Network, site: str, number: int, folder: Path, *files: Path, **given: Any
     ) -> None:
@@ -80,12 +85,37 @@ class SiteTgt(Tgt):
         return [*self._within, *super().command()]
 
 
+class SiteLio(Lio):
+    """The Linux kernel's target, in a guest in the network of a site: only that site reaches it."""
+
+    lun = 0
+
+    def __init__(self, net: Network, site: str, size: int) -> None:
+        """`size`: of its LU, in bytes."""
+        super().__init__(luns=1, mib=-(-size // MIB), within=net.within(site))
+        self._is_up = False
+
+    def start(self) -> None:
+        """Boot it; returns when it answers."""
+        self.__enter__()
+        self._is_up = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._is_up:
+            super().__exit__(kind, error, trace)
+
+
 @dataclass
 class Site:
     name: str
     first: SiteDaiko
     sd: SiteDaiko
-    old: SiteTgt
+    old: SiteTgt | SiteLio
     sizes: dict[str, int]
     """Bytes of each volume."""
     portal: str
@@ -109,21 +139,27 @@ class Site:
         return self.first.url(VOLUMES.index(volume))
 
 
-def start(folder: Path, net: Network, size: int, stack: ExitStack) -> tuple[Site, Site]:
-    """Start all processes of both sites. `size`: of the volume `data`, in bytes."""
+def start(
+    folder: Path, net: Network, size: int, stack: ExitStack, *, lio: bool
+) -> tuple[Site, Site]:
+    """Start all processes of both sites. `size`: of the volume `data`, in bytes. `lio`: with LIO
+    where else there is a tgt."""
     sizes = {LOG: LOG_SIZE, "data": size}
     # Not in `folder`: the path of a socket has at most 107 bytes.
     short = TemporaryDirectory(prefix="daiko-demo-", dir="/tmp")
     sockets = Path(stack.enter_context(short))
     made = []
     for name in SITES:
-        disks = [
-            image(folder / f"{kind}-{name}.img", sum(shares(name, sizes, kind)))
-            for kind in ("sd", "old")
-        ]
+        disk = image(folder / f"sd-{name}.img", sum(shares(name, sizes, "sd")))
         given: dict[str, Any] = {"name": f"sd-{name}", "store": folder / f"sd-{name}"}
-        sd = SiteDaiko(net, name, 2, folder, disks[0], sockets=sockets, mode="local", **given)
-        old = SiteTgt(net, name, 3, folder, disks[1], name=f"old-{name}")
+        sd = SiteDaiko(net, name, 2, folder, disk, sockets=sockets, mode="local", **given)
+        on_old = sum(shares(name, sizes, "old"))
+        old: SiteTgt | SiteLio
+        if lio:
+            old = SiteLio(net, name, on_old)
+        else:
+            disk = image(folder / f"old-{name}.img", on_old)
+            old = SiteTgt(net, name, 3, folder, disk, name=f"old-{name}")
         given = {"name": name, "store": folder / name}
         first = SiteDaiko(net, name, 1, folder, sockets=sockets, **given)
         made.append((name, first, sd, old))
@@ -131,15 +167,18 @@ def start(folder: Path, net: Network, size: int, stack: ExitStack) -> tuple[Site
     for processes in zip(*(processes for _, *processes in made), strict=True):
         # The first controllers of both sites at once, and so on.
         with ThreadPoolExecutor(len(made)) as pool:
-            for process in processes:
-                stack.push(process)
-            list(pool.map(Process.start, processes))
+            list(pool.map(partial(_start, stack), processes))
     tokyo, osaka = (Site(name, *rest, sizes, portals[name]) for name, *rest in made)
     return tokyo, osaka
 
 
+def _start(stack: ExitStack, process: SiteDaiko | SiteTgt | SiteLio) -> None:
+    stack.push(process)
+    process.start()
+
+
 def shares(site: str, sizes: dict[str, int], kind: str) -> list[int]:
-    """Bytes of each volume on the Daiko (`sd`) or the tgt (`old`) of a site."""
+    """Bytes of each volume on the Daiko (`sd`) or the tgt or LIO (`old`) of a site."""
     on_sd = [sizes[volume] * SHARES[site] // 8 for volume in VOLUMES]
     if kind == "sd":
         return on_sd
@@ -154,7 +193,7 @@ def attach(tokyo: Site, osaka: Site, ask: Callable[..., None]) -> None:
         for process in (here.sd, here.old):
             ask(here, "backend", "add", process.name, f"iscsi://{process.portal}/{process.iqn}")
         at = {"sd": 0, "old": 0}
-        devices = {"sd": f"{here.sd.name}/0", "old": f"{here.old.name}/1"}
+        devices = {"sd": f"{here.sd.name}/0", "old": f"{here.old.name}/{here.old.lun}"}
         for place, volume in enumerate(VOLUMES):
             words = []
             for kind, device in devices.items():

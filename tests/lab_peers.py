@@ -10,6 +10,7 @@ import io
 import json
 import subprocess
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,7 +79,17 @@ def system_disk() -> Path:
 class Lio:
     """The Linux kernel's target: a second controller that answers EXTENDED COPY."""
 
-    def __init__(self, *, luns: int = 2, mib: int = 64, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        luns: int = 2,
+        mib: int = 64,
+        options: tuple[str, ...] = (),
+        within: Sequence[str] = (),
+    ) -> None:
+        """`mib`: of each LU. `within`: the words before a command that run it in another network,
+        whose 127.0.0.1 has the portal then."""
+        self.within = within
         self.name = f"lio-{uuid.uuid4().hex[:8]}"
         self.luns = luns
         self.mib = mib
@@ -119,7 +130,7 @@ class Lio:
 
     def _tool(self, *arguments: str) -> str:
         done = subprocess.run(
-            [LAB / "lio-target", *arguments],
+            [*self.within, LAB / "lio-target", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
