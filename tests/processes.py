@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -47,17 +48,27 @@ start it hundreds of times. Demonstrations and benchmarks start it as everybody 
 _CHOICE = random.SystemRandom()
 """Not the random numbers of the tests, which are the same in every worker."""
 
+_GIVEN: deque[int] = deque(maxlen=2000)
+"""Ports that were called free here last: many are used only a while after."""
+
 
 class ProcessFailed(AssertionError):
     """A process ended, or did not become ready; the message carries the end of its log."""
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody uses now, below those that the kernel gives to
-    connections: one of these would be taken by the next connection of any process."""
+    """A TCP port of loopback that nobody uses now, and no other worker of these tests gets, below
+    those that the kernel gives to connections: one of these would be taken by the next connection
+    of any process."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while True:
-        port = _CHOICE.randrange(max(1024, first - 20000), first) if first > 2048 else 0
+        port = 0
+        if first > 2048:
+            port = _CHOICE.randrange(max(1024, first - 20000) + worker, first, workers)
+        if port in _GIVEN:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -66,7 +77,8 @@ def free_port() -> int:
                 if failure.errno != errno.EADDRINUSE:
                     raise
                 continue
-            return int(probe.getsockname()[1])
+            _GIVEN.append(int(probe.getsockname()[1]))
+            return _GIVEN[-1]
 
 
 def image(path: Path, size: int, *, seed: int | None = None) -> Path:

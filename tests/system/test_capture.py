@@ -41,8 +41,11 @@ class Capture(NamedTuple):
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Capture:
+    return record(tmp_path_factory.mktemp("capture"))
+
+
+def record(folder: Path) -> Capture:
     """A run of the demo in a network of its own, so that nothing else is on the wire."""
-    folder = tmp_path_factory.mktemp("capture")
     path, report = folder / "demo.pcapng", folder / "report.json"
     script = RECORD.format(capture=path, python=sys.executable, root=ROOT, report=report)
     apart = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "-U", "-r", "--net"]
@@ -79,7 +82,26 @@ def opcodes(capture: Capture) -> Counter[str]:
     return Counter(word for line in printed.split() for word in line.split(",") if word)
 
 
-def test_dissector_finds_no_malformed_packet_and_no_warning(capture: Capture) -> None:
+def test_dissector_finds_no_malformed_packet_and_no_warning(
+    capture: Capture, tmp_path: Path
+) -> None:
+    found = complaints(capture)
+    for turn in range(2):
+        if not found or not all(LOST_TRACK in complaint for complaint in found):
+            break
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        found = complaints(record(folder))
+    assert found == []
+
+
+LOST_TRACK = "Unknown SCSI exchange"
+"""Said of data whose command the dissector has missed. So it does now and then on a busy machine,
+where segments are sent again before they are acknowledged; what we do wrong is there each time."""
+
+
+def complaints(capture: Capture) -> list[str]:
+    """What the dissector says against a packet that we sent, of each."""
     # Warnings of TCP's own (a full window, say) are about the machine's load, not our bytes; and
     # what tgt answers (its mode pages are malformed) is not ours either.
     theirs = ",".join(str(capture.ports[name]) for name in ("old", "vault"))
@@ -87,13 +109,14 @@ def test_dissector_finds_no_malformed_packet_and_no_warning(capture: Capture) ->
         capture,
         *("-Y", f"(_ws.malformed or ({WARNING} and not tcp.analysis.flags)) and {OURS % theirs}"),
         *("-T", "fields", "-e", "tcp.payload", "-e", "frame.number", "-e", "_ws.col.Info"),
+        *("-e", "_ws.expert.message"),
     )
-    complaints = []
+    made = []
     for line in found.splitlines():
         payload, _, complaint = line.partition("\t")
         if not is_page_that_was_cut(bytes.fromhex(payload)):
-            complaints.append(complaint)
-    assert complaints == []
+            made.append(complaint)
+    return made
 
 
 def test_report_of_the_demo_says_of_each_step_who_moved_what_and_why(capture: Capture) -> None:
